@@ -1,0 +1,54 @@
+"""isocline learns dynamics: it solves dy/dt = f(t, y, θ), differentiates the solution, and fits f to data."""
+
+from isocline import audit, nn, problems
+from isocline._version import __version__
+from isocline.control import PID, Controller, FixedStep
+from isocline.gradients import Backprop, Backsolve, Checkpointed, Gradient, GradientError
+from isocline.solution import Solution, SolveError, Stats, Status
+from isocline.solve import solve
+from isocline.solvers.base import Solver
+from isocline.solvers.bosh3 import Bosh3
+from isocline.solvers.dopri5 import Dopri5
+from isocline.solvers.dopri8 import Dopri8
+from isocline.solvers.euler import Euler
+from isocline.solvers.heun import Heun
+from isocline.solvers.midpoint import Midpoint
+from isocline.solvers.ralston import Ralston
+from isocline.solvers.rk4 import RK4
+from isocline.solvers.rk4_three_eighths import RK4ThreeEighths
+from isocline.solvers.runge_kutta import ExplicitRungeKutta
+from isocline.solvers.tableau import ButcherTableau
+from isocline.solvers.tsit5 import Tsit5
+
+__all__ = [
+    "PID",
+    "RK4",
+    "Backprop",
+    "Backsolve",
+    "Bosh3",
+    "ButcherTableau",
+    "Checkpointed",
+    "Controller",
+    "Dopri5",
+    "Dopri8",
+    "Euler",
+    "ExplicitRungeKutta",
+    "FixedStep",
+    "Gradient",
+    "GradientError",
+    "Heun",
+    "Midpoint",
+    "RK4ThreeEighths",
+    "Ralston",
+    "Solution",
+    "SolveError",
+    "Solver",
+    "Stats",
+    "Status",
+    "Tsit5",
+    "__version__",
+    "audit",
+    "nn",
+    "problems",
+    "solve",
+]

@@ -1,0 +1,1 @@
+"""What executes the loop. `eager` runs PyTorch operations, one step at a time."""

@@ -1,0 +1,15 @@
+"""The eager engine: the loop over steps, with one step size for all (`shared`) or one a sample (`per_sample`)."""
+
+from torch import Tensor
+
+from isocline.engines.eager import per_sample, shared
+from isocline.engines.eager.problem import OnStep, Problem, Trajectory
+
+__all__ = ["Problem", "Trajectory", "integrate"]
+
+
+def integrate(problem: Problem, y0: Tensor, on_step: OnStep | None = None) -> Trajectory:
+    """Solves without a graph, in the batching of `problem`; `on_step` gets every accepted step."""
+    if problem.field.layout.batch is None:
+        return shared.integrate(problem, y0, on_step=on_step)
+    return per_sample.integrate(problem, y0, on_step)

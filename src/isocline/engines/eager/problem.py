@@ -1,0 +1,76 @@
+"""What an engine is given and what it gives back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from isocline.control import Controller
+from isocline.field import VectorField
+from isocline.solution import Stats, Status
+from isocline.solvers import ExplicitRungeKutta
+
+Progress = Callable[[float, float, int], None]
+OnStep = Callable[[Any], None]
+
+
+@dataclass
+class Problem:
+    """One initial value problem, checked and resolved.
+
+    Attributes:
+        field: `f` on flat buffers.
+        ts: observation times as Python floats; per-sample: (B, T) float64, NaN where padded.
+        solver, controller: resolved.
+        step_ts, jump_ts: times to step to exactly; at the latter `f` jumps.
+        max_steps: attempted steps before giving up (of each sample, per-sample).
+        dense: keep the stages of every accepted step.
+        whole_states: per-sample: record the whole batch's state with a step, so that checkpoints can be thinned.
+        progress: called with (fraction done, time, accepted steps).
+    """
+
+    field: VectorField
+    ts: Any
+    solver: ExplicitRungeKutta
+    controller: Controller
+    step_ts: list[float] = field(default_factory=list)
+    jump_ts: list[float] = field(default_factory=list)
+    max_steps: int = 100_000
+    dense: bool = False
+    whole_states: bool = False
+    progress: Progress | None = None
+
+
+@dataclass
+class Trajectory:
+    """What the loop returns, flat.
+
+    Attributes:
+        ys: (T, N), or per-sample (T, B, N); NaN where not reached.
+        y_end: the state where it stopped, (N,) or (B, N).
+        steps: the accepted steps, when asked for.
+        dense_y, dense_hk: states and h·k of the accepted steps, when asked for.
+        failure: where and how it stopped early, for the diagnosis.
+    """
+
+    ys: Tensor
+    y_end: Tensor
+    stats: Stats
+    status: Any = Status.SUCCESS
+    steps: list[Any] = field(default_factory=list)
+    dense_y: list[Tensor] = field(default_factory=list)
+    dense_hk: list[Tensor] = field(default_factory=list)
+    failure: Failure | None = None
+
+
+@dataclass
+class Failure:
+    """Time, state and step of the last accepted point before a solve (or one sample of it) stopped."""
+
+    t: Any
+    y: Tensor
+    h: Any = math.nan

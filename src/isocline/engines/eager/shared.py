@@ -1,0 +1,267 @@
+"""The loop with one time, one step size and one error norm for the whole state.
+
+Control runs in Python floats: a step needs one number from the device anyway (the error ratio), and arithmetic on
+0-d tensors would cost more than the step.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from isocline.control import PID, FixedStep, Stops
+from isocline.control.initial_step import Tolerance, hairer_finish, hairer_start
+from isocline.engines.eager.problem import Failure, Problem, Trajectory
+from isocline.engines.eager.steps import SharedStep, stage_times
+from isocline.field import VectorField
+from isocline.solution import Stats, Status
+from isocline.solvers.runge_kutta import DenseStep, Workspace, step_with_graph
+
+
+def integrate(
+    problem: Problem, y0: Tensor, *, graph: bool = False, on_step: Callable[[SharedStep], None] | None = None
+) -> Trajectory:
+    """Integrates from ts[0] to ts[-1].
+
+    Args:
+        problem: of shared batching.
+        y0: flat state (N,).
+        graph: let autograd record every accepted step (plain backpropagation).
+        on_step: called with every accepted `SharedStep`, in order.
+    """
+    return _Loop(problem, y0, graph, on_step).run()
+
+
+class _Loop:
+    def __init__(self, problem: Problem, y0: Tensor, graph: bool, on_step: Callable[[SharedStep], None] | None) -> None:
+        self.problem, self.graph, self.on_step = problem, graph, on_step
+        self.field: VectorField = problem.field
+        self.tableau = problem.solver.tableau
+        self.ts: list[float] = problem.ts
+        self.sign = 1.0 if self.ts[-1] >= self.ts[0] else -1.0
+        self.adaptive = isinstance(problem.controller, PID)
+        self.dense_step = DenseStep.of(self.tableau, y0)
+        self.workspace = None if graph else Workspace(self.tableau, y0)
+        self.y = y0
+        self.k1: Tensor | None = None
+        self.ks: list[Tensor] = []
+        self.saved: list[Tensor] = [y0]
+        self.stats = Stats()
+        self.trajectory = Trajectory(y0, y0, self.stats)
+        if not graph:
+            self.out = y0.new_empty(len(self.ts), *y0.shape)
+            self.out[0] = y0
+
+    # ---- the loop -------------------------------------------------------------------------------------------------
+    def run(self) -> Trajectory:
+        count = self.field.evaluations
+        self.seen = 1
+        if len(self.ts) == 1:
+            status = Status.SUCCESS
+        else:
+            status = self._adaptive() if self.adaptive else self._fixed()
+        self.stats.evaluations = self.field.evaluations - count
+        self.trajectory.y_end = self.y
+        self.trajectory.ys = self._collect()
+        return self._checked(status)
+
+    def _adaptive(self) -> Status:
+        controller = self.problem.controller
+        assert isinstance(controller, PID)
+        tolerance = Tolerance(controller, self.field.layout)
+        exponents = controller.exponents(self.problem.solver.error_order)
+        stops = Stops(self.ts[0], self.ts[-1], self.problem.step_ts, self.problem.jump_ts, self.field.time_dtype)
+        t, i_stop = self.ts[0], 0
+        self._start(stops.inside(t, stops.times[0]))
+        h = self._first_step(controller, tolerance, t, stops)
+        if not math.isfinite(h):
+            return self._failed(Status.NON_FINITE, t, h)
+        # Below this no step advances time; the second term ends the retreat from a NaN at t = 0 in a few dozen steps.
+        spacing = 1e-9 * math.ulp(self.ts[-1] - t)
+        size = self.y.detach().abs()
+        r1 = r2 = 1.0
+        for _ in range(self.problem.max_steps):
+            stop = stops.times[i_stop]
+            clipped = abs(stop - t) <= h * (1 + 1e-10)
+            t1 = stop if clipped else t + self.sign * h
+            if not clipped and h <= max(2 * math.ulp(t), spacing):
+                return self._failed(Status.STEP_TOO_SMALL, t, h)
+            y1, low, high = self._attempt(t, t1, stops)
+            step = abs(t1 - t)
+            error, size1 = self._error(), y1.detach().abs()
+            r = tolerance.shared(error.div_(tolerance.scale(torch.maximum(size, size1)))) * step
+            accepted = r <= 1.0
+            factor = controller.factor(exponents, r, r1, r2, accepted)
+            if accepted:
+                self._accept(self._step(t, t1, low, high), y1)
+                size, t = size1, t1
+                r1, r2 = max(r, 1e-8), r1
+                # A step cut short by a stop says nothing about how long the next one may be.
+                h = max(h, step * factor) if clipped else step * factor
+                if clipped:
+                    i_stop += 1
+                    if i_stop == len(stops.times):
+                        return Status.SUCCESS
+                self._next_slope(t, stops.inside(t, stops.times[i_stop]), stops.is_jump(t))
+            else:
+                self.stats.rejected += 1
+                h = step * factor
+                if not math.isfinite(r):
+                    r1 = r2 = 1.0
+                if h < controller.min_step:
+                    return self._failed(Status.STEP_TOO_SMALL, t, h)
+            h = min(h, controller.max_step)
+        return self._failed(Status.MAX_STEPS, t, h)
+
+    def _fixed(self) -> Status:
+        controller = self.problem.controller
+        assert isinstance(controller, FixedStep)
+        stops = Stops(self.ts[0], self.ts[-1], self.problem.step_ts, self.problem.jump_ts, self.field.time_dtype)
+        grid = controller.grid(self.ts, stops.times)
+        self._start(stops.inside(grid[0], grid[1]))
+        for i, (t, t1) in enumerate(zip(grid, grid[1:], strict=False)):
+            if i == self.problem.max_steps:
+                return self._failed(Status.MAX_STEPS, t, abs(t1 - t))
+            if i:
+                self._next_slope(t, stops.inside(t, t1), stops.is_jump(t))
+            y1, low, high = self._attempt(t, t1, stops)
+            self._accept(self._step(t, t1, low, high), y1)
+        return Status.SUCCESS
+
+    # ---- one step -------------------------------------------------------------------------------------------------
+    def _attempt(self, t: float, t1: float, stops: Stops) -> tuple[Tensor, float, float]:
+        low, high = stops.inside(t, t1), stops.inside(t1, t)
+        times = [self.field.time(x) for x in stage_times(self.tableau.c, t, t1, low, high)[1:]]
+        if self.workspace is None:
+            assert self.k1 is not None
+            y1, self.ks = step_with_graph(self.tableau, self.field, [None, *times], t1 - t, self.y, self.k1)
+        else:
+            y1 = self.workspace.step(self._write, [None, *times], t1 - t, self.y)
+        return y1, low, high
+
+    def _write(self, time: Tensor, y: Tensor, out: Tensor) -> None:
+        out.copy_(self.field(time, y))
+
+    def _error(self) -> Tensor:
+        if self.workspace is not None:
+            return self.workspace.error()
+        assert self.tableau.b_error is not None
+        # The error steers the steps; gradients hold the steps fixed.
+        weights = self.y.new_tensor(self.tableau.b_error)
+        return torch.mv(torch.stack([k.detach() for k in self.ks], -1).view(-1, len(self.ks)), weights)
+
+    def _accept(self, step: SharedStep, y1: Tensor) -> None:
+        if self.on_step is not None:
+            self.on_step(step)
+        if self.problem.dense:
+            y, hk = step.dense(self.y, self._stages() * (step.t1 - step.t))
+            self.trajectory.dense_y.append(y)
+            self.trajectory.dense_hk.append(hk)
+            self.trajectory.steps.append(step[:2])
+        if step.last > step.first:
+            self._save(step, y1)
+        self.seen = step.last
+        self.y = y1
+        self.stats.accepted += 1
+        if self.problem.progress is not None:
+            done = (step.t1 - self.ts[0]) / (self.ts[-1] - self.ts[0])
+            self.problem.progress(done, step.t1, self.stats.accepted)
+
+    def _reach(self, t1: float) -> int:
+        """How many observations are behind once `t1` is reached."""
+        if self.seen < len(self.ts) and (self.ts[self.seen] - t1) * self.sign > 0:
+            return self.seen
+        return bisect_right(self.ts, self.sign * t1, lo=self.seen, key=lambda x: self.sign * x)
+
+    def _stages(self) -> Tensor:
+        return torch.stack(self.ks) if self.workspace is None else self.workspace.K
+
+    def _step(self, t: float, t1: float, low: float, high: float) -> SharedStep:
+        """The step just taken, with the weights of the observations strictly inside it."""
+        first, last = self.seen, self._reach(t1)
+        inner = last - first
+        if inner and self.ts[last - 1] == t1:
+            inner -= 1
+        weights = None
+        if inner:
+            theta = [(x - t) / (t1 - t) for x in self.ts[first : first + inner]]
+            weights = self.dense_step.weights(self.y.new_tensor(theta))
+        return SharedStep(t, t1, low, high, first, last, weights, self.y)
+
+    def _save(self, step: SharedStep, y1: Tensor) -> None:
+        inner, rows = 0, None
+        if step.weights is not None:
+            rows = torch.addmm(self.y, step.weights, self._stages(), alpha=step.t1 - step.t)
+            inner = len(rows)
+        if self.graph:
+            self.saved += [*(rows if rows is not None else ()), *([y1] * (step.last - step.first - inner))]
+            return
+        if rows is not None:
+            self.out[step.first : step.first + inner] = rows
+        self.out[step.first + inner : step.last] = y1
+
+    # ---- slopes and the first step --------------------------------------------------------------------------------
+    def _start(self, low: float) -> None:
+        self._set_slope(self.field(self.field.time(low), self.y))
+
+    def _set_slope(self, k1: Tensor) -> None:
+        self.k1 = k1
+        if self.workspace is not None:
+            self.workspace.rows[0].copy_(k1)
+
+    def _next_slope(self, t: float, low: float, jump: bool) -> None:
+        if jump or not self.tableau.fsal:
+            self._set_slope(self.field(self.field.time(low), self.y))
+        elif self.workspace is None:
+            self.k1 = self.ks[-1]
+        else:
+            self.workspace.rows[0].copy_(self.workspace.rows[-1])
+
+    def _first_step(self, controller: PID, tolerance: Tolerance, t: float, stops: Stops) -> float:
+        span = abs(stops.times[0] - t)
+        if controller.first_step is not None:
+            return min(controller.first_step, controller.max_step)
+        assert self.k1 is not None
+        with torch.no_grad():
+            y, k1 = self.y.detach(), self.k1.detach()
+            scale = tolerance.scale(y.abs())
+            d0, d1 = tolerance.shared(y / scale), tolerance.shared(k1 / scale)
+            if not math.isfinite(d0 + d1):
+                return math.nan
+            h0 = hairer_start(span, d0, d1)
+            probe = self.field(
+                self.field.time(stops.inside(t, t + self.sign) + self.sign * h0), y + k1 * (self.sign * h0)
+            )
+            d2 = tolerance.shared((probe - k1).div_(scale)) / h0
+        h = hairer_finish(span, h0, d1, d2, self.problem.solver.error_order)
+        return min(max(h, controller.min_step), controller.max_step)
+
+    # ---- the end --------------------------------------------------------------------------------------------------
+    def _collect(self) -> Tensor:
+        if not self.graph:
+            self.out[self.seen :] = torch.nan
+            return self.out
+        missing = len(self.ts) - len(self.saved)
+        return torch.stack(self.saved + [torch.full_like(self.y, torch.nan)] * missing)
+
+    def _failed(self, status: Status, t: float, h: float) -> Status:
+        self.trajectory.failure = Failure(t, self.y.detach(), h)
+        return status
+
+    def _checked(self, status: Status) -> Trajectory:
+        """Overflow that no error estimate saw (fixed steps; inf over inf): found once, at the end."""
+        out = self.trajectory
+        finite = out.ys.detach().isfinite().all(1)
+        if status is Status.SUCCESS and not bool(finite.all()):
+            status = Status.NON_FINITE
+            first = int((~finite).nonzero()[0])
+            out.failure = Failure(self.ts[max(first - 1, 0)], out.ys[max(first - 1, 0)].detach())
+        if status is not Status.SUCCESS:
+            reached = finite.long().cummin(0).values.bool()
+            out.ys = torch.where(reached[:, None], out.ys, torch.nan)
+        out.status = status
+        return out

@@ -1,0 +1,207 @@
+"""Accepted steps as they are recorded, and how each is taken again: forwards, with a graph, and backwards.
+
+`SharedStep` is a step of the whole state; `RowStep` one of those samples that accepted it. Gradients treat them alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from isocline.field import VectorField
+from isocline.solvers.runge_kutta import Workspace, step_with_graph
+from isocline.solvers.tableau import ButcherTableau
+
+
+def stage_times(c: Sequence[float], t: float, t1: float, low: float, high: float) -> list[float]:
+    """t + c_i h, never outside [low, high]: the node c = 1 is `high` exactly, not t + h with its rounding."""
+    h = t1 - t
+    if h > 0:
+        return [low if ci == 0 else high if ci == 1 else min(t + ci * h, high) for ci in c]
+    return [low if ci == 0 else high if ci == 1 else max(t + ci * h, high) for ci in c]
+
+
+class SharedStep(NamedTuple):
+    """From `t` to `t1`; `f` sees times from `low` to `high` (moved inside at jumps).
+
+    Observations first … last − 1 lie in it: those strictly inside have `weights` b_i(θ), (m, s); the rest is at its end.
+    `y` is the state at its start, None where a checkpoint was dropped.
+    """
+
+    t: float
+    t1: float
+    low: float
+    high: float
+    first: int
+    last: int
+    weights: Tensor | None
+    y: Tensor | None
+
+    @property
+    def accepted(self) -> int:
+        """How many rows of the dense output it makes."""
+        return 1
+
+    def times(self, field: VectorField, tableau: ButcherTableau) -> list[Tensor]:
+        """The time handed to each stage."""
+        return [field.time(t) for t in stage_times(tableau.c, self.t, self.t1, self.low, self.high)]
+
+    def replay(
+        self, field: VectorField, tableau: ButcherTableau, y: Tensor, last_stage: bool
+    ) -> tuple[Tensor, list[Tensor], float]:
+        """The step again from `y` with a graph: y₁, the stages, and the factor that turns a stage into h·k."""
+        h = self.t1 - self.t
+        times = self.times(field, tableau)
+        y1, ks = step_with_graph(tableau, field, times, h, y, field(times[0], y), last_stage=last_stage)
+        return y1, ks, h
+
+    def advance(self, field: VectorField, tableau: ButcherTableau, state: Tensor) -> Tensor:
+        """The step again without a graph, by the kernel of the way forward: the next step's start, to the bit."""
+        workspace = Workspace(tableau, state)
+        times = self.times(field, tableau)
+        workspace.rows[0].copy_(field(times[0], state))
+        return workspace.step(lambda t, z, out: out.copy_(field(t, z)), times, self.t1 - self.t, state)
+
+    def start(self, state: Tensor) -> Tensor:
+        """The part of the state that takes this step: all of it."""
+        return state
+
+    def merge(self, state: Tensor, part: Tensor) -> Tensor:
+        """The state after that part has changed."""
+        return part
+
+    def observations(self, y: Tensor, y1: Tensor, hk: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows of the flat output it writes, and what it writes there."""
+        index = torch.arange(self.first, self.last, device=y.device)
+        inner = 0 if self.weights is None else len(self.weights)
+        rows = [] if self.weights is None else [torch.addmm(y, self.weights, hk)]
+        return index, torch.cat([*rows, y1.expand(self.last - self.first - inner, -1)])
+
+    def pull_back(self, grad_ys: Tensor) -> tuple[Any, Any, Any]:
+        """Cotangents of the observations -> of y, of h·k (s, N), of y₁; None where there are none."""
+        if self.last == self.first:
+            return None, None, None
+        grads = grad_ys[self.first : self.last]
+        if self.weights is None:
+            return None, None, grads.sum(0)
+        inner = len(self.weights)
+        at_end = grads[inner:].sum(0) if len(grads) > inner else None
+        return grads[:inner].sum(0), self.weights.t() @ grads[:inner], at_end
+
+    def dense(self, y: Tensor, hk: Tensor) -> tuple[Tensor, Tensor]:
+        """Its rows of the dense output: (1, N) and (1, s, N)."""
+        return y[None], hk[None]
+
+    def pull_back_dense(self, grad_y: Tensor, grad_hk: Tensor) -> tuple[Tensor, Tensor]:
+        """Their cotangents -> of y and of h·k."""
+        return grad_y[0], grad_hk[0]
+
+
+class RowStep(NamedTuple):
+    """One step of the samples `rows`, each with its own t, t1, low, high (r,).
+
+    Observations strictly inside: sample (position in `rows`), row of the flat output, weights (m, s); at the end:
+    sample and row. `y` is (r, N), or the whole batch (B, N) where checkpoints are thinned (`whole`).
+    """
+
+    rows: Tensor
+    t: Tensor
+    t1: Tensor
+    low: Tensor
+    high: Tensor
+    inner: tuple[Tensor, Tensor, Tensor] | None
+    ends: tuple[Tensor, Tensor] | None
+    whole: bool
+    y: Tensor | None
+
+    @property
+    def accepted(self) -> int:
+        """How many rows of the dense output it makes."""
+        return len(self.rows)
+
+    def replay(
+        self, field: VectorField, tableau: ButcherTableau, y: Tensor, last_stage: bool
+    ) -> tuple[Tensor, list[Tensor], float]:
+        """The step again from `y` (r, N) with a graph: y₁, the stages (h·k already), and 1."""
+        field = field.of_rows(self.rows)
+        times = row_times(field, stage_nodes(tableau, self.t), self.t, self.t1, self.low, self.high)
+        h = (self.t1 - self.t).to(y.dtype).unsqueeze(1)
+
+        def scaled(time: Tensor, z: Tensor) -> Tensor:
+            return field(time, z) * h
+
+        y1, ks = step_with_graph(tableau, scaled, times, 1.0, y, scaled(times[0], y), last_stage=last_stage)
+        return y1, ks, 1.0
+
+    def advance(self, field: VectorField, tableau: ButcherTableau, state: Tensor) -> Tensor:
+        """The step again without a graph; `state` is (B, N)."""
+        y = self.start(state)
+        part = field.of_rows(self.rows)
+        workspace = Workspace(tableau, y)
+        times = row_times(part, stage_nodes(tableau, self.t), self.t, self.t1, self.low, self.high)
+        h = (self.t1 - self.t).to(y.dtype).unsqueeze(1)
+        torch.mul(part(times[0], y), h, out=workspace.rows[0])
+        return self.merge(state, workspace.step(lambda t, z, out: torch.mul(part(t, z), h, out=out), times, 1.0, y))
+
+    def start(self, state: Tensor) -> Tensor:
+        """The rows that take this step, of a (B, N) tensor."""
+        return state.index_select(0, self.rows)
+
+    def merge(self, state: Tensor, part: Tensor) -> Tensor:
+        """The (B, N) tensor after those rows have changed."""
+        return state.index_copy(0, self.rows, part)
+
+    def observations(self, y: Tensor, y1: Tensor, hk: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows of the flat output (T·B, N) it writes, and what it writes there."""
+        index, values = [], []
+        if self.inner is not None:
+            sample, row, weights = self.inner
+            index.append(row)
+            values.append(y[sample] + torch.einsum("ms,smn->mn", weights, hk[:, sample]))
+        if self.ends is not None:
+            index.append(self.ends[1])
+            values.append(y1[self.ends[0]])
+        if not index:
+            return self.rows[:0], y[:0]
+        return torch.cat(index), torch.cat(values)
+
+    def pull_back(self, grad_ys: Tensor) -> tuple[Any, Any, Any]:
+        """Cotangents of the observations -> of y, of h·k (s, r, N), of y₁; None where there are none."""
+        flat = grad_ys.reshape(-1, grad_ys.shape[-1])
+        gy = ghk = gy1 = None
+        if self.inner is not None:
+            sample, row, weights = self.inner
+            grads = flat[row]
+            gy = flat.new_zeros(len(self.rows), flat.shape[1]).index_add_(0, sample, grads)
+            ghk = flat.new_zeros(weights.shape[1], *gy.shape)
+            ghk.index_add_(1, sample, torch.einsum("ms,mn->smn", weights, grads))
+        if self.ends is not None:
+            gy1 = flat.new_zeros(len(self.rows), flat.shape[1]).index_add_(0, self.ends[0], flat[self.ends[1]])
+        return gy, ghk, gy1
+
+    def dense(self, y: Tensor, hk: Tensor) -> tuple[Tensor, Tensor]:
+        """Its rows of the dense output: (r, N) and (r, s, N)."""
+        return y, hk.transpose(0, 1)
+
+    def pull_back_dense(self, grad_y: Tensor, grad_hk: Tensor) -> tuple[Tensor, Tensor]:
+        """Their cotangents -> of y and of h·k."""
+        return grad_y, grad_hk.transpose(0, 1)
+
+
+def stage_nodes(tableau: ButcherTableau, t: Tensor) -> Tensor:
+    """c as a column, in the dtype of the clock."""
+    return t.new_tensor(tableau.c).unsqueeze(1)
+
+
+def row_times(field: VectorField, c: Tensor, t: Tensor, t1: Tensor, low: Tensor, high: Tensor) -> list[Tensor]:
+    """The time handed to each stage, (r, 1, …, 1) in the field's dtype; computed in float64, all stages at once."""
+    times = torch.addcmul(t, c, t1 - t)
+    times[c.squeeze(1) == 1] = t1
+    if low is not t or high is not t1:
+        forward = t1 >= t
+        times = torch.where(forward, times.minimum(high).maximum(low), times.maximum(high).minimum(low))
+    times = times.to(field.time_dtype)
+    return list(times.view(len(c), *field.layout.time_shape(len(t))).unbind(0))

@@ -1,0 +1,8 @@
+"""How a cotangent travels back: one way a file."""
+
+from isocline.gradients.backprop import Backprop
+from isocline.gradients.backsolve import Backsolve, GradientError
+from isocline.gradients.base import Gradient
+from isocline.gradients.checkpointed import Checkpointed
+
+__all__ = ["Backprop", "Backsolve", "Checkpointed", "Gradient", "GradientError"]

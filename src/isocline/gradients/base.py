@@ -1,0 +1,176 @@
+"""What a gradient method is, and the tensors a field depends on without having been told."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from isocline.engines.eager import Problem, Trajectory
+from isocline.field import VectorField
+from isocline.solvers import snake_case
+
+
+class GradientError(RuntimeError):
+    """A gradient that cannot be trusted, or that this method does not have.
+
+    Example:
+        >>> raise GradientError("names the reason and what to use instead")
+        Traceback (most recent call last):
+        ...
+        isocline.gradients.base.GradientError: names the reason and what to use instead
+    """
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """One way back. Subclasses are frozen dataclasses with `run`; making one registers its name in snake case.
+
+    Example:
+        >>> from isocline.gradients import Gradient, Checkpointed
+        >>> Gradient.registry["checkpointed"]() == Checkpointed()
+        True
+    """
+
+    registry: ClassVar[dict[str, type[Gradient]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        Gradient.registry[snake_case(cls.__name__)] = cls
+
+    def run(self, problem: Problem, y0: Tensor) -> Trajectory:
+        """Solves, and leaves `ys` (and the dense output) differentiable."""
+        raise NotImplementedError
+
+
+@dataclass
+class Inputs:
+    """Everything besides y0 a solve is differentiable in.
+
+    Attributes:
+        args: the tensors of `args` that take part, in order.
+        parameters: leaves `f` reaches by itself: of modules, closures, globals.
+        field: `f` bound to stand-ins of the args, so that a graph through it ends at them.
+        stand_ins: those, parallel to `args`.
+    """
+
+    args: list[Tensor]
+    parameters: list[Tensor]
+    field: VectorField
+    stand_ins: list[Tensor]
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        return [*self.args, *self.parameters]
+
+    @property
+    def sources(self) -> list[Tensor]:
+        """What to differentiate with respect to, parallel to `tensors`."""
+        return [*self.stand_ins, *self.parameters]
+
+    @staticmethod
+    def of(problem: Problem, y0: Tensor) -> Inputs:
+        """Finds them, with one evaluation of `f` at the start.
+
+        Parameters are the union of what the field's modules, closure and globals hold and of the leaves found by
+        walking the graph of that evaluation: the first misses what is hidden in other objects, the second misses
+        branches not taken at the start.
+        """
+        leaves, spec = pytree.tree_flatten(problem.field.args)
+        active = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor) and leaf.requires_grad]
+        args = [leaves[i] for i in active]
+        stand_ins = [leaf.detach().requires_grad_() for leaf in args]
+        for i, stand_in in zip(active, stand_ins, strict=True):
+            leaves[i] = stand_in
+        field = problem.field.with_args(pytree.tree_unflatten(leaves, spec))
+        known = {id(p): p for p in reachable(problem.field.f) if p.requires_grad and p.is_leaf}
+        with torch.enable_grad():
+            known.update((id(p), p) for p in graph_leaves(first_slope(field, problem, y0.detach())))
+        problem.field.differentiates = field.differentiates
+        for stand_in in stand_ins:
+            known.pop(id(stand_in), None)
+        return Inputs(args, list(known.values()), field, stand_ins)
+
+
+def first_slope(field: VectorField, problem: Problem, y0: Tensor) -> Tensor:
+    """f(t0, y0), flat."""
+    if y0.dim() == 1:
+        return field(field.time(problem.ts[0]), y0)
+    start = problem.ts[:, 0].to(field.time_dtype)
+    return field(start.view(field.layout.time_shape(len(y0))), y0)
+
+
+def graph_leaves(output: Tensor) -> Iterator[Tensor]:
+    """The leaf tensors that require grad in the autograd graph of `output`."""
+    stack = [output.grad_fn]
+    seen = set()
+    while stack:
+        node = stack.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        variable = getattr(node, "variable", None)
+        if variable is not None:
+            yield variable
+        stack.extend(parent for parent, _ in node.next_functions)
+
+
+def reachable(f: Callable[..., Any]) -> Iterable[Tensor]:
+    """Tensors and parameters of modules that a callable holds: itself, bound self, closure, defaults, globals it names."""
+    seen: set[int] = set()
+    found: list[Tensor] = []
+
+    def visit(thing: Any, depth: int) -> None:
+        if id(thing) in seen or depth > 4:
+            return
+        seen.add(id(thing))
+        if isinstance(thing, Tensor):
+            found.append(thing)
+        elif isinstance(thing, nn.Module):
+            found.extend(thing.parameters())
+            for module in thing.modules():
+                for value in vars(module).values():
+                    visit(value, depth + 1)
+        elif isinstance(thing, functools.partial):
+            for value in (thing.func, *thing.args, *thing.keywords.values()):
+                visit(value, depth + 1)
+        elif inspect.ismethod(thing):
+            visit(thing.__self__, depth + 1)
+            visit(thing.__func__, depth + 1)
+        elif inspect.isfunction(thing):
+            names = inspect.getclosurevars(thing) if _has_cells_filled(thing) else None
+            values = [] if names is None else [*names.nonlocals.values(), *names.globals.values()]
+            for value in (*values, *(thing.__defaults__ or ())):
+                visit(value, depth + 1)
+        elif isinstance(thing, (list, tuple)):
+            for value in thing[:1000]:
+                visit(value, depth + 1)
+        elif isinstance(thing, dict):
+            for value in list(thing.values())[:1000]:
+                visit(value, depth + 1)
+        elif not isinstance(thing, type) and callable(thing) and hasattr(thing, "__dict__"):
+            visit(vars(thing), depth + 1)
+
+    visit(f, 0)
+    return found
+
+
+def _has_cells_filled(function: Any) -> bool:
+    try:
+        return all(cell.cell_contents is not None or True for cell in function.__closure__ or ())
+    except ValueError:
+        return False
+
+
+def add_up(totals: list[Tensor | None], parts: Iterable[Tensor | None]) -> None:
+    """totals += parts in place, None meaning zero."""
+    for i, part in enumerate(parts):
+        if part is not None:
+            total = totals[i]
+            totals[i] = part if total is None else total + part

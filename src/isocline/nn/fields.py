@@ -1,0 +1,82 @@
+"""Ready-made vector fields."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "tanh": nn.Tanh,
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "relu": nn.ReLU,
+    "sigmoid": nn.Sigmoid,
+    "silu": nn.SiLU,
+    "softplus": nn.Softplus,
+}
+
+
+class MLP(nn.Module):
+    """A multilayer perceptron as a vector field: dy/dt = W_L σ(… σ(W_1 y + b_1) …) + b_L.
+
+    Weights are Xavier-uniform (Glorot & Bengio 2010) from a generator of their own, biases zero, so equal seeds give
+    equal fields whatever else has drawn random numbers. `last_gain` below 1 starts near a field that stands still,
+    which keeps the first solves short.
+
+    Args:
+        sizes: widths, the first and the last the dimension of the state, e.g. (2, 32, 2).
+        activation: one of "tanh", "elu", "gelu", "relu", "sigmoid", "silu", "softplus". Smooth ones suit adaptive
+            solvers better.
+        seed: of the initial weights.
+        last_gain: factor on the last layer's initial weights.
+        time: append t to the input of the first layer (a field that depends on time).
+        dtype: of the weights.
+
+    Shapes:
+        t 0-d or broadcasting against y, y (..., sizes[0]) -> (..., sizes[-1]).
+
+    Raises:
+        ValueError: for fewer than two sizes, a size below one, or an unknown activation.
+
+    Example:
+        >>> import torch
+        >>> field = MLP((2, 32, 2), seed=1)
+        >>> field(torch.tensor(0.0), torch.zeros(5, 2)).shape
+        torch.Size([5, 2])
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        activation: str = "tanh",
+        *,
+        seed: int = 0,
+        last_gain: float = 1.0,
+        time: bool = False,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__()
+        if len(sizes) < 2 or min(sizes) < 1:
+            raise ValueError(f"MLP: sizes={tuple(sizes)}, expected at least two positive widths such as (2, 32, 2)")
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"MLP: activation={activation!r}, expected one of {', '.join(ACTIVATIONS)}")
+        self.time = time
+        generator = torch.Generator().manual_seed(seed)
+        widths = [sizes[0] + int(time), *sizes[1:]]
+        layers: list[nn.Module] = []
+        for i, (n_in, n_out) in enumerate(zip(widths, widths[1:], strict=False)):
+            linear = nn.Linear(n_in, n_out, dtype=dtype)
+            with torch.no_grad():
+                bound = (6.0 / (n_in + n_out)) ** 0.5 * (last_gain if i == len(widths) - 2 else 1.0)
+                linear.weight.copy_((2 * torch.rand(n_out, n_in, generator=generator, dtype=torch.float64) - 1) * bound)
+                linear.bias.zero_()
+            layers += [linear, ACTIVATIONS[activation]()]
+        self.layers = nn.Sequential(*layers[:-1])
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        """dy/dt."""
+        if self.time:
+            y = torch.cat([y, t.expand(*y.shape[:-1], 1).to(y.dtype)], -1)
+        return self.layers(y)

@@ -1,0 +1,372 @@
+"""`solve`: checks its arguments, resolves names, calls the engine through the gradient, returns a Solution."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from isocline.control import PID, Controller, FixedStep
+from isocline.engines import eager
+from isocline.engines.eager import Problem, Trajectory
+from isocline.engines.eager.diagnosis import diagnose, diagnose_rows
+from isocline.field import Layout, VectorField
+from isocline.gradients import Gradient
+from isocline.gradients.times import attach_observations, attach_start
+from isocline.solution import DensePath, Solution, SolveError, Stats, Status
+from isocline.solvers import ExplicitRungeKutta, Solver, snake_case
+from isocline.solvers.runge_kutta import DenseStep
+
+
+def solve(
+    field: Callable[..., Any],
+    y0: Any,
+    ts: Any,
+    *,
+    solver: Solver | str = "tsit5",
+    controller: Controller | None = None,
+    gradient: Gradient | str = "checkpointed",
+    engine: str = "eager",
+    batching: str = "shared",
+    args: tuple[Any, ...] = (),
+    rtol: Any = None,
+    atol: Any = None,
+    step: float | None = None,
+    max_step: float | None = None,
+    step_ts: Any = None,
+    jump_ts: Any = None,
+    dense: bool = False,
+    max_steps: int = 100_000,
+    throw: bool = True,
+    progress: bool | Callable[[float, float, int], None] = False,
+) -> Solution:
+    """Solves dy/dt = f(t, y, *args) from y(ts[0]) = y0 and returns y at all `ts`, differentiable.
+
+    Args:
+        field: `f(t, y, *args)`, any callable; `t` a 0-d tensor, or (B, 1, …, 1) with per-sample batching, in the real
+            dtype of `y`; returns the structure, shapes and dtypes of `y`. Never evaluated outside [ts[0], ts[-1]].
+        y0: tensor, or pytree of tensors, floating point or complex, on one device.
+        ts: times, strictly increasing or strictly decreasing: a tensor (T,) or a sequence. With per-sample batching
+            also (B, T), NaN (or the last time repeated) as padding at the end, or a list of B vectors.
+        solver: a solver or its name.
+        controller: `FixedStep` or `PID`; None: `PID(rtol, atol)`, or `FixedStep` where `step` or `max_step` is given.
+        gradient: a gradient method or its name.
+        engine: "eager".
+        batching: "shared": one step size for the whole state, whatever its shape. "per_sample": the first dimension
+            of every tensor is a batch, each sample has its own times, steps, error norm and end.
+        args: further arguments of `f`, a tuple of anything; tensors in it get gradients.
+        rtol, atol: shorthand for `PID(rtol, atol)`; default 1e-5, 1e-6 for 32-bit states, 1e-7, 1e-9 for 64-bit.
+        step, max_step: shorthand for `FixedStep(step)` and `FixedStep(max_step=…)`.
+        step_ts: further times to step to exactly.
+        jump_ts: times where `f` jumps: stepped to exactly, `f` asked just before and just after.
+        dense: keep all steps, for `Solution.at` and `Solution.accepted_ts`.
+        max_steps: attempted steps (of each sample) before giving up.
+        throw: raise `SolveError` when the end is not reached; False returns what there is, NaN beyond.
+        progress: True shows a line on the terminal; or a callable `(fraction, t, accepted steps)`.
+
+    Returns:
+        A `Solution`. Its `ys` are differentiable with respect to y0, every parameter `f` reaches, `args` and all `ts`.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what came, what was expected, what to try.
+        SolveError: the solve stopped early; it says where, what, the likely cause, and carries the partial solution.
+
+    Example:
+        >>> import torch, isocline
+        >>> k = torch.tensor(0.5, requires_grad=True)
+        >>> sol = isocline.solve(lambda t, y: -k * y, torch.ones(1), [0.0, 2.0])
+        >>> sol.ys[-1].sum().backward()
+        >>> round(sol.ys[-1].item(), 4), round(k.grad.item(), 4)
+        (0.3679, -0.7358)
+    """
+    if not callable(field):
+        raise TypeError(f"field: expected a callable f(t, y, *args), got {type(field).__name__}")
+    if engine != "eager":
+        raise ValueError(f"engine: {unknown(engine, ['eager'])}")
+    if batching not in ("shared", "per_sample"):
+        raise ValueError(f"batching: {unknown(batching, ['shared', 'per_sample'])}")
+    if not isinstance(args, tuple):
+        raise TypeError(f"args: expected a tuple, got {type(args).__name__}; write args=(x,) for a single argument")
+    if not (isinstance(max_steps, int) and max_steps > 0):
+        raise ValueError(f"max_steps={max_steps!r}, expected a positive integer")
+    method = resolve_solver(solver)
+    way_back = resolve_gradient(gradient)
+    layout = Layout.of(y0, per_sample=batching == "per_sample")
+    times = Times.of(ts, layout)
+    problem = Problem(
+        VectorField(field, layout, args),
+        times.plain,
+        method,
+        resolve_controller(controller, method, rtol, atol, step, max_step),
+        step_ts=extra_times("step_ts", step_ts),
+        jump_ts=extra_times("jump_ts", jump_ts),
+        max_steps=max_steps,
+        dense=dense,
+        progress=_bar() if progress is True else (progress or None),
+    )
+    flat = layout.flatten(y0)
+    if flat.numel() == 0:
+        return _empty(problem, times, flat)
+    trajectory = _run(problem, way_back, times, flat)
+    solution = Solution(times.given, layout.unflatten(trajectory.ys), trajectory.stats, trajectory.status)
+    if dense:
+        solution._dense, solution.accepted_ts = dense_path(problem, trajectory, flat)
+    _report(problem, trajectory, flat.detach(), solution, throw)
+    return solution
+
+
+def _run(problem: Problem, way_back: Gradient, times: Times, y0: Tensor) -> Trajectory:
+    if not torch.is_grad_enabled():
+        return eager.integrate(problem, y0.detach())
+    ts = times.differentiable
+    if ts is None:
+        return way_back.run(problem, y0)
+    trajectory = way_back.run(problem, attach_start(problem.field, ts[0], y0))
+    # What is observed at t0 is y0 itself, which does not move with t0.
+    here = (ts == ts[0]).reshape(ts.shape + (1,))
+    trajectory.ys = attach_observations(problem.field, ts, torch.where(here, y0, trajectory.ys))
+    return trajectory
+
+
+class Times:
+    """Observation times, checked.
+
+    Attributes:
+        given: as a tensor, (T,) or (B, T).
+        plain: what the engine reads: floats, or (B, T) in float64.
+        differentiable: (T,) or (T, B) where gradients are wanted, else None.
+    """
+
+    def __init__(self, given: Tensor, plain: Any, differentiable: Tensor | None) -> None:
+        self.given, self.plain, self.differentiable = given, plain, differentiable
+
+    @staticmethod
+    def of(ts: Any, layout: Layout) -> Times:
+        """Raises ValueError naming the entry of `ts` that is wrong."""
+        given = _as_times(ts, ragged=layout.batch is not None)
+        wanted = given.requires_grad and torch.is_grad_enabled()
+        if layout.batch is None:
+            if given.dim() != 1:
+                raise ValueError(
+                    f"ts: shape {tuple(given.shape)}, expected (T,); times per sample need batching='per_sample'"
+                )
+            plain = given.detach().double().tolist()
+            _check_row(plain, "ts", padded=False)
+            return Times(given, plain, given if wanted else None)
+        if given.dim() == 1:
+            _check_row(given.detach().double().tolist(), "ts", padded=False)
+            rows = given.expand(layout.batch, -1)
+        elif given.dim() == 2 and given.shape[0] == layout.batch:
+            rows = given
+            _check_rows(rows.detach().double())
+        else:
+            raise ValueError(
+                f"ts: shape {tuple(given.shape)}, expected (T,) or ({layout.batch}, T) for a batch of {layout.batch}"
+            )
+        plain = rows.detach().to(device=layout.device, dtype=torch.float64)
+        return Times(given, plain, rows.t() if wanted else None)
+
+
+def _as_times(ts: Any, ragged: bool) -> Tensor:
+    if isinstance(ts, Tensor):
+        if ts.is_complex() or ts.dtype == torch.bool:
+            raise TypeError(f"ts: dtype {ts.dtype}, expected real numbers")
+        return ts if ts.is_floating_point() else ts.double()
+    if isinstance(ts, (list, tuple)) and ts and isinstance(ts[0], (Tensor, list, tuple)) and ragged:
+        rows = [t if isinstance(t, Tensor) else torch.tensor(t, dtype=torch.float64) for t in ts]
+        if all(row.dim() == 1 and len(row) for row in rows):
+            return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=torch.nan)
+        raise ValueError(
+            f"ts: a list of vectors expected, one a sample, found shapes {[tuple(row.shape) for row in rows]}"
+        )
+    try:
+        return torch.as_tensor(ts, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"ts: expected a tensor or a sequence of numbers, got {type(ts).__name__} ({error})") from error
+
+
+def _check_row(row: list[float], name: str, padded: bool) -> None:
+    """Strictly monotone and finite; `padded`: NaN or the last time repeated may follow."""
+    if padded:
+        while row and row[-1] != row[-1]:
+            row = row[:-1]
+        while len(row) > 1 and row[-1] == row[-2]:
+            row = row[:-1]
+    if not row:
+        raise ValueError(f"{name}: no time in it, expected at least one")
+    for i, t in enumerate(row):
+        if not abs(t) < float("inf"):
+            raise ValueError(f"{name}[{i}] = {t}: expected a finite number")
+    sign = 1.0 if row[-1] >= row[0] else -1.0
+    for i, (a, b) in enumerate(zip(row, row[1:], strict=False)):
+        if not sign * (b - a) > 0:
+            direction = "increase" if sign > 0 else "decrease"
+            raise ValueError(
+                f"{name}: must be strictly monotone, but {name}[{i}] = {a:g} is followed by {name}[{i + 1}] = {b:g} where "
+                f"times {direction}; sort them and drop repeats"
+            )
+
+
+def _check_rows(rows: Tensor) -> None:
+    """All rows at once; the first wrong one is then looked at closely."""
+    missing = rows.isnan()
+    last = (~missing).sum(1, keepdim=True) - 1
+    end = rows.gather(1, last.clamp(min=0))
+    filled = torch.where(missing, end, rows)
+    steps = filled.diff(dim=1) * torch.where(end >= rows[:, :1], 1.0, -1.0)
+    repeated = filled[:, :-1] == end
+    ordered = (
+        ((steps > 0) | repeated).all(1)
+        if rows.shape[1] > 1
+        else torch.ones(len(rows), dtype=torch.bool, device=rows.device)
+    )
+    padding = (missing == (torch.arange(rows.shape[1], device=rows.device) > last)).all(1)
+    good = ordered & padding & (last.squeeze(1) >= 0) & filled.isfinite().all(1)
+    if not bool(good.all()):
+        i = int((~good).nonzero()[0])
+        _check_row(rows[i].tolist(), f"ts[{i}]", padded=True)
+        raise ValueError(f"ts[{i}]: NaN is padding and may only follow the last time; found {rows[i].tolist()}")
+
+
+def extra_times(name: str, value: Any) -> list[float]:
+    """`step_ts` or `jump_ts` as floats."""
+    if value is None:
+        return []
+    times = torch.as_tensor(value, dtype=torch.float64).detach()
+    if times.dim() != 1 or not bool(times.isfinite().all()):
+        raise ValueError(f"{name}: expected a vector of finite times, got {value!r}")
+    return times.tolist()
+
+
+def unknown(name: Any, options: Sequence[str]) -> str:
+    """Message for a name that is none of `options`, with the nearest."""
+    near = difflib.get_close_matches(str(name).lower(), options, n=1, cutoff=0.5)
+    guess = f"; did you mean {near[0]!r}?" if near else ""
+    return f"unknown {name!r}, expected one of {', '.join(sorted(options))}{guess}"
+
+
+def resolve_solver(solver: Any) -> ExplicitRungeKutta:
+    """A solver from a solver, its class or its name."""
+    if isinstance(solver, str):
+        if solver not in Solver.registry:
+            raise ValueError(f"solver: {unknown(solver, list(Solver.registry))}")
+        solver = Solver.named(solver)
+    if isinstance(solver, type) and issubclass(solver, Solver):
+        solver = solver()
+    if not isinstance(solver, ExplicitRungeKutta):
+        raise TypeError(f"solver: expected a solver or its name, got {solver!r}")
+    return solver
+
+
+def resolve_gradient(gradient: Any) -> Gradient:
+    """A gradient method from one, its class or its name."""
+    if isinstance(gradient, str):
+        if gradient not in Gradient.registry:
+            raise ValueError(f"gradient: {unknown(gradient, list(Gradient.registry))}")
+        return Gradient.registry[gradient]()
+    if isinstance(gradient, type) and issubclass(gradient, Gradient):
+        return gradient()
+    if not isinstance(gradient, Gradient):
+        raise TypeError(f"gradient: expected a gradient method or its name, got {gradient!r}")
+    return gradient
+
+
+def resolve_controller(
+    controller: Any, solver: ExplicitRungeKutta, rtol: Any, atol: Any, step: float | None, max_step: float | None
+) -> Controller:
+    """One controller from the controller or its shorthands; refuses contradictions."""
+    shorthands = {"rtol": rtol, "atol": atol, "step": step, "max_step": max_step}
+    given = [name for name, value in shorthands.items() if value is not None]
+    if controller is not None:
+        if not isinstance(controller, Controller):
+            raise TypeError(f"controller: expected FixedStep or PID, got {controller!r}")
+        if given:
+            raise ValueError(
+                f"controller and {', '.join(given)} were given: put {given[0]} into the controller, or drop it"
+            )
+    elif step is not None or max_step is not None:
+        if rtol is not None or atol is not None:
+            raise ValueError(
+                f"{' and '.join(given)}: fixed steps have no tolerance; give step or max_step, or rtol and atol"
+            )
+        controller = FixedStep(step, max_step)
+    else:
+        controller = PID(rtol, atol)
+    if isinstance(controller, PID) and not solver.error_order:
+        name = snake_case(type(solver).__name__)
+        raise ValueError(
+            f"solver={name!r} has no error estimate and cannot choose its steps: give step=… or max_step=…, or take an adaptive "
+            f"solver such as 'tsit5'"
+        )
+    return controller
+
+
+def dense_path(problem: Problem, trajectory: Trajectory, y0: Tensor) -> tuple[DensePath, Any]:
+    """The accepted steps for interpolation, and their ends."""
+    weights = DenseStep.of(problem.solver.tableau, y0)
+    calls = (weights.weights, weights.slopes)
+    layout = problem.field.layout
+    stages = problem.solver.tableau.stages
+    y = torch.cat(trajectory.dense_y) if trajectory.dense_y else y0.new_empty(0, y0.shape[-1])
+    hk = torch.cat(trajectory.dense_hk) if trajectory.dense_hk else y0.new_empty(0, stages, y0.shape[-1])
+    if layout.batch is None:
+        ends = torch.tensor([t1 for _, t1 in trajectory.steps], dtype=torch.float64, device=y0.device)
+        starts = torch.tensor([t for t, _ in trajectory.steps], dtype=torch.float64, device=y0.device)
+        first = torch.tensor(problem.ts[:1], dtype=torch.float64, device=y0.device)
+        return DensePath(layout, calls, starts, ends, y, hk), torch.cat([first, ends])
+    none = problem.ts.new_empty(0)
+    rows, starts, ends = (torch.cat(x) for x in zip((none.long(), none, none), *trajectory.steps, strict=True))
+    index = (starts != ends).nonzero().squeeze(1)
+    index = index[rows[index].argsort(stable=True)]
+    count = rows[index].bincount(minlength=layout.batch)
+    column = torch.arange(len(index), device=y0.device) - (count.cumsum(0) - count)[rows[index]]
+    shape = (layout.batch, max(1, int(count.max())))
+
+    def table(values: Tensor, fill: float) -> Tensor:
+        return values.new_full(shape, fill).index_put((rows[index], column), values)
+
+    start_table, end_table = table(starts[index], torch.nan), table(ends[index], torch.nan)
+    accepted = [torch.cat([t[:1], e[~e.isnan()]]) for t, e in zip(problem.ts, end_table, strict=True)]
+    return DensePath(layout, calls, start_table, end_table, y, hk, table(index, 0)), accepted
+
+
+def _empty(problem: Problem, times: Times, y0: Tensor) -> Solution:
+    """A state without numbers: nothing to integrate."""
+    count = times.plain.shape[1] if isinstance(times.plain, Tensor) else len(times.plain)
+    status: Any = Status.SUCCESS
+    if problem.field.layout.batch is not None:
+        status = torch.zeros(len(y0), dtype=torch.int64, device=y0.device)
+    return Solution(times.given, problem.field.layout.unflatten(y0.expand(count, *y0.shape)), Stats(), status)
+
+
+def _report(problem: Problem, trajectory: Trajectory, y0: Tensor, solution: Solution, throw: bool) -> None:
+    """Refines the status, writes the message, raises."""
+    if isinstance(trajectory.status, Status):
+        if trajectory.status is Status.SUCCESS:
+            return
+        assert trajectory.failure is not None
+        solution.status, solution.message = diagnose(problem, trajectory.status, trajectory.failure, y0)
+    else:
+        if not bool(trajectory.status.any()):
+            return
+        solution.status, solution.message = diagnose_rows(problem, trajectory, y0)
+    if throw:
+        raise SolveError(solution.message, solution.status, solution)
+
+
+def _bar() -> Callable[[float, float, int], None]:
+    """A line on the terminal, at most ten times a second."""
+    last = [0.0]
+
+    def show(done: float, t: float, steps: int) -> None:
+        now = time.monotonic()
+        if now - last[0] > 0.1 or done >= 1:
+            last[0] = now
+            print(f"\rsolve {done:4.0%}  t = {t:.6g}  {steps} steps", end="\n" if done >= 1 else "", file=sys.stderr)
+
+    return show

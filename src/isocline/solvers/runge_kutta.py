@@ -1,0 +1,161 @@
+"""The explicit Runge–Kutta step, in the two forms PyTorch wants it.
+
+Both compute, for i = 2 … s (Hairer, Nørsett & Wanner I, II.1):
+
+    Y_i = y + h Σ_{j<i} a_ij k_j,    k_i = f(t + c_i h, Y_i),    y₁ = y + h Σ b_i k_i.
+
+`step` writes the k_i into the rows of one buffer and combines them with a single matrix–vector product: the fastest
+form without an autograd graph. `step_with_graph` keeps them in a list and adds them up one by one, which records the
+cheapest graph. They round differently in the last digit.
+
+The size of the step enters as `scale`. With one step size for the whole state, the rows hold k_i and `scale` is h.
+With a step size per sample the evaluation returns h·k_i already, and `scale` is 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from isocline.solvers.base import Solver
+from isocline.solvers.tableau import ButcherTableau
+
+Evaluate = Callable[[Any, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class ExplicitRungeKutta(Solver, abstract=True):
+    """Base of the explicit methods: a subclass gives its tableau and its source, nothing else.
+
+    Example:
+        >>> from isocline.solvers import Tsit5
+        >>> Tsit5.order, Tsit5.tableau.stages, Tsit5.tableau.fsal
+        (5, 7, True)
+    """
+
+    tableau: ClassVar[ButcherTableau]
+
+    def __init_subclass__(cls, abstract: bool = False) -> None:
+        super().__init_subclass__(abstract=abstract)
+        if not abstract:
+            cls.order = cls.tableau.order
+            cls.error_order = cls.tableau.embedded_order + 1 if cls.tableau.b_error else 0
+            cls.dense_order = cls.tableau.dense_order
+
+
+def combine(y: Tensor, weights: Sequence[float], ks: Sequence[Tensor], scale: float) -> Tensor:
+    """y + scale · Σ w_j k_j, skipping zero weights (a zero times inf would be NaN)."""
+    for weight, k in zip(weights, ks, strict=False):
+        if weight:
+            y = torch.add(y, k, alpha=weight * scale)
+    return y
+
+
+def step_with_graph(
+    tableau: ButcherTableau,
+    f: Evaluate,
+    times: Sequence[Any],
+    scale: float,
+    y: Tensor,
+    k1: Tensor,
+    *,
+    last_stage: bool = True,
+) -> tuple[Tensor, list[Tensor]]:
+    """One step recorded by autograd.
+
+    Args:
+        tableau: the method.
+        f: `f(time, y)`, flat in and out.
+        times: the time handed to each stage, the first unused (k1 is given).
+        scale: h, or 1 where `f` returns h·k.
+        y: state at the start of the step.
+        k1: f there.
+        last_stage: whether the first-same-as-last stage is wanted; without it one evaluation is saved.
+
+    Returns:
+        y₁ and the list of k_i.
+    """
+    ks = [k1]
+    y1 = None
+    for row, time in zip(tableau.a, times[1:], strict=True):
+        stage = combine(y, row, ks, scale)
+        if tableau.fsal and len(ks) + 1 == tableau.stages:
+            y1 = stage
+            if not last_stage:
+                break
+        ks.append(f(time, stage))
+    return (combine(y, tableau.b, ks, scale) if y1 is None else y1), ks
+
+
+class Workspace:
+    """The stage buffer of one solve without a graph: rows of `K` are the stages, last dimension the flat state.
+
+    Row layout matters: with the stage axis last the same products are sixteen times slower on a large state.
+    """
+
+    def __init__(self, tableau: ButcherTableau, y: Tensor) -> None:
+        self.tableau = tableau
+        self.K = y.new_zeros(tableau.stages, *y.shape)
+        flat = self.K.view(tableau.stages, -1)
+        self.rows = list(self.K.unbind(0))
+        self.shape = y.shape
+        # Only the stages already filled enter a product: a stale inf times a zero weight would be NaN.
+        self.plan = [(flat[: i + 1].t(), y.new_tensor(row), self.rows[i + 1]) for i, row in enumerate(tableau.a)]
+        self.flat_t = flat.t()
+        self.b = y.new_tensor(tableau.b)
+        self.b_error = y.new_tensor(tableau.b_error) if tableau.b_error else None
+
+    def step(self, f: Callable[[Any, Tensor, Tensor], None], times: Sequence[Any], scale: float, y: Tensor) -> Tensor:
+        """Fills rows 2 … s from row 1 (k₁, already there) and returns y₁, a fresh tensor.
+
+        Args:
+            f: `f(time, y, out)` writes the evaluation into `out`.
+            times: the time handed to each stage, the first unused.
+            scale: h, or 1 where `f` writes h·k.
+            y: state at the start of the step, never written to.
+        """
+        flat = y.view(-1)
+        stage = y
+        for (filled, row, out), time in zip(self.plan, times[1:], strict=True):
+            stage = torch.addmv(flat, filled, row, alpha=scale).view(self.shape)
+            f(time, stage, out)
+        if self.tableau.fsal:
+            return stage
+        return torch.addmv(flat, self.flat_t, self.b, alpha=scale).view(self.shape)
+
+    def error(self) -> Tensor:
+        """Σ (b_i − b̂_i) k_i: the error estimate per unit of `scale`."""
+        assert self.b_error is not None
+        return torch.mv(self.flat_t, self.b_error).view(self.shape)
+
+
+@dataclass(frozen=True)
+class DenseStep:
+    """Weights of a step's interpolant as tensors, ready for a state's dtype and device."""
+
+    coefficients: Tensor  # (degree, stages): row d holds the coefficients of θ^(d+1)
+
+    @staticmethod
+    def of(tableau: ButcherTableau, like: Tensor) -> DenseStep:
+        degree = max(len(p) for p in tableau.dense)
+        padded = [tuple(p) + (0.0,) * (degree - len(p)) for p in tableau.dense]
+        return DenseStep(torch.tensor(padded, dtype=torch.float64).t().to(like.device, like.dtype))
+
+    @cached_property
+    def powers(self) -> Tensor:
+        return torch.arange(
+            1, self.coefficients.shape[0] + 1, device=self.coefficients.device, dtype=self.coefficients.dtype
+        )
+
+    def weights(self, theta: Tensor) -> Tensor:
+        """b_i(θ) for θ of shape (...): (..., stages), differentiable in θ."""
+        return (theta.unsqueeze(-1) ** self.powers) @ self.coefficients
+
+    def slopes(self, theta: Tensor) -> Tensor:
+        """db_i/dθ: (..., stages)."""
+        return (self.powers * theta.unsqueeze(-1) ** (self.powers - 1)) @ self.coefficients

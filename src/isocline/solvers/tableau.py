@@ -1,0 +1,155 @@
+"""Butcher tableaus that check themselves: row sums, order conditions, embedded and dense orders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from math import isclose
+
+# A rooted tree is the sorted tuple of the trees hanging from its root; () is the single node.
+Tree = tuple["Tree", ...]
+
+
+@cache
+def rooted_trees(order: int) -> tuple[Tree, ...]:
+    """All rooted trees with `order` nodes (1, 1, 2, 4, 9, 20, 48, 115, ... of them).
+
+    Hairer, Nørsett & Wanner, Solving Ordinary Differential Equations I, II.2.
+
+    Example:
+        >>> [len(rooted_trees(n)) for n in range(1, 7)]
+        [1, 1, 2, 4, 9, 20]
+    """
+
+    def forests(nodes: int, largest: Tree | None) -> Iterator[Tree]:
+        if nodes == 0:
+            yield ()
+            return
+        for size in range(1, nodes + 1):
+            for tree in rooted_trees(size):
+                if largest is None or (size, tree) <= (_size(largest), largest):
+                    for rest in forests(nodes - size, tree):
+                        yield (tree, *rest)
+
+    return tuple(forests(order - 1, None))
+
+
+@cache
+def _size(tree: Tree) -> int:
+    return 1 + sum(_size(child) for child in tree)
+
+
+@cache
+def _density(tree: Tree) -> int:
+    """γ(t): the product of the sizes of all subtrees."""
+    product = _size(tree)
+    for child in tree:
+        product *= _density(child)
+    return product
+
+
+@dataclass(frozen=True)
+class ButcherTableau:
+    """The coefficients of an explicit Runge–Kutta method, checked when it is made.
+
+    Args:
+        c: nodes of the stages, `c[0] = 0`.
+        a: strictly lower triangular rows; row i (from the second stage on) has i + 1 entries.
+        b: weights of the solution, one a stage.
+        b_error: weights of the error estimate, b − b̂; None for a method without one.
+        order: order of the solution.
+        embedded_order: order of the embedded solution b̂.
+        dense: polynomials b_i(θ), one a stage, each as the coefficients of θ, θ², …; the solution inside the step is
+            y(t + θh) = y + h Σ b_i(θ) k_i.
+        dense_order: order of that interpolant.
+        tolerance: slack of the checks; methods whose source prints rounded fractions need more than rounding.
+
+    Raises:
+        ValueError: naming the condition that fails, when the numbers cannot be such a method.
+
+    Example:
+        >>> ButcherTableau(c=(0, 1), a=((1,),), b=(0.5, 0.5), order=2, dense=((1, -0.5), (0, 0.5)), dense_order=2).fsal
+        False
+    """
+
+    c: tuple[float, ...]
+    a: tuple[tuple[float, ...], ...]
+    b: tuple[float, ...]
+    order: int
+    dense: tuple[tuple[float, ...], ...]
+    dense_order: int
+    b_error: tuple[float, ...] | None = None
+    embedded_order: int = 0
+    tolerance: float = 1e-13
+
+    @property
+    def stages(self) -> int:
+        """Number of stages, the shared first-same-as-last one included."""
+        return len(self.c)
+
+    @property
+    def fsal(self) -> bool:
+        """Whether the last stage is evaluated at the step's result and serves the next step as its first."""
+        return self.stages > 1 and self.c[-1] == 1 and self.a[-1] == self.b[:-1] and self.b[-1] == 0
+
+    def __post_init__(self) -> None:
+        if not (len(self.a) + 1 == len(self.b) == len(self.c) == len(self.dense)):
+            raise ValueError(
+                f"tableau: {len(self.c)} nodes, {len(self.a)} rows, {len(self.b)} weights do not fit together"
+            )
+        for i, row in enumerate(self.a, start=1):
+            if len(row) != i or not isclose(sum(row), self.c[i], rel_tol=0, abs_tol=self.tolerance):
+                raise ValueError(f"tableau: row {i + 1} of a sums to {sum(row)}, its node is {self.c[i]}")
+        self._check_order("the solution", self.b, self.order, 1.0)
+        if self.b_error is not None:
+            embedded = [b - e for b, e in zip(self.b, self.b_error, strict=True)]
+            self._check_order("the embedded solution", embedded, self.embedded_order, 1.0)
+        for theta in (0.3, 0.7):
+            self._check_order("the dense output", dense_weights(self.dense, theta), self.dense_order, theta)
+        at_end = dense_weights(self.dense, 1.0)
+        if not all(isclose(x, y, rel_tol=0, abs_tol=self.tolerance) for x, y in zip(at_end, self.b, strict=True)):
+            raise ValueError(f"tableau: the dense output ends at weights {at_end}, the step at {self.b}")
+
+    def _check_order(self, what: str, weights: Sequence[float], order: int, theta: float) -> None:
+        """Σ b_i(θ) Φ_i(τ) = θ^|τ| / γ(τ) for every rooted tree τ up to `order` (Hairer I, II.2 and II.6)."""
+        scale = max(1.0, max(abs(w) for w in weights))
+        for nodes in range(1, order + 1):
+            for tree in rooted_trees(nodes):
+                got = sum(w * phi for w, phi in zip(weights, self._elementary(tree), strict=True))
+                want = theta**nodes / _density(tree)
+                if not isclose(got, want, rel_tol=0, abs_tol=self.tolerance * scale):
+                    raise ValueError(
+                        f"tableau: {what} misses the order-{nodes} condition of tree {tree} at θ = {theta}: "
+                        f"{got!r} instead of {want!r}"
+                    )
+
+    def _elementary(self, tree: Tree) -> list[float]:
+        """Φ_i(τ) = Π over children τ' of Σ_j a_ij Φ_j(τ')."""
+        memo: dict[Tree, list[float]] = self.__dict__.setdefault("_memo", {})
+        if tree not in memo:
+            phi = [1.0] * self.stages
+            for child in tree:
+                inner = self._elementary(child)
+                phi = [
+                    p * sum(x * y for x, y in zip(row, inner, strict=False))
+                    for p, row in zip(phi, ((), *self.a), strict=True)
+                ]
+            memo[tree] = phi
+        return memo[tree]
+
+
+def dense_weights(dense: Sequence[Sequence[float]], theta: float) -> list[float]:
+    """b_i(θ) of every stage, by Horner's rule.
+
+    Example:
+        >>> dense_weights(((1, -0.5), (0, 0.5)), 1.0)
+        [0.5, 0.5]
+    """
+    weights = []
+    for coefficients in dense:
+        value = 0.0
+        for coefficient in reversed(coefficients):
+            value = (value + coefficient) * theta
+        weights.append(value)
+    return weights

@@ -197,6 +197,7 @@ class VectorField:
         self.differentiates = False
         self.batch_args: frozenset[int] = frozenset()
         self._counter = [0]
+        self._trusted = False  # f has worked without a graph: no need to guard the next call
         self._plain_shape = tuple(layout.shapes[0]) if layout.plain else None
         self._clock = torch.empty((), dtype=self.time_dtype, device=layout.device)
 
@@ -225,24 +226,36 @@ class VectorField:
         """A fresh 0-d tensor: a field may keep the one it was given."""
         return self._clock.new_full((), t)
 
+    def shaped(self, flat: Tensor) -> Tensor:
+        """A buffer (…, N) as `fill` reads and writes it: the state's own shape, where that is a single real tensor."""
+        return flat if self._plain_shape is None else flat.view(*flat.shape[:-1], *self._plain_shape)
+
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
-        """f at time `t` on the buffer `y` (..., N); the result is flat too."""
+        """f at time `t` on the buffer `y` (..., N); the result is flat too, and differentiable."""
+        return self.slope(t, self.shaped(y)).reshape(y.shape)
+
+    def fill(self, t: Tensor, y: Tensor, out: Tensor) -> None:
+        """Writes f into `out`; both as `shaped` makes them."""
+        out.copy_(self.slope(t, y))
+
+    def slope(self, t: Tensor, y: Tensor) -> Tensor:
+        """f, in and out as `shaped` makes them."""
         self._counter[0] += 1
-        if self._plain_shape is not None:
-            state = y.view(*y.shape[:-1], *self._plain_shape)
-            out = self._call(t, state)
-            if not isinstance(out, Tensor) or out.shape != state.shape or out.dtype != state.dtype:
-                self.layout.leaves(out, "field", y.shape[:-1])
-            return out.reshape(y.shape)
-        out = self._call(t, self.layout.unflatten(y))
-        return self.layout.join(self.layout.leaves(out, "field", y.shape[:-1]), y.shape[:-1])
+        if self._plain_shape is None:
+            lead = y.shape[:-1]
+            return self.layout.join(self.layout.leaves(self._call(t, self.layout.unflatten(y)), "field", lead), lead)
+        k = self._call(t, y)
+        if not isinstance(k, Tensor) or k.shape != y.shape or k.dtype != y.dtype:
+            self.layout.leaves(k, "field", y.shape[: y.dim() - len(self._plain_shape)])
+        return k
 
     def _call(self, t: Tensor, state: Any) -> Any:
+        """Calls `f` and notices if it changed its argument."""
         if torch.is_inference_mode_enabled():
             return self._evaluate(t, state)
         first = state if isinstance(state, Tensor) else pytree.tree_leaves(state)[0]
         version = first._version
-        out = self._evaluate(t, state)
+        out = self.f(t, state, *self.args) if self._trusted else self._evaluate(t, state)
         if first._version != version:
             raise ValueError(
                 "field: it changed its argument y in place (an in-place activation, y += …, y[...] = …); "
@@ -254,7 +267,9 @@ class VectorField:
         """Calls `f`; one that differentiates itself (a Hamiltonian, a trace) gets inputs that require grad."""
         if not self.differentiates:
             try:
-                return self.f(t, state, *self.args)
+                out = self.f(t, state, *self.args)
+                self._trusted = not torch.is_grad_enabled()
+                return out
             except RuntimeError as error:
                 if "does not require grad" not in str(error):
                     raise

@@ -34,16 +34,13 @@ class Tolerance:
 
     def scale(self, y: Tensor) -> Tensor:
         """atol + rtol · y for y ≥ 0."""
-        if isinstance(self.rtol, Tensor) or isinstance(self.atol, Tensor):
-            return y * self.rtol + self.atol
         return torch.mul(y, self.rtol).add_(self.atol)
 
     def shared(self, x: Tensor) -> float:
         """Norm of a vector already in units of the tolerance, as a Python float: the one synchronisation of a step."""
         if self.norm is not None:
             return float(self.norm(x))
-        flat = x.view(-1)
-        return (torch.dot(flat, flat).item() / flat.numel()) ** 0.5
+        return (torch.dot(x, x).item() / x.numel()) ** 0.5
 
     def rows(self, x: Tensor) -> Tensor:
         """The same for every row."""

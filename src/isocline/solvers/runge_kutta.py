@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
@@ -92,46 +92,60 @@ def step_with_graph(
     return (combine(y, tableau.b, ks, scale) if y1 is None else y1), ks
 
 
+@lru_cache(maxsize=256)
+def _constants(tableau: ButcherTableau, dtype: torch.dtype, device: torch.device) -> tuple[list[Tensor], Tensor, Tensor | None]:
+    """Rows of a, b and b − b̂ as tensors; made once, and outside of inference mode so that any graph may hold them."""
+    with torch.inference_mode(False):
+        rows = [torch.tensor(row, dtype=dtype, device=device) for row in tableau.a]
+        error = None if tableau.b_error is None else torch.tensor(tableau.b_error, dtype=dtype, device=device)
+        return rows, torch.tensor(tableau.b, dtype=dtype, device=device), error
+
+
 class Workspace:
     """The stage buffer of one solve without a graph: rows of `K` are the stages, last dimension the flat state.
 
     Row layout matters: with the stage axis last the same products are sixteen times slower on a large state.
+
+    Args:
+        tableau: the method.
+        y: a state, for its shape (N,) or (R, N), dtype and device.
+        shaped: gives a buffer the shape the field works in (`VectorField.shaped`).
     """
 
-    def __init__(self, tableau: ButcherTableau, y: Tensor) -> None:
-        self.tableau = tableau
+    def __init__(self, tableau: ButcherTableau, y: Tensor, shaped: Callable[[Tensor], Tensor]) -> None:
+        self.fsal = tableau.fsal
+        rows, self.b, self.b_error = _constants(tableau, y.dtype, y.device)
         self.K = y.new_zeros(tableau.stages, *y.shape)
         flat = self.K.view(tableau.stages, -1)
-        self.rows = list(self.K.unbind(0))
-        self.shape = y.shape
-        # Only the stages already filled enter a product: a stale inf times a zero weight would be NaN.
-        self.plan = [(flat[: i + 1].t(), y.new_tensor(row), self.rows[i + 1]) for i, row in enumerate(tableau.a)]
         self.flat_t = flat.t()
-        self.b = y.new_tensor(tableau.b)
-        self.b_error = y.new_tensor(tableau.b_error) if tableau.b_error else None
+        self.shape, self.is_flat = y.shape, y.dim() == 1
+        self.rows = list(shaped(self.K).unbind(0))
+        self.stage_shape = self.rows[0].shape
+        # Only the stages already filled enter a product: a stale inf times a zero weight would be NaN.
+        self.plan = [(self.flat_t[:, : i + 1], row, out) for i, (row, out) in enumerate(zip(rows, self.rows[1:], strict=True))]
 
     def step(self, f: Callable[[Any, Tensor, Tensor], None], times: Sequence[Any], scale: float, y: Tensor) -> Tensor:
         """Fills rows 2 … s from row 1 (k₁, already there) and returns y₁, a fresh tensor.
 
         Args:
-            f: `f(time, y, out)` writes the evaluation into `out`.
+            f: `f(time, y, out)` writes the evaluation into `out`, both in the field's shape.
             times: the time handed to each stage, the first unused.
             scale: h, or 1 where `f` writes h·k.
             y: state at the start of the step, never written to.
         """
-        flat = y.view(-1)
-        stage = y
+        flat = stage = y if self.is_flat else y.view(-1)
+        shape = self.stage_shape
         for (filled, row, out), time in zip(self.plan, times[1:], strict=True):
-            stage = torch.addmv(flat, filled, row, alpha=scale).view(self.shape)
-            f(time, stage, out)
-        if self.tableau.fsal:
-            return stage
-        return torch.addmv(flat, self.flat_t, self.b, alpha=scale).view(self.shape)
+            stage = torch.addmv(flat, filled, row, alpha=scale)
+            f(time, stage.view(shape), out)
+        if not self.fsal:
+            stage = torch.addmv(flat, self.flat_t, self.b, alpha=scale)
+        return stage if self.is_flat else stage.view(self.shape)
 
     def error(self) -> Tensor:
-        """Σ (b_i − b̂_i) k_i: the error estimate per unit of `scale`."""
+        """Σ (b_i − b̂_i) k_i: the error estimate per unit of `scale`, flat."""
         assert self.b_error is not None
-        return torch.mv(self.flat_t, self.b_error).view(self.shape)
+        return torch.mv(self.flat_t, self.b_error)
 
 
 @dataclass(frozen=True)
@@ -140,17 +154,12 @@ class DenseStep:
 
     coefficients: Tensor  # (degree, stages): row d holds the coefficients of θ^(d+1)
 
+    powers: Tensor  # (degree,): 1, 2, …
+
     @staticmethod
     def of(tableau: ButcherTableau, like: Tensor) -> DenseStep:
-        degree = max(len(p) for p in tableau.dense)
-        padded = [tuple(p) + (0.0,) * (degree - len(p)) for p in tableau.dense]
-        return DenseStep(torch.tensor(padded, dtype=torch.float64).t().to(like.device, like.dtype))
-
-    @cached_property
-    def powers(self) -> Tensor:
-        return torch.arange(
-            1, self.coefficients.shape[0] + 1, device=self.coefficients.device, dtype=self.coefficients.dtype
-        )
+        """In the dtype and on the device of `like`."""
+        return _dense_step(tableau, like.dtype, like.device)
 
     def weights(self, theta: Tensor) -> Tensor:
         """b_i(θ) for θ of shape (...): (..., stages), differentiable in θ."""
@@ -159,3 +168,12 @@ class DenseStep:
     def slopes(self, theta: Tensor) -> Tensor:
         """db_i/dθ: (..., stages)."""
         return (self.powers * theta.unsqueeze(-1) ** (self.powers - 1)) @ self.coefficients
+
+
+@lru_cache(maxsize=256)
+def _dense_step(tableau: ButcherTableau, dtype: torch.dtype, device: torch.device) -> DenseStep:
+    degree = max(len(p) for p in tableau.dense)
+    padded = [tuple(p) + (0.0,) * (degree - len(p)) for p in tableau.dense]
+    with torch.inference_mode(False):
+        coefficients = torch.tensor(padded, dtype=torch.float64).t().contiguous().to(device, dtype)
+        return DenseStep(coefficients, torch.arange(1, degree + 1, device=device, dtype=dtype))

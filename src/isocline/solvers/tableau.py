@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from math import isclose
 
 # A rooted tree is the sorted tuple of the trees hanging from its root; () is the single node.
@@ -88,7 +88,7 @@ class ButcherTableau:
         """Number of stages, the shared first-same-as-last one included."""
         return len(self.c)
 
-    @property
+    @cached_property
     def fsal(self) -> bool:
         """Whether the last stage is evaluated at the step's result and serves the next step as its first."""
         return self.stages > 1 and self.c[-1] == 1 and self.a[-1] == self.b[:-1] and self.b[-1] == 0

@@ -45,7 +45,7 @@ class _Loop:
         self.sign = 1.0 if self.ts[-1] >= self.ts[0] else -1.0
         self.adaptive = isinstance(problem.controller, PID)
         self.dense_step = DenseStep.of(self.tableau, y0)
-        self.workspace = None if graph else Workspace(self.tableau, y0)
+        self.workspace = None if graph else Workspace(self.tableau, y0, self.field.shaped)
         self.y = y0
         self.k1: Tensor | None = None
         self.ks: list[Tensor] = []
@@ -140,11 +140,8 @@ class _Loop:
             assert self.k1 is not None
             y1, self.ks = step_with_graph(self.tableau, self.field, [None, *times], t1 - t, self.y, self.k1)
         else:
-            y1 = self.workspace.step(self._write, [None, *times], t1 - t, self.y)
+            y1 = self.workspace.step(self.field.fill, [None, *times], t1 - t, self.y)
         return y1, low, high
-
-    def _write(self, time: Tensor, y: Tensor, out: Tensor) -> None:
-        out.copy_(self.field(time, y))
 
     def _error(self) -> Tensor:
         if self.workspace is not None:
@@ -211,7 +208,7 @@ class _Loop:
     def _set_slope(self, k1: Tensor) -> None:
         self.k1 = k1
         if self.workspace is not None:
-            self.workspace.rows[0].copy_(k1)
+            self.workspace.K[0] = k1
 
     def _next_slope(self, t: float, low: float, jump: bool) -> None:
         if jump or not self.tableau.fsal:

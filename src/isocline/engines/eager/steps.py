@@ -60,10 +60,10 @@ class SharedStep(NamedTuple):
 
     def advance(self, field: VectorField, tableau: ButcherTableau, state: Tensor) -> Tensor:
         """The step again without a graph, by the kernel of the way forward: the next step's start, to the bit."""
-        workspace = Workspace(tableau, state)
+        workspace = Workspace(tableau, state, field.shaped)
         times = self.times(field, tableau)
-        workspace.rows[0].copy_(field(times[0], state))
-        return workspace.step(lambda t, z, out: out.copy_(field(t, z)), times, self.t1 - self.t, state)
+        field.fill(times[0], field.shaped(state), workspace.rows[0])
+        return workspace.step(field.fill, times, self.t1 - self.t, state)
 
     def start(self, state: Tensor) -> Tensor:
         """The part of the state that takes this step: all of it."""
@@ -101,10 +101,11 @@ class SharedStep(NamedTuple):
 
 
 class RowStep(NamedTuple):
-    """One step of the samples `rows`, each with its own t, t1, low, high (r,).
+    """One step of the samples `rows`, each with its own t, t1 (r,); at jumps `f` sees times from low to high.
 
-    Observations strictly inside: sample (position in `rows`), row of the flat output, weights (m, s); at the end:
-    sample and row. `y` is (r, N), or the whole batch (B, N) where checkpoints are thinned (`whole`).
+    Observations inside: (position in `rows`, row of the flat output, weights b_i(θ) (m, s)); or, where every step ends
+    at one, (position, row) of those at its end. `y` is (r, N), or the whole batch (B, N) where checkpoints are thinned
+    (`whole`).
     """
 
     rows: Tensor
@@ -140,11 +141,15 @@ class RowStep(NamedTuple):
         """The step again without a graph; `state` is (B, N)."""
         y = self.start(state)
         part = field.of_rows(self.rows)
-        workspace = Workspace(tableau, y)
+        workspace = Workspace(tableau, y, field.shaped)
         times = row_times(part, stage_nodes(tableau, self.t), self.t, self.t1, self.low, self.high)
-        h = (self.t1 - self.t).to(y.dtype).unsqueeze(1)
-        torch.mul(part(times[0], y), h, out=workspace.rows[0])
-        return self.merge(state, workspace.step(lambda t, z, out: torch.mul(part(t, z), h, out=out), times, 1.0, y))
+        h = (self.t1 - self.t).to(y.dtype).view(-1, *[1] * (workspace.rows[0].dim() - 1))
+
+        def fill(time: Tensor, z: Tensor, out: Tensor) -> None:
+            torch.mul(part.slope(time, z), h, out=out)
+
+        fill(times[0], field.shaped(y), workspace.rows[0])
+        return self.merge(state, workspace.step(fill, times, 1.0, y))
 
     def start(self, state: Tensor) -> Tensor:
         """The rows that take this step, of a (B, N) tensor."""
@@ -197,11 +202,11 @@ def stage_nodes(tableau: ButcherTableau, t: Tensor) -> Tensor:
 
 
 def row_times(field: VectorField, c: Tensor, t: Tensor, t1: Tensor, low: Tensor, high: Tensor) -> list[Tensor]:
-    """The time handed to each stage, (r, 1, …, 1) in the field's dtype; computed in float64, all stages at once."""
+    """The time handed to each stage, (r, 1, …, 1) in the field's dtype; computed in float64, all stages at once.
+
+    t + 1·h rounds: the result is held inside [low, high], in either direction of time.
+    """
     times = torch.addcmul(t, c, t1 - t)
-    times[c.squeeze(1) == 1] = t1
-    if low is not t or high is not t1:
-        forward = t1 >= t
-        times = torch.where(forward, times.minimum(high).maximum(low), times.maximum(high).minimum(low))
-    times = times.to(field.time_dtype)
+    first, last = torch.minimum(low, high), torch.maximum(low, high)
+    times = times.maximum(first).minimum(last).to(field.time_dtype)
     return list(times.view(len(c), *field.layout.time_shape(len(t))).unbind(0))

@@ -147,17 +147,17 @@ class Layout:
     def unflatten(self, flat: Tensor) -> Any:
         """State of a buffer (..., N): every leaf gets the leading dimensions; differentiable."""
         if self.plain:
-            return flat.view(*flat.shape[:-1], *self.shapes[0])
+            return flat.view((*flat.shape[:-1], *self.shapes[0]))
         lead = flat.shape[:-1]
         leaves = []
         ends = accumulate(self.sizes)
         for end, size, shape, dtype in zip(ends, self.sizes, self.shapes, self.dtypes, strict=True):
             piece = flat.narrow(-1, end - size, size)
             if dtype.is_complex:
-                real = piece.to(REAL_OF[dtype]).reshape(*lead, *shape, 2)
+                real = piece.to(REAL_OF[dtype]).reshape((*lead, *shape, 2))
                 leaves.append(torch.view_as_complex(real.contiguous()))
             else:
-                leaves.append(piece.to(dtype).reshape(*lead, *shape))
+                leaves.append(piece.to(dtype).reshape((*lead, *shape)))
         return leaves[0] if self.spec is None else pytree.tree_unflatten(leaves, self.spec)
 
 
@@ -228,7 +228,7 @@ class VectorField:
 
     def shaped(self, flat: Tensor) -> Tensor:
         """A buffer (…, N) as `fill` reads and writes it: the state's own shape, where that is a single real tensor."""
-        return flat if self._plain_shape is None else flat.view(*flat.shape[:-1], *self._plain_shape)
+        return flat if self._plain_shape is None else flat.view((*flat.shape[:-1], *self._plain_shape))
 
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         """f at time `t` on the buffer `y` (..., N); the result is flat too, and differentiable."""

@@ -91,7 +91,9 @@ class Inputs:
         field = problem.field.with_args(pytree.tree_unflatten(leaves, spec))
         known = {id(p): p for p in reachable(problem.field.f) if p.requires_grad and p.is_leaf}
         with torch.enable_grad():
-            known.update((id(p), p) for p in graph_leaves(first_slope(field, problem, y0.detach())))
+            slope = first_slope(field, problem, y0.detach().clone())
+            known.update((id(p), p) for p in graph_leaves(slope))
+        problem.first_slope = slope.detach()
         problem.field.differentiates = field.differentiates
         for stand_in in stand_ins:
             known.pop(id(stand_in), None)

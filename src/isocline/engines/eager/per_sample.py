@@ -98,7 +98,9 @@ class _Loop:
 
     def _start(self) -> None:
         low = self._inside(self.t, self.stops[:, 0], self.at_jump)
-        self.f = self._slopes(low, self.y)
+        slope = self.problem.take_first_slope()
+        # A copy: a field that writes into its argument is refused before it can spoil the caller's y0.
+        self.f = self._slopes(low, self.y.clone()) if slope is None else slope[self.ids]
         self.h = torch.full_like(self.t, math.inf)
         self.spacing = 1e-9 * 2.0**-52 * (self.t_end - self.t)
         self.size = self.y.abs()
@@ -130,27 +132,26 @@ class _Loop:
         if self.problem.jump_ts:
             high = self._inside(t1, self.t, clipped & self._stop_jumps())
         y1, k_last = self._stages(t1, low, high)
-        accepted = clipped
         if self.adaptive:
             size1 = y1.abs()
             error = self.workspace.error().view(y1.shape).div_(self.tolerance.scale(torch.maximum(self.size, size1)))
             r = self.tolerance.rows(error)
             accepted = r <= 1.0
+        else:
+            accepted = y1.isfinite().all(1)
         if self.alive is not None:
             accepted = accepted & self.alive
         reach = torch.searchsorted(self.keys, t1.unsqueeze(1), right=True).squeeze(1)
         saves = (reach - self.seen).mul_(accepted)
         leaving = accepted & (t1 == self.t_end)
-        if self.adaptive:
-            failed = self._next_h(t1, clipped, accepted, r)
-            leaving = leaving | failed
+        failed = self._next_h(t1, clipped, accepted, r) if self.adaptive else self._not(accepted)
+        leaving = leaving | failed
         # The one synchronisation of the step.
         counts = torch.stack((accepted.sum(), saves.sum(), leaving.sum())).tolist()
         self._record(counts, accepted, saves, t1, low, high, y1)
         self._commit(counts[0], accepted, clipped, t1, y1, k_last, reach)
         if counts[2]:
-            if self.adaptive:
-                self.status[self.ids[failed]] = int(Status.STEP_TOO_SMALL)
+            self.status[self.ids[failed]] = int(Status.STEP_TOO_SMALL if self.adaptive else Status.NON_FINITE)
             self._leave(leaving)
 
     def _stages(self, t1: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -195,8 +196,11 @@ class _Loop:
             h = torch.where(self.alive, h, self.h)
         self.h = h if controller.max_step == math.inf else h.clamp(max=controller.max_step)
         stuck = self.h <= torch.maximum(t1.abs().mul_(2.0**-51), self.spacing)
-        failed = stuck & ~accepted
-        return failed if self.alive is None else failed & self.alive
+        return stuck & self._not(accepted)
+
+    def _not(self, accepted: Tensor) -> Tensor:
+        """Running rows that did not accept the step."""
+        return ~accepted if self.alive is None else self.alive & ~accepted
 
     def _record(
         self, counts: list[int], accepted: Tensor, saves: Tensor, t1: Tensor, low: Tensor, high: Tensor, y1: Tensor

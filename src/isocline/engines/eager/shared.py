@@ -52,6 +52,7 @@ class _Loop:
         self.saved: list[Tensor] = [y0]
         self.stats = Stats()
         self.trajectory = Trajectory(y0, y0, self.stats)
+        self.seen = 1
         if not graph:
             self.out = y0.new_empty(len(self.ts), *y0.shape)
             self.out[0] = y0
@@ -59,12 +60,11 @@ class _Loop:
     # ---- the loop -------------------------------------------------------------------------------------------------
     def run(self) -> Trajectory:
         count = self.field.evaluations
-        self.seen = 1
         if len(self.ts) == 1:
             status = Status.SUCCESS
         else:
             status = self._adaptive() if self.adaptive else self._fixed()
-        self.stats.evaluations = self.field.evaluations - count
+        self.stats.evaluations += self.field.evaluations - count
         self.trajectory.y_end = self.y
         self.trajectory.ys = self._collect()
         return self._checked(status)
@@ -117,7 +117,8 @@ class _Loop:
             h = min(h, controller.max_step)
         return self._failed(Status.MAX_STEPS, t, h)
 
-    def _fixed(self) -> Status:
+    def _fixed(self, watch: bool = False) -> Status:
+        """`watch` looks at every state, to find where one that overflowed did."""
         controller = self.problem.controller
         assert isinstance(controller, FixedStep)
         stops = Stops(self.ts[0], self.ts[-1], self.problem.step_ts, self.problem.jump_ts, self.field.time_dtype)
@@ -129,6 +130,8 @@ class _Loop:
             if i:
                 self._next_slope(t, stops.inside(t, t1), stops.is_jump(t))
             y1, low, high = self._attempt(t, t1, stops)
+            if watch and not bool(y1.isfinite().all()):
+                return self._failed(Status.NON_FINITE, t, abs(t1 - t))
             self._accept(self._step(t, t1, low, high), y1)
         return Status.SUCCESS
 
@@ -203,7 +206,10 @@ class _Loop:
 
     # ---- slopes and the first step --------------------------------------------------------------------------------
     def _start(self, low: float) -> None:
-        self._set_slope(self.field(self.field.time(low), self.y))
+        slope = self.problem.take_first_slope() if self.workspace is not None else None
+        self.stats.evaluations = 0 if slope is None else 1
+        # A copy: a field that writes into its argument is refused before it can spoil the caller's y0.
+        self._set_slope(self.field(self.field.time(low), self.y.clone()) if slope is None else slope)
 
     def _set_slope(self, k1: Tensor) -> None:
         self.k1 = k1
@@ -255,8 +261,13 @@ class _Loop:
         finite = out.ys.detach().isfinite().all(1)
         if status is Status.SUCCESS and not bool(finite.all()):
             status = Status.NON_FINITE
-            first = int((~finite).nonzero()[0])
-            out.failure = Failure(self.ts[max(first - 1, 0)], out.ys[max(first - 1, 0)].detach())
+            before = max(int((~finite).nonzero()[0]) - 1, 0)
+            out.failure = Failure(self.ts[before], out.ys[before].detach())
+            if not self.adaptive:
+                again = _Loop(self.problem, out.ys[0].detach(), graph=False, on_step=None)
+                with torch.no_grad():
+                    again._fixed(watch=True)
+                out.failure = again.trajectory.failure or out.failure
         if status is not Status.SUCCESS:
             reached = finite.long().cummin(0).values.bool()
             out.ys = torch.where(reached[:, None], out.ys, torch.nan)

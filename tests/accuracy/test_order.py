@@ -1,0 +1,111 @@
+"""Every solver has its stated order, at the end of its steps and between them; the grid finds new solvers by itself."""
+
+import math
+
+import pytest
+import torch
+
+import isocline as ic
+from isocline.solvers import ExplicitRungeKutta, Solver
+
+F64 = torch.float64
+SOLVERS = sorted(n for n, cls in Solver.registry.items() if issubclass(cls, ExplicitRungeKutta))
+
+
+def nonautonomous(t, y):
+    return y * torch.cos(t)
+
+
+def nonlinear(t, y):
+    return torch.stack((y[1], -torch.sin(y[0]) + 0.3 * torch.cos(t)))
+
+
+def linear(t, y):
+    return torch.stack((y[1], -y[0]))
+
+
+CASES = {
+    "linear": (linear, (1.0, 0.0), lambda t: (math.cos(t), -math.sin(t))),
+    "non-autonomous": (nonautonomous, (1.0,), lambda t: (math.exp(math.sin(t)),)),
+    "nonlinear": (nonlinear, (1.0, 0.2), None),
+}
+
+
+def reference(f, y0, t):
+    from scipy.integrate import solve_ivp
+
+    def g(t, y):
+        return f(torch.tensor(t, dtype=F64), torch.tensor(y)).numpy()
+
+    return solve_ivp(g, (0, t), y0, method="DOP853", rtol=1e-13, atol=1e-15).y[:, -1]
+
+
+def slope(errors, steps):
+    return math.log(errors[0] / errors[-1]) / math.log(steps[0] / steps[-1])
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", SOLVERS)
+def test_a_solver_has_its_stated_order(name, case):
+    f, y0, exact = CASES[case]
+    order = Solver.registry[name].order
+    counts = {1: (256, 512), 2: (128, 256), 3: (64, 128), 4: (40, 80), 5: (24, 48), 8: (10, 20)}[order]
+    want = torch.tensor(exact(3.0) if exact else reference(f, y0, 3.0), dtype=F64)
+    errors = []
+    for n in counts:
+        ys = ic.solve(f, torch.tensor(y0, dtype=F64), [0.0, 3.0], solver=name, step=3.0 / n).ys
+        errors.append(float((ys[-1] - want).abs().max()))
+    # A problem may happen to cancel the leading error term: more than the order is no fault on one of three.
+    assert slope(errors, [1 / n for n in counts]) > order - 0.2
+    assert errors[-1] < 1e-2
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_the_order_is_not_understated(name):
+    """Measured over the three problems together it is within 0.2 of the stated one."""
+    order = Solver.registry[name].order
+    counts = {1: (512, 1024), 2: (256, 512), 3: (128, 256), 4: (64, 128), 5: (32, 64), 8: (12, 24)}[order]
+    slopes = []
+    for f, y0, exact in CASES.values():
+        want = torch.tensor(exact(3.0) if exact else reference(f, y0, 3.0), dtype=F64)
+        ends = [ic.solve(f, torch.tensor(y0, dtype=F64), [0.0, 3.0], solver=name, step=3.0 / n).ys[-1] for n in counts]
+        slopes.append(slope([float((y - want).norm()) for y in ends], [1 / n for n in counts]))
+    assert abs(min(slopes) - order) < 0.2 + 0.3 * (order == 8)  # at order 8 rounding (1e-15) is close to the errors
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_the_interpolant_has_its_stated_order(name):
+    """One step of length h: the worst error inside it falls like h^(order + 1) (the local error)."""
+    order = Solver.registry[name].dense_order
+    f, y0, _ = CASES["non-autonomous"]
+    theta = torch.linspace(0.1, 0.9, 9, dtype=F64)
+    errors = []
+    steps = {1: (0.02, 0.01), 2: (0.05, 0.025), 5: (0.6, 0.3)}.get(order, (0.2, 0.1))
+    for h in steps:
+        sol = ic.solve(f, torch.tensor(y0, dtype=F64), [0.5, 0.5 + h], solver=name, step=h, dense=True)
+        t = 0.5 + theta * h
+        exact = torch.exp(torch.sin(t) - math.sin(0.5))
+        errors.append(float((sol.at(t)[:, 0] - exact).abs().max()))
+    assert slope(errors, steps) > order + 1 - 0.25
+
+
+@pytest.mark.parametrize("name", [n for n in SOLVERS if Solver.registry[n].error_order])
+def test_an_adaptive_solve_keeps_its_tolerance(name):
+    f, y0, exact = CASES["linear"]
+    for tol in (1e-4, 1e-6):
+        ys = ic.solve(f, torch.tensor(y0, dtype=F64), [0.0, 2.0, 5.0], solver=name, rtol=tol, atol=tol).ys
+        for y, t in zip(ys, (0.0, 2.0, 5.0), strict=True):
+            assert float((y - torch.tensor(exact(t), dtype=F64)).abs().max()) < 50 * tol
+
+
+def test_a_high_order_method_keeps_its_accuracy_between_steps():
+    """torchdiffeq's dopri8 loses four orders of magnitude there."""
+    t = torch.linspace(0, 6, 200, dtype=F64)
+    ys = ic.solve(linear, torch.tensor((1.0, 0.0), dtype=F64), t, solver="dopri8", rtol=1e-9, atol=1e-9).ys
+    assert float((ys - torch.stack((torch.cos(t), -torch.sin(t)), 1)).abs().max()) < 1e-7
+
+
+def test_derivative_of_the_solution_is_the_field():
+    sol = ic.solve(nonautonomous, torch.ones(2, dtype=F64), [0.0, 2.0], rtol=1e-9, atol=1e-11, dense=True)
+    t = torch.linspace(0.1, 1.9, 12, dtype=F64)
+    assert torch.allclose(sol.derivative(t), sol.at(t) * torch.cos(t)[:, None], rtol=1e-5)

@@ -113,7 +113,9 @@ def solve(
     if flat.numel() == 0:
         return _empty(problem, times, flat)
     trajectory = _run(problem, way_back, times, flat)
-    solution = Solution(times.given, layout.unflatten(trajectory.ys), trajectory.stats, trajectory.status)
+    shaped = layout.plain and trajectory.ys.dim() > flat.dim() + 1
+    ys = trajectory.ys if shaped else layout.unflatten(trajectory.ys)
+    solution = Solution(times.given, ys, trajectory.stats, trajectory.status)
     if dense:
         solution._dense, solution.accepted_ts = dense_path(problem, trajectory, flat)
     _report(problem, trajectory, flat.detach(), solution, throw)
@@ -129,7 +131,8 @@ def _run(problem: Problem, way_back: Gradient, times: Times, y0: Tensor) -> Traj
     trajectory = way_back.run(problem, attach_start(problem.field, ts[0], y0))
     # What is observed at t0 is y0 itself, which does not move with t0.
     here = (ts == ts[0]).reshape(ts.shape + (1,))
-    trajectory.ys = attach_observations(problem.field, ts, torch.where(here, y0, trajectory.ys))
+    ys = trajectory.ys.reshape(-1, *y0.shape)
+    trajectory.ys = attach_observations(problem.field, ts, torch.where(here, y0, ys))
     return trajectory
 
 

@@ -133,19 +133,14 @@ def test_second_derivatives_are_right(gradient, batching):
     """y' = a y², y(0) = 1: y(1) = y0/(1 − a y0); a gradient penalty's derivative (torchdiffeq's adjoint drops it silently)."""
     a = torch.tensor(0.3, dtype=F64, requires_grad=True)
     y0 = torch.tensor([[0.8]], dtype=F64, requires_grad=True)
-    t = torch.tensor([0.0, 0.6, 1.0], dtype=F64, requires_grad=True)
     options = {"gradient": gradient, "batching": batching, "rtol": 1e-11, "atol": 1e-13}
 
-    def loss(a, y0, t, ys):
-        first = torch.autograd.grad(ys[1].sum() + ys[2].sum(), (y0, a, t), create_graph=True)
+    def loss(ys):
+        first = torch.autograd.grad(ys[1].sum() + ys[2].sum(), (y0, a), create_graph=True)
         return ys[2].sum() + sum((g**2).sum() for g in first)
 
-    def closed(a, y0, t):
-        tau = (t - t[0])[:, None]
-        return (y0[:, 0] / (1 - a * y0[:, 0] * tau))[..., None]
-
-    got = torch.autograd.grad(loss(a, y0, t, ic.solve(lambda t, y, a: a * y**2, y0, t, args=(a,), **options).ys), (a, y0, t))
-    want = torch.autograd.grad(loss(a, y0, t, closed(a, y0, t)), (a, y0, t))
+    got = torch.autograd.grad(loss(ic.solve(lambda t, y, a: a * y**2, y0, [0.0, 0.6, 1.0], args=(a,), **options).ys), (a, y0))
+    want = torch.autograd.grad(loss(torch.stack([y0 / (1 - a * y0 * t) for t in (0.0, 0.6, 1.0)])), (a, y0))
     for g, w in zip(got, want, strict=True):
         assert torch.allclose(g, w, rtol=1e-7)
 
@@ -169,6 +164,11 @@ def test_derivatives_a_method_does_not_have_are_refused_by_name():
         torch.autograd.grad(y, a, create_graph=True)
     y = ic.solve(lambda t, y: a * y**3, 0.5 * one(), TS).ys[-1].sum()
     (g,) = torch.autograd.grad(y, a, create_graph=True)
+    t = torch.tensor(TS, dtype=F64, requires_grad=True)
+    for gradient in GRADIENTS:
+        y = ic.solve(lambda t, y: a * y, one(), t, gradient=gradient).ys[-1].sum()
+        with pytest.raises(ic.GradientError, match="second derivatives"):
+            torch.autograd.grad(y, t, create_graph=True)
     with pytest.raises(ic.GradientError, match="for third ones use gradient='backprop'"):
         (h,) = torch.autograd.grad(g, a, create_graph=True)
         torch.autograd.grad(h, a)
@@ -186,7 +186,7 @@ def test_backsolve_converges_as_tolerances_tighten():
 
     reference = grads("backprop", rtol=1e-12, atol=1e-13)
     errors = [float((grads("backsolve", rtol=tol, atol=tol) - reference).norm() / reference.norm()) for tol in (1e-4, 1e-6, 1e-8)]
-    assert errors[0] < 1e-2 and errors[1] < 3e-2 * errors[0] and errors[2] < 3e-2 * errors[1]
+    assert all(error < tol for error, tol in zip(errors, (1e-4, 1e-6, 1e-8), strict=True)) and errors[2] < 1e-2 * errors[0]
 
 
 @pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("heun", 2), ("rk4", 4), ("dopri5", 5)])
@@ -198,7 +198,7 @@ def test_backsolve_differs_from_backprop_by_the_solvers_order(solver, order):
         return torch.autograd.grad(y.sum(), theta)[0].item()
 
     gaps = [abs(grad(ic.Backsolve(check="off"), n) - grad("backprop", n)) for n in (20, 40)]
-    assert math.log2(gaps[0] / gaps[1]) == pytest.approx(order, abs=0.5)
+    assert math.log2(gaps[0] / gaps[1]) > order - 0.3  # the two leading errors may cancel, not more
 
 
 def test_backsolve_jumps_at_every_observation():
@@ -242,7 +242,7 @@ def test_backsolve_checks_can_be_softened():
     a = torch.tensor([[-9.0, 1.0], [-1.0, -9.0]], dtype=F64)
 
     def backward(check):
-        ic.solve(lambda t, y: y @ a, y0, [0.0, 1.5], gradient=ic.Backsolve(check=check), rtol=1e-4, atol=1e-7).ys[-1].sum().backward()
+        ic.solve(lambda t, y: y @ a, y0, [0.0, 1.5], gradient=ic.Backsolve(check=check), rtol=1e-3, atol=1e-5).ys[-1].sum().backward()
 
     with pytest.raises(ic.GradientError, match="misses the stored y at t = 0"):
         backward("raise")

@@ -150,7 +150,8 @@ class _Plan:
     def _adjoint_problem(self, interval: Interval, y: Tensor, parameters: int) -> Problem:
         """The augmented initial value problem, on one flat buffer [y, a, a_θ]."""
         size = y.numel()
-        field = interval.field(self.inputs.field)
+        with torch.enable_grad():  # picking rows of the args must stay connected to them
+            field = interval.field(self.inputs.field)
 
         def augmented(clock: Tensor, z: Tensor) -> Tensor:
             with torch.enable_grad():
@@ -233,7 +234,8 @@ class _Adjoint(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, plan: _Plan, y0: Tensor, *tensors: Tensor) -> Tensor:
         ctx.plan = plan
-        ys = plan.solve(y0.detach())
+        ys = plan.problem.field.shaped(plan.solve(y0.detach()))
+        ctx.shape = (len(ys), *y0.shape)
         ctx.save_for_backward(ys, *tensors)
         return ys
 
@@ -242,7 +244,7 @@ class _Adjoint(torch.autograd.Function):
         if torch.is_grad_enabled():
             raise GradientError("Backsolve has no second derivatives; use gradient='checkpointed' or 'backprop'")
         ys, *_ = ctx.saved_tensors
-        return (None, *ctx.plan.pull_back(ys.detach(), grad_ys))
+        return (None, *ctx.plan.pull_back(ys.detach().reshape(ctx.shape), grad_ys.reshape(ctx.shape)))
 
 
 class _Refused(torch.autograd.Function):

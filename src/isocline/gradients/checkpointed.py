@@ -146,7 +146,7 @@ class Plan:
             (torch.cat(trajectory.dense_y), torch.cat(trajectory.dense_hk)) if trajectory.dense_y else (empty, empty)
         )
         trajectory.dense_y, trajectory.dense_hk = [], []
-        return trajectory.ys, *dense
+        return self.problem.field.shaped(trajectory.ys), *dense
 
     def pull_back(self, grad_ys: Tensor, grad_dense: tuple[Tensor, Tensor] | None) -> list[Tensor | None]:
         """Cotangents of y0 and of every source, from those of the observations and of the dense output."""
@@ -235,6 +235,7 @@ class _Replayed(torch.autograd.Function):
     def backward(ctx: Any, grad_ys: Tensor, grad_y: Tensor, grad_hk: Tensor) -> tuple[Any, ...]:
         plan: Plan = ctx.plan
         y0, *tensors = ctx.saved_tensors
+        grad_ys = grad_ys.reshape(-1, *y0.shape)
         if torch.is_grad_enabled():
             grads = _SecondOrder.apply(plan, grad_ys, grad_y, grad_hk, y0, *tensors)
         else:

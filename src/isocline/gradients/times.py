@@ -6,6 +6,9 @@ With g_i = ∂L/∂y(t_i) and the cotangent a(t) of the state,
 
 a without the jump that an observation at t_0 itself makes (Chen et al. 2018, algorithm 2; their eq. 52 has the sign of
 the first term wrong). So two identities suffice, one on the way in and one on the way out.
+
+Both formulas are first derivatives: as identities they hide how the cotangents of y0 and of the parameters change with
+a time, so second derivatives are refused.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import torch
 from torch import Tensor
 
 from isocline.field import VectorField
+from isocline.gradients.base import GradientError
 
 
 def attach_start(field: VectorField, t0: Tensor, y0: Tensor) -> Tensor:
@@ -37,9 +41,8 @@ class _Start(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, a: Tensor) -> tuple[Any, ...]:
+        _refuse_second_order()
         t0, y0 = ctx.saved_tensors
-        if not ctx.needs_input_grad[1]:
-            return None, None, a
         slope = _evaluate(ctx.field, t0, y0)
         return None, -(a * slope).sum(-1).to(t0.dtype), a
 
@@ -48,13 +51,12 @@ class _Observations(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, field: VectorField, ts: Tensor, ys: Tensor) -> Tensor:
         ctx.field = field
-        out = ys.view_as(ys)
-        ctx.save_for_backward(ts, out)
-        return out
+        ctx.save_for_backward(ts, ys)
+        return ys.view_as(ys)
 
     @staticmethod
     def backward(ctx: Any, grads: Tensor) -> tuple[Any, ...]:
-        # ys is the output itself, which depends on ts: so second derivatives are right too.
+        _refuse_second_order()
         ts, ys = ctx.saved_tensors
         rows = [ts.new_zeros(ts.shape[1:])]
         for t, y, g in zip(ts[1:], ys[1:], grads[1:], strict=True):
@@ -65,6 +67,14 @@ class _Observations(torch.autograd.Function):
             product = (g * _evaluate(ctx.field, torch.where(t.isnan(), 0.0, t), y)).sum(-1).to(t.dtype)
             rows.append(torch.where(reached, product, 0.0))
         return None, torch.stack(rows), grads
+
+
+def _refuse_second_order() -> None:
+    if torch.is_grad_enabled():
+        raise GradientError(
+            "second derivatives of a solve whose ts require grad are not available: pass ts.detach() for them, or take the "
+            "first derivatives without create_graph"
+        )
 
 
 def _evaluate(field: VectorField, t: Tensor, y: Tensor) -> Tensor:

@@ -59,7 +59,8 @@ class Trajectory:
     """What the loop returns, flat.
 
     Attributes:
-        ys: (T, N), or per-sample (T, B, N); NaN where not reached.
+        ys: (T, N), or per-sample (T, B, N); NaN where not reached. Gradient methods may return it as `VectorField.shaped`
+            makes it: a view behind their own node would hide reference cycles through a model from the collector.
         y_end: the state where it stopped, (N,) or (B, N).
         steps: the accepted steps, when asked for.
         dense_y, dense_hk: states and h·k of the accepted steps, when asked for.

@@ -9,6 +9,7 @@ import isocline as ic
 
 F64 = torch.float64
 ONE = torch.ones(1)
+pytestmark = pytest.mark.usefixtures("unchecked")
 
 
 def decay(t, y):
@@ -192,13 +193,13 @@ def test_stiffness_is_recognised():
         return torch.stack((b - a, a - b - c, c))
 
     y0 = torch.tensor([1.0, 0.0, 0.0], dtype=F64)
-    with pytest.raises(ic.SolveError, match="max_steps = 2000 used up .* looks stiff") as caught:
+    with pytest.raises(ic.SolveError, match=r"max_steps = 2000 used up .* looks stiff") as caught:
         ic.solve(robertson, y0, [0.0, 1e4], max_steps=2000)
     assert caught.value.status is ic.Status.MAX_STEPS
 
 
 def test_a_tolerance_below_the_dtype_is_named():
-    with pytest.raises(ic.SolveError, match="below what torch.float32 can reach"):
+    with pytest.raises(ic.SolveError, match=r"below what torch\.float32 can reach"):
         ic.solve(lambda t, y: torch.sin(50 * t) * y, torch.ones(3), [0.0, 20.0], rtol=1e-9, atol=1e-12, max_steps=500)
 
 
@@ -231,7 +232,9 @@ def test_a_step_budget_returns_what_was_reached():
 
 
 def test_overflow_without_an_error_estimate_is_found():
-    sol = ic.solve(lambda t, y: 3e38 * torch.ones_like(y), torch.zeros(1), [0.0, 1.0, 2.0], solver="euler", step=0.5, throw=False)
+    sol = ic.solve(
+        lambda t, y: 3e38 * torch.ones_like(y), torch.zeros(1), [0.0, 1.0, 2.0], solver="euler", step=0.5, throw=False
+    )
     assert sol.status is not ic.Status.SUCCESS and sol.ys[2].isnan().all() and sol.ys[1].isfinite().all()
 
 
@@ -239,8 +242,6 @@ def test_a_failed_solve_still_has_a_gradient_of_what_it_reached():
     for batching in ("shared", "per_sample"):
         for gradient in ("backprop", "checkpointed", "backsolve"):
             y0 = torch.ones(1, 1, dtype=F64, requires_grad=True)
-            sol = ic.solve(
-                lambda t, y: y * y, y0, [0.0, 0.5, 2.0], throw=False, gradient=gradient, batching=batching
-            )
+            sol = ic.solve(lambda t, y: y * y, y0, [0.0, 0.5, 2.0], throw=False, gradient=gradient, batching=batching)
             sol.ys[1].sum().backward()
             assert y0.grad.item() == pytest.approx(4.0, rel=1e-4)  # y = 1/(1/y0 - t)

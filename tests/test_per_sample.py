@@ -24,7 +24,9 @@ def test_a_failing_sample_leaves_its_neighbours_alone():
     alone = None
     for kinds in ([0, 1, 2], [0, 0, 0], [0, 2, 2], [0, 1, 1]):
         kind = torch.tensor(kinds)[:, None]
-        sol = ic.solve(Mixed(), torch.ones(3, 1, dtype=F64), [0.0, 1.0, 2.0], batching="per_sample", args=(kind,), throw=False)
+        sol = ic.solve(
+            Mixed(), torch.ones(3, 1, dtype=F64), [0.0, 1.0, 2.0], batching="per_sample", args=(kind,), throw=False
+        )
         assert sol.ys[-1, 0].item() == pytest.approx(math.exp(-2), rel=1e-6)
         alone = sol.ys[:, 0] if alone is None else alone
         assert torch.equal(sol.ys[:, 0], alone)  # to the last digit, whatever the others do
@@ -33,7 +35,13 @@ def test_a_failing_sample_leaves_its_neighbours_alone():
             if k:
                 assert sol.ys[-1, i].isnan().all() and f"in sample {i}" in sol.message
     with pytest.raises(ic.SolveError, match="2 of 3 samples did not reach their end"):
-        ic.solve(Mixed(), torch.ones(3, 1, dtype=F64), [0.0, 2.0], batching="per_sample", args=(torch.tensor([[0], [1], [2]]),))
+        ic.solve(
+            Mixed(),
+            torch.ones(3, 1, dtype=F64),
+            [0.0, 2.0],
+            batching="per_sample",
+            args=(torch.tensor([[0], [1], [2]]),),
+        )
 
 
 @pytest.mark.parametrize("gradient", ["backprop", "checkpointed", "backsolve"])
@@ -51,7 +59,9 @@ def test_the_last_time_repeated_is_padding(gradient):
 
 def test_every_sample_has_its_own_times():
     nan = math.nan
-    ts = torch.tensor([[0, 0.5, 1.0, nan], [0, -1, -2.0, -2.0], [1, 1.5, 2, 3], [2, nan, nan, nan], [0, 0.1, 0.2, 0.3]], dtype=F64)
+    ts = torch.tensor(
+        [[0, 0.5, 1.0, nan], [0, -1, -2.0, -2.0], [1, 1.5, 2, 3], [2, nan, nan, nan], [0, 0.1, 0.2, 0.3]], dtype=F64
+    )
     ragged = [row[~row.isnan()] for row in ts]
     y0 = torch.arange(1.0, 6.0, dtype=F64)[:, None]
     for times in (ts, ragged):

@@ -60,7 +60,9 @@ def test_a_pytree_keeps_its_structure_shapes_and_dtypes():
     ys = ic.solve(f, y0, [0.0, 1.0]).ys
     assert ys["x"].shape == (2, 2, 3) and ys["z"][0].dtype == torch.complex64
     assert torch.allclose(ys["x"][-1], torch.full((2, 3), math.exp(-1)), atol=1e-4)
-    assert torch.allclose(ys["z"][0][-1], torch.full((4,), complex(math.cos(1), math.sin(1)), dtype=torch.complex64), atol=1e-4)
+    assert torch.allclose(
+        ys["z"][0][-1], torch.full((4,), complex(math.cos(1), math.sin(1)), dtype=torch.complex64), atol=1e-4
+    )
     assert ys["z"][1][-1].item() == pytest.approx(2 * math.exp(0.5), rel=1e-4)
 
 
@@ -76,7 +78,9 @@ def test_leaves_of_different_precision_keep_their_own():
     assert set(seen) == {(torch.float32, F64)} and ys[0].dtype == torch.float32 and ys[1].dtype == F64
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, F64, torch.complex64, torch.complex128])
+@pytest.mark.parametrize(
+    "dtype", [torch.float16, torch.bfloat16, torch.float32, F64, torch.complex64, torch.complex128]
+)
 @pytest.mark.parametrize("batching", ["shared", "per_sample"])
 def test_every_dtype(dtype, batching):
     times = []
@@ -89,7 +93,9 @@ def test_every_dtype(dtype, batching):
     assert ys.dtype == dtype
     assert set(times) == {torch.empty(0, dtype=dtype).real.dtype if dtype.is_complex else dtype}
     half = dtype in (torch.float16, torch.bfloat16)
-    assert torch.allclose(ys[-1].to(torch.complex128).real, torch.full((3, 2), math.exp(-1), dtype=F64), atol=1e-2 if half else 1e-5)
+    assert torch.allclose(
+        ys[-1].to(torch.complex128).real, torch.full((3, 2), math.exp(-1), dtype=F64), atol=1e-2 if half else 1e-5
+    )
 
 
 def test_the_field_is_never_asked_outside_the_interval():
@@ -105,7 +111,7 @@ def test_the_field_is_never_asked_outside_the_interval():
             assert ys[-1, 0, 0].item() == pytest.approx(2 / 3, abs=1e-5)
         ic.solve(f, torch.zeros(2, 1), [0.0, 0.37, 1.0], batching=batching)
     t = torch.cat(asked)
-    assert 0.0 <= float(t.min()) and float(t.max()) <= 1.0
+    assert float(t.min()) >= 0.0 and float(t.max()) <= 1.0
 
 
 def test_fixed_steps_end_where_they_should():
@@ -192,9 +198,15 @@ def test_a_state_that_is_zero_with_a_relative_tolerance():
 
 
 def test_pi_control_and_limits_of_the_step():
-    for controller in (ic.PID.pi(1e-6, 1e-9), ic.PID(1e-6, 1e-9, max_step=0.05), ic.PID(1e-6, 1e-9, pcoeff=0.3, icoeff=0.3, dcoeff=0.05)):
+    for controller in (
+        ic.PID.pi(1e-6, 1e-9),
+        ic.PID(1e-6, 1e-9, max_step=0.05),
+        ic.PID(1e-6, 1e-9, pcoeff=0.3, icoeff=0.3, dcoeff=0.05),
+    ):
         for batching in ("shared", "per_sample"):
-            sol = ic.solve(decay, torch.ones(3, 2, dtype=F64), [0.0, 1.0], controller=controller, batching=batching, dense=True)
+            sol = ic.solve(
+                decay, torch.ones(3, 2, dtype=F64), [0.0, 1.0], controller=controller, batching=batching, dense=True
+            )
             assert torch.allclose(sol.ys[-1], torch.full((3, 2), math.exp(-1), dtype=F64), rtol=1e-5)
             ends = sol.accepted_ts if batching == "shared" else sol.accepted_ts[0]
             assert float(ends.diff().max()) <= controller.max_step + 1e-12
@@ -205,7 +217,9 @@ def test_tolerances_for_every_part_of_the_state():
     loose = ic.solve(lambda t, y: (-y[0], torch.cos(20 * t) * y[1]), y0, [0.0, 2.0], rtol=(1e-6, 1e-1), atol=1e-8)
     tight = ic.solve(lambda t, y: (-y[0], torch.cos(20 * t) * y[1]), y0, [0.0, 2.0], rtol=(1e-6, 1e-6), atol=1e-8)
     assert loose.stats.evaluations < tight.stats.evaluations
-    assert torch.allclose(tight.ys[1][-1], torch.exp(torch.sin(torch.tensor(40.0, dtype=F64)) / 20).expand(3), rtol=1e-5)
+    assert torch.allclose(
+        tight.ys[1][-1], torch.exp(torch.sin(torch.tensor(40.0, dtype=F64)) / 20).expand(3), rtol=1e-5
+    )
 
 
 def test_a_norm_of_the_users_own():
@@ -217,7 +231,10 @@ def test_a_norm_of_the_users_own():
     def f(t, y):
         return torch.sin(9 * t) * y
 
-    assert ic.solve(f, y0, [0.0, 3.0], controller=hard).stats.evaluations > ic.solve(f, y0, [0.0, 3.0], controller=soft).stats.evaluations
+    assert (
+        ic.solve(f, y0, [0.0, 3.0], controller=hard).stats.evaluations
+        > ic.solve(f, y0, [0.0, 3.0], controller=soft).stats.evaluations
+    )
 
 
 def test_one_time_returns_the_state_and_its_gradient():
@@ -243,7 +260,9 @@ def test_no_grad_and_inference_mode_leave_no_graph():
         with mode():
             ys = ic.solve(lambda t, y: -k * y, torch.ones(1), [0.0, 1.0]).ys
         assert not ys.requires_grad and ys[-1].item() == pytest.approx(math.exp(-1), rel=1e-4)
-    ic.solve(lambda t, y: -k * y, torch.ones(1), [0.0, 1.0]).ys.sum().backward()  # caches made above are fit for a graph
+    ic.solve(
+        lambda t, y: -k * y, torch.ones(1), [0.0, 1.0]
+    ).ys.sum().backward()  # caches made above are fit for a graph
 
 
 def test_a_field_may_keep_what_it_was_given():
@@ -305,7 +324,9 @@ def test_dense_output_is_differentiable(gradient, batching):
     k = torch.tensor(0.7, dtype=F64, requires_grad=True)
     y0 = torch.full((2, 1), 2.0, dtype=F64, requires_grad=True)
     t = torch.tensor([0.3, 1.7], dtype=F64, requires_grad=True)
-    sol = ic.solve(lambda t, y: -k * y, y0, [0.0, 2.0], gradient=gradient, batching=batching, dense=True, rtol=1e-9, atol=1e-11)
+    sol = ic.solve(
+        lambda t, y: -k * y, y0, [0.0, 2.0], gradient=gradient, batching=batching, dense=True, rtol=1e-9, atol=1e-11
+    )
     grads = torch.autograd.grad(sol.at(t).sum() + sol.ys[-1].sum(), (k, y0, t))
     e = torch.exp(-k * t).detach()
     end = math.exp(-1.4)

@@ -5,7 +5,7 @@ import pytest
 from isocline.solvers import ButcherTableau, Dopri5, Solver
 from isocline.solvers.tableau import rooted_trees
 
-HEUN = dict(c=(0, 1), a=((1,),), b=(0.5, 0.5), order=2, dense=((1, -0.5), (0, 0.5)), dense_order=2)
+HEUN = {"c": (0, 1), "a": ((1,),), "b": (0.5, 0.5), "order": 2, "dense": ((1, -0.5), (0, 0.5)), "dense_order": 2}
 
 
 def changed(**change):

@@ -52,6 +52,11 @@ class Stats:
             added up; an int in either batching. 0 before `backward()`, and for plain backpropagation.
         accepted, rejected: steps.
         jacobians: evaluated (implicit solvers).
+
+    Example:
+        >>> import torch, isocline
+        >>> isocline.solve(lambda t, y: -y, torch.ones(1), [0.0, 1.0], solver="rk4", step=0.5).stats.evaluations
+        8
     """
 
     evaluations: Any = 0

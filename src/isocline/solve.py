@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -130,7 +131,7 @@ def _run(problem: Problem, way_back: Gradient, times: Times, y0: Tensor) -> Traj
         return way_back.run(problem, y0)
     trajectory = way_back.run(problem, attach_start(problem.field, ts[0], y0))
     # What is observed at t0 is y0 itself, which does not move with t0.
-    here = (ts == ts[0]).reshape(ts.shape + (1,))
+    here = (ts == ts[0]).reshape((*ts.shape, 1))
     ys = trajectory.ys.reshape(-1, *y0.shape)
     trajectory.ys = attach_observations(problem.field, ts, torch.where(here, y0, ys))
     return trajectory
@@ -206,7 +207,7 @@ def _check_row(row: list[float], name: str, padded: bool) -> None:
         if not abs(t) < float("inf"):
             raise ValueError(f"{name}[{i}] = {t}: expected a finite number")
     sign = 1.0 if row[-1] >= row[0] else -1.0
-    for i, (a, b) in enumerate(zip(row, row[1:], strict=False)):
+    for i, (a, b) in enumerate(itertools.pairwise(row)):
         if not sign * (b - a) > 0:
             direction = "increase" if sign > 0 else "decrease"
             raise ValueError(

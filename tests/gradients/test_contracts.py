@@ -70,7 +70,9 @@ def test_everything_the_field_reaches_has_a_gradient(gradient):
 def test_args_that_depend_on_each_other_and_on_y0(gradient):
     x = torch.tensor(0.4, dtype=F64, requires_grad=True)
     y0 = (x * 2).reshape(1)
-    ic.solve(lambda t, y, a, b: -a * y + b["c"], y0, TS, args=(x**2, {"c": x}), gradient=gradient).ys[-1].sum().backward()
+    ic.solve(lambda t, y, a, b: -a * y + b["c"], y0, TS, args=(x**2, {"c": x}), gradient=gradient).ys[
+        -1
+    ].sum().backward()
     # y(1) = 2x e^{-x²} + (1 - e^{-x²})/x
     v = 0.4
     e = math.exp(-v * v)
@@ -90,7 +92,9 @@ def test_a_branch_not_taken_at_the_start(gradient):
             return (self.early if t < 0.5 else self.late) * y
 
     table = Table()
-    y = ic.solve(lambda t, y: table(t, y), one(), [0.0, 1.0], gradient=gradient, jump_ts=[0.5], rtol=1e-8, atol=1e-10).ys[-1]
+    y = ic.solve(
+        lambda t, y: table(t, y), one(), [0.0, 1.0], gradient=gradient, jump_ts=[0.5], rtol=1e-8, atol=1e-10
+    ).ys[-1]
     y.sum().backward()
     want = 0.5 * math.exp(-0.05)
     assert table.early.grad.item() == pytest.approx(want, rel=1e-6)
@@ -139,7 +143,9 @@ def test_second_derivatives_are_right(gradient, batching):
         first = torch.autograd.grad(ys[1].sum() + ys[2].sum(), (y0, a), create_graph=True)
         return ys[2].sum() + sum((g**2).sum() for g in first)
 
-    got = torch.autograd.grad(loss(ic.solve(lambda t, y, a: a * y**2, y0, [0.0, 0.6, 1.0], args=(a,), **options).ys), (a, y0))
+    got = torch.autograd.grad(
+        loss(ic.solve(lambda t, y, a: a * y**2, y0, [0.0, 0.6, 1.0], args=(a,), **options).ys), (a, y0)
+    )
     want = torch.autograd.grad(loss(torch.stack([y0 / (1 - a * y0 * t) for t in (0.0, 0.6, 1.0)])), (a, y0))
     for g, w in zip(got, want, strict=True):
         assert torch.allclose(g, w, rtol=1e-7)
@@ -185,8 +191,13 @@ def test_backsolve_converges_as_tolerances_tighten():
         return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(field.parameters()))])
 
     reference = grads("backprop", rtol=1e-12, atol=1e-13)
-    errors = [float((grads("backsolve", rtol=tol, atol=tol) - reference).norm() / reference.norm()) for tol in (1e-4, 1e-6, 1e-8)]
-    assert all(error < tol for error, tol in zip(errors, (1e-4, 1e-6, 1e-8), strict=True)) and errors[2] < 1e-2 * errors[0]
+    errors = [
+        float((grads("backsolve", rtol=tol, atol=tol) - reference).norm() / reference.norm())
+        for tol in (1e-4, 1e-6, 1e-8)
+    ]
+    assert (
+        all(error < tol for error, tol in zip(errors, (1e-4, 1e-6, 1e-8), strict=True)) and errors[2] < 1e-2 * errors[0]
+    )
 
 
 @pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("heun", 2), ("rk4", 4), ("dopri5", 5)])
@@ -194,7 +205,9 @@ def test_backsolve_differs_from_backprop_by_the_solvers_order(solver, order):
     theta = torch.tensor(0.7, dtype=F64, requires_grad=True)
 
     def grad(gradient, n):
-        y = ic.solve(lambda t, y: torch.sin(theta * y) + t, one(), [0.0, 1.0], solver=solver, step=1 / n, gradient=gradient).ys[-1]
+        y = ic.solve(
+            lambda t, y: torch.sin(theta * y) + t, one(), [0.0, 1.0], solver=solver, step=1 / n, gradient=gradient
+        ).ys[-1]
         return torch.autograd.grad(y.sum(), theta)[0].item()
 
     gaps = [abs(grad(ic.Backsolve(check="off"), n) - grad("backprop", n)) for n in (20, 40)]
@@ -207,7 +220,9 @@ def test_backsolve_jumps_at_every_observation():
     g = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=F64)
     y0 = one(requires_grad=True)
     ys = ic.solve(lambda t, y: y, y0, t, gradient="backsolve", rtol=1e-10, atol=1e-12).ys
-    assert torch.autograd.grad((g * ys[:, 0]).sum(), y0)[0].item() == pytest.approx(float((g * t.exp()).sum()), rel=1e-8)
+    assert torch.autograd.grad((g * ys[:, 0]).sum(), y0)[0].item() == pytest.approx(
+        float((g * t.exp()).sum()), rel=1e-8
+    )
 
 
 def test_backsolve_does_not_depend_on_the_scale_of_the_loss():
@@ -216,7 +231,7 @@ def test_backsolve_does_not_depend_on_the_scale_of_the_loss():
     grads = []
     for scale in (1.0, 1e-9, 1e9):
         loss = scale * ic.solve(field, torch.ones(1, 2, dtype=F64), [0.0, 2.0], gradient="backsolve").ys[-1].sum()
-        grads.append(torch.autograd.grad(loss, list(field.parameters())[0])[0] / scale)
+        grads.append(torch.autograd.grad(loss, next(iter(field.parameters())))[0] / scale)
     assert torch.allclose(grads[0], grads[1], rtol=1e-9) and torch.allclose(grads[0], grads[2], rtol=1e-9)
 
 
@@ -242,7 +257,9 @@ def test_backsolve_checks_can_be_softened():
     a = torch.tensor([[-9.0, 1.0], [-1.0, -9.0]], dtype=F64)
 
     def backward(check):
-        ic.solve(lambda t, y: y @ a, y0, [0.0, 1.5], gradient=ic.Backsolve(check=check), rtol=1e-3, atol=1e-5).ys[-1].sum().backward()
+        ic.solve(lambda t, y: y @ a, y0, [0.0, 1.5], gradient=ic.Backsolve(check=check), rtol=1e-3, atol=1e-5).ys[
+            -1
+        ].sum().backward()
 
     with pytest.raises(ic.GradientError, match="misses the stored y at t = 0"):
         backward("raise")
@@ -258,13 +275,17 @@ def test_backsolve_with_its_own_solver_and_tolerances(seminorm):
 
     def run(gradient):
         sol = ic.solve(field, y0, [0.0, 1.0], gradient=gradient, rtol=1e-8, atol=1e-10)
-        grad = torch.autograd.grad(sol.ys[-1].square().sum(), list(field.parameters())[0])[0]
+        grad = torch.autograd.grad(sol.ys[-1].square().sum(), next(iter(field.parameters())))[0]
         return grad, sol.stats.evaluations_backward
 
     exact, _ = run("checkpointed")
     tight, many = run(ic.Backsolve(seminorm=seminorm))
     loose, few = run(ic.Backsolve(solver="bosh3", rtol=1e-4, atol=1e-6, seminorm=seminorm))
-    assert few < many and torch.allclose(tight, exact, rtol=1e-6, atol=1e-9) and torch.allclose(loose, exact, rtol=1e-2, atol=1e-4)
+    assert (
+        few < many
+        and torch.allclose(tight, exact, rtol=1e-6, atol=1e-9)
+        and torch.allclose(loose, exact, rtol=1e-2, atol=1e-4)
+    )
     fixed, count = run(ic.Backsolve(solver="rk4", controller=ic.FixedStep(max_step=0.1)))
     assert count == 40 and torch.allclose(fixed, exact, rtol=1e-3, atol=1e-6)
 
@@ -369,13 +390,17 @@ def test_the_audit_trusts_a_right_gradient_and_not_a_wrong_one():
 
 
 def test_the_audit_reports_a_refusal():
-    report = audit.gradients(lambda t, y: -60 * y + torch.cos(t) + 0.01 * y**2, torch.ones(1, dtype=F64), [0.0, 1.0], gradient="backsolve")
+    report = audit.gradients(
+        lambda t, y: -60 * y + torch.cos(t) + 0.01 * y**2, torch.ones(1, dtype=F64), [0.0, 1.0], gradient="backsolve"
+    )
     assert not report.trustworthy and "refused" in str(report) and report.reconstruction > 1e-2
 
 
 def test_the_reconstruction_error():
     decay = audit.reconstruction(lambda t, y: -30 * y, torch.ones(1, dtype=F64), [0.0, 2.0])
-    rotation = audit.reconstruction(lambda t, y: y.flip(-1) * torch.tensor([1.0, -1.0]), torch.ones(2, dtype=F64), [0.0, 2.0])
+    rotation = audit.reconstruction(
+        lambda t, y: y.flip(-1) * torch.tensor([1.0, -1.0]), torch.ones(2, dtype=F64), [0.0, 2.0]
+    )
     assert decay > 1.0 and rotation < 1e-5
     ragged = torch.tensor([[0.0, 1.0, 2.0], [0.0, 1.0, math.nan]], dtype=F64)
     assert audit.reconstruction(lambda t, y: -y, torch.ones(2, 1, dtype=F64), ragged, batching="per_sample") < 1e-5

@@ -118,7 +118,9 @@ def test_a_parameter_adds_up_over_the_batch_and_the_scalar_closed_form_holds(gra
     theta = torch.tensor(0.3, dtype=F64, requires_grad=True)
     z0 = torch.tensor([[1.0], [2.0], [-1.0]], dtype=F64)
     for batching in ("shared", "per_sample"):
-        z = ic.solve(lambda t, z: theta * z, z0, [0.0, 1.5], gradient=gradient, batching=batching, rtol=1e-10, atol=1e-12).ys[-1]
+        z = ic.solve(
+            lambda t, z: theta * z, z0, [0.0, 1.5], gradient=gradient, batching=batching, rtol=1e-10, atol=1e-12
+        ).ys[-1]
         (grad,) = torch.autograd.grad(z.sum(), theta)
         assert grad.item() == pytest.approx(1.5 * 2.0 * math.exp(0.45), rel=1e-8)
 
@@ -140,7 +142,9 @@ def test_the_time_gradient_table(gradient, batching):
 def test_times_of_every_sample_have_gradients(gradient):
     ts = torch.tensor([[0.2, 0.5, 1.1], [1.0, 0.4, math.nan]], dtype=F64, requires_grad=True)
     y0 = torch.tensor([[1.0], [2.0]], dtype=F64)
-    ys = ic.solve(lambda t, y: y * torch.cos(t), y0, ts, batching="per_sample", gradient=gradient, rtol=1e-10, atol=1e-12).ys
+    ys = ic.solve(
+        lambda t, y: y * torch.cos(t), y0, ts, batching="per_sample", gradient=gradient, rtol=1e-10, atol=1e-12
+    ).ys
     w = torch.tensor([[0.3, -0.4], [2.0, 0.7], [-1.0, 0.0]], dtype=F64)
     (grad,) = torch.autograd.grad((w * ys[..., 0].nan_to_num(0.0)).sum(), ts)
     clean = ts.detach().nan_to_num(1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,12 @@ Norm = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Controller:
-    """Base of the two kinds: steps known beforehand (`FixedStep`) and steps chosen by an error estimate (`PID`)."""
+    """Base of the two kinds: steps known beforehand (`FixedStep`) and steps chosen by an error estimate (`PID`).
+
+    Example:
+        >>> isinstance(PID(1e-3, 1e-6), Controller), isinstance(FixedStep(0.1), Controller)
+        (True, True)
+    """
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ class FixedStep(Controller):
         else:
             assert self.max_step is not None
             grid = [t0]
-            for a, b in zip(ts, ts[1:], strict=False):
+            for a, b in itertools.pairwise(ts):
                 count = max(1, math.ceil(abs(b - a) / self.max_step * (1 - 1e-12)))
                 grid += [*(a + (b - a) * k / count for k in range(1, count)), b]
         inside = [t for t in extra if min(t0, t1) < t < max(t0, t1)]

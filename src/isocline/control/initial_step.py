@@ -61,7 +61,7 @@ def _laid_out(value: Any, default: float, layout: Layout, name: str) -> float | 
     if isinstance(value, Tensor) and (value.dim() == 0 or layout.spec is None):
         leaves = [value] * len(shape_of)
     else:
-        leaves, spec = pytree.tree_flatten(value)
+        leaves, _spec = pytree.tree_flatten(value)
         if len(leaves) != len(shape_of):
             raise ValueError(
                 f"{name}: {len(leaves)} tolerances for a state of {len(shape_of)} tensors; give one a tensor, or one number"

@@ -240,7 +240,8 @@ class _Adjoint(torch.autograd.Function):
         return ys
 
     @staticmethod
-    def backward(ctx: Any, grad_ys: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
+        (grad_ys,) = cotangents
         if torch.is_grad_enabled():
             raise GradientError("Backsolve has no second derivatives; use gradient='checkpointed' or 'backprop'")
         ys, *_ = ctx.saved_tensors

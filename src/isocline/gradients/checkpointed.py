@@ -81,7 +81,7 @@ class Record:
                 step = step._replace(y=None)
         self.steps.append(step)
 
-    def backwards(self, advance: Any) -> Iterator[tuple[Any, Tensor]]:
+    def backwards(self, advance: Any) -> Iterator[tuple[Any, Any]]:
         """(step, state at its start) from the last step to the first.
 
         Args:
@@ -94,7 +94,7 @@ class Record:
             self.steps[start] = self.steps[start]._replace(y=None) if self.slots is not None else self.steps[start]
             end = start
 
-    def _segment(self, start: int, end: int, y: Tensor, free: int, advance: Any) -> Iterator[tuple[Any, Tensor]]:
+    def _segment(self, start: int, end: int, y: Any, free: int, advance: Any) -> Iterator[tuple[Any, Any]]:
         """Steps start … end − 1 backwards, from the state at `start`, with room for `free` more states."""
         while end - start > 1:
             middle = start + split(end - start, free)
@@ -114,7 +114,7 @@ def split(length: int, free: int) -> int:
 
     Example:
         >>> split(10, 20), split(10, 3), split(10, 0)
-        (1, 4, 9)
+        (1, 5, 9)
     """
     if free <= 0:
         return length - 1
@@ -232,7 +232,8 @@ class _Replayed(torch.autograd.Function):
         return plan.solve(y0.detach())
 
     @staticmethod
-    def backward(ctx: Any, grad_ys: Tensor, grad_y: Tensor, grad_hk: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
+        grad_ys, grad_y, grad_hk = cotangents
         plan: Plan = ctx.plan
         y0, *tensors = ctx.saved_tensors
         grad_ys = grad_ys.reshape(-1, *y0.shape)

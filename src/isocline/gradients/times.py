@@ -40,7 +40,8 @@ class _Start(torch.autograd.Function):
         return y0.view_as(y0)
 
     @staticmethod
-    def backward(ctx: Any, a: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
+        (a,) = cotangents
         _refuse_second_order()
         t0, y0 = ctx.saved_tensors
         slope = _evaluate(ctx.field, t0, y0)
@@ -55,7 +56,8 @@ class _Observations(torch.autograd.Function):
         return ys.view_as(ys)
 
     @staticmethod
-    def backward(ctx: Any, grads: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
+        (grads,) = cotangents
         _refuse_second_order()
         ts, ys = ctx.saved_tensors
         rows = [ts.new_zeros(ts.shape[1:])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -66,7 +67,7 @@ class MLP(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         widths = [sizes[0] + int(time), *sizes[1:]]
         layers: list[nn.Module] = []
-        for i, (n_in, n_out) in enumerate(zip(widths, widths[1:], strict=False)):
+        for i, (n_in, n_out) in enumerate(itertools.pairwise(widths)):
             linear = nn.Linear(n_in, n_out, dtype=dtype)
             with torch.no_grad():
                 bound = (6.0 / (n_in + n_out)) ** 0.5 * (last_gain if i == len(widths) - 2 else 1.0)

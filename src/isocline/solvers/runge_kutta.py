@@ -93,7 +93,9 @@ def step_with_graph(
 
 
 @lru_cache(maxsize=256)
-def _constants(tableau: ButcherTableau, dtype: torch.dtype, device: torch.device) -> tuple[list[Tensor], Tensor, Tensor | None]:
+def _constants(
+    tableau: ButcherTableau, dtype: torch.dtype, device: torch.device
+) -> tuple[list[Tensor], Tensor, Tensor | None]:
     """Rows of a, b and b − b̂ as tensors; made once, and outside of inference mode so that any graph may hold them."""
     with torch.inference_mode(False):
         rows = [torch.tensor(row, dtype=dtype, device=device) for row in tableau.a]
@@ -122,7 +124,9 @@ class Workspace:
         self.rows = list(shaped(self.K).unbind(0))
         self.stage_shape = self.rows[0].shape
         # Only the stages already filled enter a product: a stale inf times a zero weight would be NaN.
-        self.plan = [(self.flat_t[:, : i + 1], row, out) for i, (row, out) in enumerate(zip(rows, self.rows[1:], strict=True))]
+        self.plan = [
+            (self.flat_t[:, : i + 1], row, out) for i, (row, out) in enumerate(zip(rows, self.rows[1:], strict=True))
+        ]
 
     def step(self, f: Callable[[Any, Tensor, Tensor], None], times: Sequence[Any], scale: float, y: Tensor) -> Tensor:
         """Fills rows 2 … s from row 1 (k₁, already there) and returns y₁, a fresh tensor.

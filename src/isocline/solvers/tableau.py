@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from math import isclose
+from typing import Any
 
 # A rooted tree is the sorted tuple of the trees hanging from its root; () is the single node.
-Tree = tuple["Tree", ...]
+Tree = tuple[Any, ...]
 
 
 @cache

@@ -25,7 +25,9 @@ from isocline.solvers.runge_kutta import DenseStep, Workspace
 
 logger = logging.getLogger("isocline")
 
-CROWDED = 0.75  # finished rows leave when at most this share of the rows is running: more often costs more than it saves
+CROWDED = (
+    0.75  # finished rows leave when at most this share of the rows is running: more often costs more than it saves
+)
 
 # Tensors with a row a running sample.
 ROWS = ("ids", "y", "t", "t_end", "sign", "keys", "stops", "jumps", "i_stop", "at_jump", "r1", "r2", "seen", "taken")
@@ -132,6 +134,7 @@ class _Loop:
         if self.problem.jump_ts:
             high = self._inside(t1, self.t, clipped & self._stop_jumps())
         y1, k_last = self._stages(t1, low, high)
+        r = None
         if self.adaptive:
             size1 = y1.abs()
             error = self.workspace.error().view(y1.shape).div_(self.tolerance.scale(torch.maximum(self.size, size1)))
@@ -144,7 +147,7 @@ class _Loop:
         reach = torch.searchsorted(self.keys, t1.unsqueeze(1), right=True).squeeze(1)
         saves = (reach - self.seen).mul_(accepted)
         leaving = accepted & (t1 == self.t_end)
-        failed = self._next_h(t1, clipped, accepted, r) if self.adaptive else self._not(accepted)
+        failed = self._not(accepted) if r is None else self._next_h(t1, clipped, accepted, r)
         leaving = leaving | failed
         # The one synchronisation of the step.
         counts = torch.stack((accepted.sum(), saves.sum(), leaving.sum())).tolist()
@@ -212,22 +215,25 @@ class _Loop:
         if self.independent is None and counts[0] < len(self.ids):
             self._look_for_coupling()
         everyone = counts[0] == len(self.ids) or not self.independent
-        clock, y, hk, ids = [self.t, t1, low, high], self.y, self.workspace.K, self.ids
+        y, hk, ids, sign, clock = self.y, self.workspace.K, self.ids, self.sign, (self.t, t1, low, high)
         if everyone and counts[0] < len(self.ids):
             # Coupled rows are replayed together; those that did not accept take a step of length zero.
-            clock[1] = clock[3] = torch.where(accepted, t1, self.t)
+            still = torch.where(accepted, t1, self.t)
+            clock = (self.t, still, low, still)
         if not everyone:
             pick = accepted.nonzero().squeeze(1)
             position = accepted.cumsum(0) - 1
-            clock, y, ids = [x[pick] for x in clock], y[pick], ids[pick]
-            inner, ends = ((position[x[0]], *x[1:]) if x is not None else None for x in (inner, ends))
+            t0, end, low, high = (x[pick] for x in clock)
+            y, hk, ids, sign, clock = y[pick], hk[:, pick], ids[pick], sign[pick], (t0, end, low, high)
+            inner = inner and (position[inner[0]], *inner[1:])
+            ends = ends and (position[ends[0]], ends[1])
         if self.backwards:
-            sign = self.sign if everyone else self.sign[pick]
-            clock = [x * sign for x in clock]
+            t0, end, low, high = (x * sign for x in clock)
+            clock = (t0, end, low, high)
         whole = self.problem.whole_states
         step = RowStep(ids, *clock, inner, ends, whole, self._whole_state() if whole else y)
         if self.problem.dense:
-            rows_y, rows_hk = step.dense(y, hk.clone() if everyone else hk[:, pick])
+            rows_y, rows_hk = step.dense(y, hk.clone() if everyone else hk)
             self.trajectory.dense_y.append(rows_y)
             self.trajectory.dense_hk.append(rows_hk)
             self.trajectory.steps.append(step[:3])
@@ -252,7 +258,14 @@ class _Loop:
         return (sample, row, weights), None
 
     def _commit(
-        self, count: int, accepted: Tensor, clipped: Tensor, t1: Tensor, y1: Tensor, k_last: Tensor | None, reach: Tensor
+        self,
+        count: int,
+        accepted: Tensor,
+        clipped: Tensor,
+        t1: Tensor,
+        y1: Tensor,
+        k_last: Tensor | None,
+        reach: Tensor,
     ) -> None:
         """Makes the accepted rows' results the state, and the slope there the next first stage."""
         if not count:

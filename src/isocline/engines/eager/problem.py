@@ -46,7 +46,6 @@ class Problem:
     progress: Progress | None = None
     first_slope: Tensor | None = None
 
-
     def take_first_slope(self) -> Tensor | None:
         """The slope found while looking for parameters, once; None where `f` jumps at the start and must be asked anew."""
         slope, self.first_slope = self.first_slope, None

@@ -6,6 +6,7 @@ Control runs in Python floats: a step needs one number from the device anyway (t
 
 from __future__ import annotations
 
+import itertools
 import math
 from bisect import bisect_right
 from collections.abc import Callable
@@ -124,7 +125,7 @@ class _Loop:
         stops = Stops(self.ts[0], self.ts[-1], self.problem.step_ts, self.problem.jump_ts, self.field.time_dtype)
         grid = controller.grid(self.ts, stops.times)
         self._start(stops.inside(grid[0], grid[1]))
-        for i, (t, t1) in enumerate(zip(grid, grid[1:], strict=False)):
+        for i, (t, t1) in enumerate(itertools.pairwise(grid)):
             if i == self.problem.max_steps:
                 return self._failed(Status.MAX_STEPS, t, abs(t1 - t))
             if i:

@@ -1,0 +1,40 @@
+# make demo and make test do all set-up themselves; a second run reinstalls nothing.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+STAMP := .venv/.installed
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: venv demo test lint bench reproduce docs clean
+
+venv: $(STAMP)
+
+# torch first and alone, so that its build is the pinned one whatever the other packages ask for.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -c constraints.txt torch
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[app,dev]'
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/isocline demo
+
+test: lint
+	$(BIN)/python -m pytest -m "not slow" -n 2
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyrefly check
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/memory.py
+
+reproduce: $(STAMP)
+	$(BIN)/python -m pytest -m slow
+
+docs: $(STAMP)
+	$(BIN)/python docs/learn/checks.py
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist

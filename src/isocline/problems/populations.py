@@ -11,15 +11,11 @@ from isocline.problems.problem import Constants, Problem
 class LotkaVolterra(Constants):
     """x′ = αx − βxy, y′ = δxy − γy."""
 
-    alpha: Tensor
-    beta: Tensor
-    delta: Tensor
-    gamma: Tensor
-
     def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        alpha, beta, gamma, delta = self.like(y)
         prey, predator = y.unbind(-1)
         met = prey * predator
-        return torch.stack((self.alpha * prey - self.beta * met, self.delta * met - self.gamma * predator), -1)
+        return torch.stack((alpha * prey - beta * met, delta * met - gamma * predator), -1)
 
 
 def lotka_volterra(alpha: float = 0.55, beta: float = 0.028, gamma: float = 0.80, delta: float = 0.024) -> Problem:
@@ -70,14 +66,11 @@ def lotka_volterra(alpha: float = 0.55, beta: float = 0.028, gamma: float = 0.80
 class SIR(Constants):
     """S′ = −βSI/N, I′ = βSI/N − γI, R′ = γI."""
 
-    beta: Tensor
-    gamma: Tensor
-    population: Tensor
-
     def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        beta, gamma, population = self.like(y)
         susceptible, infected, _ = y.unbind(-1)
-        infections = self.beta / self.population * susceptible * infected
-        recoveries = self.gamma * infected
+        infections = beta / population * susceptible * infected
+        recoveries = gamma * infected
         return torch.stack((-infections, infections - recoveries, recoveries), -1)
 
 

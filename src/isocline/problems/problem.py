@@ -45,12 +45,18 @@ class Problem:
 
 
 class Constants(nn.Module):
-    """A field whose constants are named scalars. A 0-d buffer never promotes the dtype of what it multiplies."""
+    """A field whose constants are named scalars."""
 
     def __init__(self, **constants: float):
         super().__init__()
+        self._names = tuple(constants)
         for name, value in constants.items():
             self.register_buffer(name, torch.tensor(float(value), dtype=torch.float64))
+
+    def like(self, y: Tensor) -> list[Tensor]:
+        """The constants in y's dtype, in the order given: the components of a single state are 0-d tensors, which a
+        0-d float64 would promote."""
+        return [getattr(self, name).to(y) for name in self._names]
 
 
 def elapsed(t: Tensor, y0: Tensor, t0: float) -> Tensor:

@@ -1,0 +1,112 @@
+"""The commands and their options."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from isocline._version import __version__
+
+app = App(name="isocline", help="Learn dynamics: from a table to a neural ODE, a picture and a verdict.", version=__version__)
+
+
+@app.command
+def fit(
+    table: Path | None = None,
+    *,
+    time: str | None = None,
+    id: str | None = None,
+    state: Annotated[list[str] | None, Parameter(negative="")] = None,
+    out: Path | None = None,
+    resume: Path | None = None,
+    config: Path | None = None,
+    scale: str | None = None,
+    hold_out: str | None = None,
+    iterations: int | None = None,
+    seed: int | None = None,
+    overwrite: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Fit a neural ODE to a table, and say whether it predicts better than simple models.
+
+    Parameters
+    ----------
+    table:
+        CSV (or Excel): one row a time, one column a state; several series where an id column tells them apart.
+    time:
+        Header of the time column (guessed otherwise).
+    id:
+        Header of the column that tells series apart (guessed otherwise).
+    state:
+        Header of a state column; give it once for each. Default: all other numeric columns.
+    out:
+        Folder of the run. Default: the table's name and "-fit".
+    resume:
+        Folder of a run to go on with, after Ctrl-C or a kill; no other option applies.
+    config:
+        JSON file with settings; options given here go over it.
+    scale:
+        auto, linear or log: how states are scaled.
+    hold_out:
+        Share at the end of every series that is never trained on (0.2), or series:NAME.
+    iterations:
+        Training steps (900).
+    seed:
+        Of the initial weights (0).
+    overwrite:
+        Replace an earlier run in the folder.
+    """
+    from isocline.cli.fit import fit_command
+
+    options = {"time": time, "id": id, "scale": scale, "hold_out": hold_out, "iterations": iterations, "seed": seed}
+    if state:
+        options["states"] = tuple(state)
+    return fit_command(table, out, resume, config, options, overwrite)
+
+
+@app.command
+def predict(
+    run: Path,
+    *,
+    until: float | None = None,
+    times: Path | None = None,
+    from_: Annotated[Path | None, Parameter(name="--from")] = None,
+    out: Path | None = None,
+) -> int:
+    """Forecast with a fitted run and write a CSV.
+
+    Parameters
+    ----------
+    run:
+        Folder that `isocline fit` left.
+    until:
+        Forecast from the end of the record to this time, at the record's spacing.
+    times:
+        Instead: a CSV with the times to predict (and the series, where there are several).
+    from_:
+        A CSV with one complete row a series to start from. Default: the end of the record.
+    out:
+        The CSV to write. Default: prediction.csv in the run's folder.
+    """
+    from isocline.cli.predict import predict_command
+
+    return predict_command(run, until, times, from_, out)
+
+
+@app.command
+def demo(*, out: Path = Path("isocline-demo"), seed: int = 0, quick: Annotated[bool, Parameter(negative="")] = False) -> int:
+    """Watch a neural ODE learn a spiral, and a second one ninety years of hares and lynxes.
+
+    Parameters
+    ----------
+    out:
+        Folder for pictures, animation and reports.
+    seed:
+        Of both trainings.
+    quick:
+        A tenth of the steps, to see that everything works.
+    """
+    from isocline.cli.demo import demo_command
+
+    return demo_command(out, seed, quick)

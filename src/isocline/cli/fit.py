@@ -1,0 +1,164 @@
+"""`isocline fit`: options, progress on the screen, Ctrl-C."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table as Grid
+from rich.text import Text
+
+from isocline.cli import fail
+from isocline.fit import Config, UserError
+from isocline.fit import fit as fit_table
+from isocline.fit import resume as resume_run
+from isocline.fit.loop import Trainer
+from isocline.fit.scale import Scales
+from isocline.fit.table import Table
+
+console = Console(highlight=False)
+
+
+def fit_command(
+    table: Path | None, out: Path | None, resume: Path | None, config: Path | None, options: dict[str, Any], overwrite: bool
+) -> int:
+    """0 when the run is done, 130 after Ctrl-C; exits with 2 on bad input."""
+    given = {k: v for k, v in options.items() if v is not None}
+    torch.set_num_threads(1)  # the matrices are small: more threads only wait for each other
+    try:
+        if resume is not None:
+            if table is not None or config is not None or given:
+                raise UserError("--resume takes the table and all settings from the run: give it alone")
+            return run(lambda **kw: resume_run(resume, **kw), resume)
+        if table is None:
+            raise UserError("give a table to fit, for example: isocline fit lynx.csv (or --resume RUN)")
+        settings = {**(Config.read(config) if config else {}), **given}
+        if isinstance(settings.get("hold_out"), str) and not str(settings["hold_out"]).startswith("series:"):
+            settings["hold_out"] = _share(str(settings["hold_out"]))
+        resolved = Config.make(**settings)
+        folder = out or Path(f"{table.stem}-fit")
+        command = shlex.join(["isocline", *sys.argv[1:]])
+        return run(lambda **kw: fit_table(table, resolved, folder, overwrite=overwrite, command=command, **kw), folder)
+    except UserError as error:
+        fail(str(error))
+    return 2
+
+
+def _share(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def run(start: Any, folder: Path) -> int:
+    """Runs a training with the screen and the keyboard attached."""
+    interrupted: list[bool] = []
+
+    def on_interrupt(*_: object) -> None:
+        if interrupted:
+            raise KeyboardInterrupt
+        interrupted.append(True)
+
+    before = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        with Screen() as screen:
+            report = start(tell=screen.tell, notify=screen.notify, stop=lambda: bool(interrupted))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    show(report, folder)
+    if report["stopped"] == "interrupted":
+        console.print(f"Interrupted and saved. Go on with:  isocline fit --resume {shlex.quote(str(folder))}")
+        return 130
+    return 0
+
+
+class Screen:
+    """A progress bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self) -> None:
+        columns = (
+            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[loss]}"), TimeElapsedColumn(), TimeRemainingColumn(),
+        )
+        self.progress = Progress(*columns, console=console) if console.is_terminal else None
+        self.task: Any = None
+        self.shown = -1
+
+    def __enter__(self) -> Screen:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.progress is not None:
+            self.progress.stop()
+
+    def notify(self, what: str, value: Any) -> None:
+        """What is known so far."""
+        if what == "table":
+            roles(value)
+        elif what == "scales":
+            scales(value)
+        elif what == "judging" and self.progress is not None:
+            self.progress.stop()
+
+    def tell(self, trainer: Trainer) -> None:
+        """After every iteration."""
+        total, history = trainer.config.iterations, trainer.history
+        valid = next((v for v in reversed(history.valid) if v is not None), None)
+        loss = f"misfit {history.train[-1]:.3g}" + (f"  validation {valid:.3g}" if valid is not None else "")
+        if self.progress is not None:
+            if self.task is None:
+                self.progress.start()
+                self.task = self.progress.add_task("training", total=total, loss="")
+            self.progress.update(self.task, completed=trainer.iteration, loss=loss)
+            return
+        tenth = 10 * trainer.iteration // total
+        if tenth > self.shown:
+            self.shown = tenth
+            left = history.seconds[-1] / trainer.iteration * (total - trainer.iteration)
+            print(f"iteration {trainer.iteration}/{total}  {loss}  {history.seconds[-1]:.0f} s, {left:.0f} s left", flush=True)
+
+
+def roles(table: Table) -> None:
+    """What the columns were taken for."""
+    grid = Grid(title=Text(f"{table.path}: {table.rows} rows, {len(table.series)} series"), title_justify="left")
+    for name in ("column", "role", "unit"):
+        grid.add_column(name)
+    grid.add_row(Text(table.time.header), "time", Text(table.time.unit))
+    if table.id:
+        grid.add_row(Text(table.id.header), "id", "")
+    for column in table.states:
+        grid.add_row(Text(column.header), "state", Text(column.unit))
+    console.print(grid)
+    for note in table.notes:
+        console.print(Text(f"  {note}"))
+
+
+def scales(value: Scales) -> None:
+    """How states and time are scaled."""
+    kinds = ", ".join("log" if s.kind == "log" else "linear" for s in value.states)
+    console.print(f"  scaled: states {kinds}; one unit of scaled time = {value.tau:.3g} of the table's")
+
+
+def show(report: dict[str, Any], folder: Path) -> None:
+    """The scores and where everything is."""
+    if report["scores"]:
+        grid = Grid(title="held-out part", title_justify="left")
+        grid.add_column("model")
+        for name in report["scores"][0]["rmse"]:
+            grid.add_column(Text(f"RMSE {name}"), justify="right")
+        grid.add_column("NRMSE", justify="right")
+        grid.add_column("skill", justify="right")
+        for row in report["scores"]:
+            cells = [*row["rmse"].values(), row["nrmse"], row["skill"]]
+            grid.add_row(row["model"], *("–" if x is None else f"{x:.3g}" for x in cells))
+        console.print(grid)
+    for warning in report["warnings"]:
+        console.print(Text(f"warning: {warning}"))
+    console.print(Text(report["verdict"]), style="bold")
+    console.print(Text(f"report: {folder / 'report.html'}"))

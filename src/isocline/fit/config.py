@@ -1,0 +1,79 @@
+"""The resolved configuration of a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from isocline.fit.errors import UserError
+
+
+class Config(BaseModel):
+    """Everything a fit depends on besides the table; kept in `config.json` of the run.
+
+    Args:
+        time, id, states: headers; what is None is guessed from the table.
+        scale: of the states: "auto" takes logarithms of columns that are positive and skewed.
+        hold_out: the share of every series at its end that is never trained on, or "series:NAME" for a whole one.
+        validation: share of what is left, at its end, that chooses the stopping point.
+        hidden: widths of the hidden layers (tanh).
+        window: observations in the shortest training window; windows grow by doubling to the whole record.
+        iterations: Adam steps in all.
+        learning_rate: of Adam; falls to a tenth along a cosine.
+        continuity: weight of the gaps between the end of a window and the free start of the next.
+        penalty: weight of the squared parameters.
+        patience: stop after so many iterations at full length without a better validation loss.
+        seed: of the initial weights and the choice of windows.
+
+    Example:
+        >>> Config(iterations=100).hold_out
+        0.2
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    time: str | None = None
+    id: str | None = None
+    states: tuple[str, ...] = ()
+    scale: Literal["auto", "linear", "log"] = "auto"
+    hold_out: float | str = 0.2
+    validation: float = Field(0.15, ge=0.0, lt=0.8)
+    hidden: tuple[int, ...] = (32,)
+    window: int = Field(5, ge=2)
+    iterations: int = Field(900, ge=1)
+    learning_rate: float = Field(1e-2, gt=0)
+    continuity: float = Field(1.0, ge=0)
+    penalty: float = Field(1e-4, ge=0)
+    patience: int = Field(200, ge=1)
+    seed: int = 0
+
+    @staticmethod
+    def make(**settings: object) -> Config:
+        """A configuration, or one message that names the setting; UserError."""
+        try:
+            config = Config(**settings)  # pyrefly: ignore[bad-argument-type]
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(map(str, first["loc"][:1]))
+            raise UserError(f"{name}={first['input']!r}: {first['msg']}") from error
+        if isinstance(config.hold_out, float) and not 0 <= config.hold_out < 0.9:
+            raise UserError(f"hold_out={config.hold_out}: expected a share between 0 and 0.9, or series:NAME")
+        if isinstance(config.hold_out, str) and not config.hold_out.startswith("series:"):
+            raise UserError(f"hold_out={config.hold_out!r}: expected a share such as 0.2, or series:NAME")
+        return config
+
+    @staticmethod
+    def read(path: Path) -> dict[str, object]:
+        """Settings from a JSON file."""
+        try:
+            settings = json.loads(path.read_text())
+        except FileNotFoundError as error:
+            raise UserError(f"{path}: no such file") from error
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}: not JSON: {error}") from error
+        if not isinstance(settings, dict):
+            raise UserError(f"{path}: expected a JSON object with settings, found {type(settings).__name__}")
+        return settings

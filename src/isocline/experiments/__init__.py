@@ -1,0 +1,1 @@
+"""Published experiments, one a file: its data, its model, its training, its picture."""

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib import colormaps
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -170,8 +171,12 @@ def picture(result: Result, path: Path) -> None:
 def animate(result: Result, path: Path) -> None:
     """All frames as a GIF, the last one held for two seconds."""
     images = [draw(result, frame) for frame in result.frames]
-    # One palette for all, from the last frame: colours do not flicker, and the file stays small.
-    palette = images[-1].quantize(64)
+    # One palette for all: colours do not flicker, and the file stays small. It is chosen from the last frame and a strip
+    # of the colour scale, which by its area alone would get no colours of its own.
+    scale = np.asarray(colormaps["plasma"](np.linspace(0, 1, images[-1].width), bytes=True))[None, :, :3]
+    sample = images[-1].copy()
+    sample.paste(Image.fromarray(np.repeat(scale, sample.height // 3, 0)), (0, 0))
+    palette = sample.quantize(64)
     flat = [image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images]
     durations = [90] * (len(flat) - 1) + [2000]
     flat[0].save(path, save_all=True, append_images=flat[1:], duration=durations, loop=0, optimize=True)

@@ -167,7 +167,14 @@ class DenseStep:
 
     def weights(self, theta: Tensor) -> Tensor:
         """b_i(θ) for θ of shape (...): (..., stages), differentiable in θ."""
-        return (theta.unsqueeze(-1) ** self.powers) @ self.coefficients
+        return theta.unsqueeze(-1).expand(*theta.shape, len(self.powers)).cumprod(-1) @ self.coefficients
+
+    def row(self, theta: float) -> list[float]:
+        """θ, θ², …: what `coefficients` turns into weights, where θ is known beforehand."""
+        powers = [theta]
+        for _ in range(len(self.coefficients) - 1):
+            powers.append(powers[-1] * theta)
+        return powers
 
     def slopes(self, theta: Tensor) -> Tensor:
         """db_i/dθ: (..., stages)."""

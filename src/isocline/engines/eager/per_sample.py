@@ -209,7 +209,7 @@ class _Loop:
         self, counts: list[int], accepted: Tensor, saves: Tensor, t1: Tensor, low: Tensor, high: Tensor, y1: Tensor
     ) -> None:
         """Writes the observations of this step, and hands the step on where somebody records."""
-        inner, ends = self._observations(counts[1], saves, t1, y1) if counts[1] else (None, None)
+        inner, ends = self._observations(counts, saves, t1, y1) if counts[1] else (None, None)
         if not counts[0] or not (self.on_step is not None or self.problem.dense):
             return
         if self.independent is None and counts[0] < len(self.ids):
@@ -240,11 +240,15 @@ class _Loop:
         if self.on_step is not None:
             self.on_step(step)
 
-    def _observations(self, count: int, saves: Tensor, t1: Tensor, y1: Tensor) -> tuple[Any, Any]:
+    def _observations(self, counts: list[int], saves: Tensor, t1: Tensor, y1: Tensor) -> tuple[Any, Any]:
         """Writes them; returns what a recorded step needs to know of them."""
-        sample = torch.repeat_interleave(torch.arange(len(saves), device=saves.device), saves, output_size=count)
-        # The k-th observation of a row in this step: its position in the list, less where the row's begin.
-        column = torch.arange(count, device=saves.device) + (self.seen - saves.cumsum(0) + saves)[sample]
+        count = counts[1]
+        sample = saves.nonzero().squeeze(1)
+        column = self.seen[sample]
+        if len(sample) < count:
+            sample = torch.repeat_interleave(torch.arange(len(saves), device=saves.device), saves, output_size=count)
+            # The k-th observation of a row in this step: its position in the list, less where the row's begin.
+            column = torch.arange(count, device=saves.device) + (self.seen - saves.cumsum(0) + saves)[sample]
         row = column * self.batch + self.ids[sample]
         out = self.out.view(-1, self.out.shape[-1])
         if self.only_ends:
@@ -253,8 +257,12 @@ class _Loop:
         when, start, end = self.keys[sample, column], self.t[sample], t1[sample]
         theta = ((when - start) / (end - start)).to(self.y.dtype)
         weights = self.dense_step.weights(theta)
-        values = self.y[sample] + torch.bmm(weights.unsqueeze(1), self.workspace.K.transpose(0, 1)[sample]).squeeze(1)
-        out.index_copy_(0, row, torch.where((when == end).unsqueeze(1), y1[sample], values))
+        hk = self.workspace.K.transpose(0, 1)[sample]
+        values = self.y[sample].unsqueeze(1).baddbmm(weights.unsqueeze(1), hk).squeeze(1)
+        if counts[2] or self.many_stops:
+            # An observation at the end of a step takes the step's result itself, not the interpolant's rounding of it.
+            values = torch.where((when == end).unsqueeze(1), y1[sample], values)
+        out.index_copy_(0, row, values)
         return (sample, row, weights), None
 
     def _commit(

@@ -189,8 +189,8 @@ class _Loop:
             inner -= 1
         weights = None
         if inner:
-            theta = [(x - t) / (t1 - t) for x in self.ts[first : first + inner]]
-            weights = self.dense_step.weights(self.y.new_tensor(theta))
+            powers = [self.dense_step.row((x - t) / (t1 - t)) for x in self.ts[first : first + inner]]
+            weights = self.y.new_tensor(powers) @ self.dense_step.coefficients
         return SharedStep(t, t1, low, high, first, last, weights, self.y)
 
     def _save(self, step: SharedStep, y1: Tensor) -> None:

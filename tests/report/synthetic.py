@@ -58,7 +58,10 @@ def lynx_hare_report(seed: int = 0) -> Report:
             ],
         },
         "series": [{"id": "all", "t": years.tolist(), "y": nested(observed), "split": 1917.5, "held_out": False}],
-        "model_path": [{"id": "all", "t": fine.tolist(), "y": nested(path)}],
+        "model_path": [
+            {"id": "all", "part": "fit", "t": fine[:720].tolist(), "y": nested(path[:720])},
+            {"id": "all", "part": "forecast", "t": fine[720:].tolist(), "y": nested(path[720:])},
+        ],
         "config": {
             "table": "lynx_hare.csv",
             "time": "year",
@@ -148,7 +151,7 @@ def with_series(count: int) -> Report:
             {"id": f"region {k + 1}", "t": ts.tolist(), "y": nested(noisy), "split": None, "held_out": held_out}
         )
         report["model_path"].append(
-            {"id": f"region {k + 1}", "t": fine.tolist(), "y": nested(integrate(LEARNED, y0, fine))}
+            {"id": f"region {k + 1}", "part": "fit", "t": fine.tolist(), "y": nested(integrate(LEARNED, y0, fine))}
         )
     return report
 

@@ -29,7 +29,7 @@ def style(axes: Axes) -> None:
 
 def named(column: dict[str, Any]) -> str:
     """`level [V]`."""
-    return printable(f"{column['name']} [{column['unit']}]" if column["unit"] else column["name"], 32)
+    return printable(f"{column['name']} [{column['unit']}]" if column["unit"] else column["name"], 60)
 
 
 def trajectories(report: dict[str, Any]) -> list[tuple[str, str]]:
@@ -39,12 +39,12 @@ def trajectories(report: dict[str, Any]) -> list[tuple[str, str]]:
     for number, series in enumerate(report["series"]):
         paths = [p for p in report["model_path"] if p["id"] == series["id"]]
         rows = len(states)
-        figure = pixels(WIDTH, (125 if rows > 3 else 165) * rows + 40)
+        figure = pixels(WIDTH, (130 if rows > 3 else 172) * rows + 36)
         figure.patch.set_alpha(0)
         grid = figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0]
         for i, (axes, state) in enumerate(zip(grid, states, strict=True)):
             _trajectory(axes, series, paths, i)
-            axes.set_ylabel(named(state))
+            axes.set_title(named(state), loc="left", fontsize=11.5, color=LIGHT["ink"], pad=4)
             style(axes)
         grid[-1].set_xlabel(named(time))
         title = printable(series["id"]) if series["id"] else "Data, fit and forecast"

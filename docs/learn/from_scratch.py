@@ -1,0 +1,69 @@
+"""A neural ODE from scratch: Euler's method forwards, the adjoint of Chen et al. (2018) backwards.
+
+Read it beside adjoint.md, which derives every line; the section numbers are its. `isocline.solve` does the same with
+any solver, adaptive steps, batches of times, and refusals where the adjoint would be wrong.
+"""
+
+from itertools import pairwise
+from math import ceil
+
+import torch
+
+
+def euler(f, state, t0, t1, h_max):
+    """state(t1) from state(t0), a list of tensors: equal steps no longer than h_max (section 1)."""
+    n = ceil(abs(float(t1 - t0)) / h_max)
+    h = (t1 - t0) / n
+    for i in range(n):
+        slopes = f(t0 + i * h, state)
+        state = [x + h * dx for x, dx in zip(state, slopes, strict=True)]
+    return state
+
+
+def augmented(f, params):
+    """The right-hand side for [z, a, a_t, a_θ…]: the field, and −a [∂f/∂z, ∂f/∂t, ∂f/∂θ] in one product (section 5)."""
+
+    def slopes(t, state):
+        z, a = state[:2]
+        with torch.enable_grad():
+            z, t = z.detach().requires_grad_(), t.detach().requires_grad_()
+            dz = f(t, z)
+            products = torch.autograd.grad(dz, [z, t, *params], -a, allow_unused=True, materialize_grads=True)
+        return [dz.detach(), *products]
+
+    return slopes
+
+
+class Adjoint(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, f, h_max, z0, ts, *params):
+        zs = [z0]
+        for t0, t1 in pairwise(ts):  # no graph is recorded in here: no step is remembered, only the z(t_i)
+            zs += euler(lambda t, state: [f(t, state[0])], [zs[-1]], t0, t1, h_max)
+        ctx.f, ctx.h_max = f, h_max
+        ctx.save_for_backward(torch.stack(zs), ts, *params)
+        return torch.stack(zs)
+
+    @staticmethod
+    def backward(ctx, g):  # g[i] = ∂L/∂z(t_i), with every other z(t_j) held fixed
+        zs, ts, *params = ctx.saved_tensors
+        a, a_t, *a_theta = [torch.zeros_like(x) for x in (zs[0], ts[0], *params)]  # L sees nothing after t_N (section 6)
+        grad_t = torch.zeros_like(ts)
+        for i in reversed(range(1, len(ts))):
+            grad_t[i] = (g[i] * ctx.f(ts[i], zs[i])).sum()  # a later t_i moves z(t_i) along f (section 7)
+            a, a_t = a + g[i], a_t - grad_t[i]  # the jump (section 4)
+            start = [zs[i], a, a_t, *a_theta]  # from the stored z(t_i), not from the one that arrived
+            _, a, a_t, *a_theta = euler(augmented(ctx.f, params), start, ts[i], ts[i - 1], ctx.h_max)
+        grad_t[0] = a_t
+        return None, None, a + g[0], grad_t, *a_theta
+
+
+class NeuralODE(torch.nn.Module):
+    """z(t_i) at all ts, differentiable in z0, in ts and in the parameters of f, a module f(t, z)."""
+
+    def __init__(self, f, h_max=0.05):
+        super().__init__()
+        self.f, self.h_max = f, h_max
+
+    def forward(self, z0, ts):
+        return Adjoint.apply(self.f, self.h_max, z0, ts, *self.f.parameters())

@@ -29,10 +29,6 @@ CROWDED = (
     0.75  # finished rows leave when at most this share of the rows is running: more often costs more than it saves
 )
 
-# Tensors with a row a running sample.
-ROWS = ("ids", "y", "t", "t_end", "sign", "keys", "stops", "jumps", "i_stop", "at_jump", "r1", "r2", "seen", "taken")
-LATER_ROWS = ("f", "h", "spacing", "size")
-
 
 def integrate(problem: Problem, y0: Tensor, on_step: OnStep | None = None) -> Trajectory:
     """Integrates every row of `y0` (B, N) over its own row of `problem.ts` (B, T)."""
@@ -69,9 +65,14 @@ class _Loop:
         self.only_ends = isinstance(problem.controller, FixedStep) and problem.controller.max_step is not None
         self.i_stop = torch.zeros_like(self.ids)
         self.at_jump = self._is_jump(ts[:, 0])
-        self.r1, self.r2 = torch.ones_like(self.t), torch.ones_like(self.t)
+        self.r1 = self.r2 = torch.ones_like(self.t)
         self.taken = torch.zeros_like(self.t)
         self.alive: Tensor | None = None  # None: every row present is running
+        self.running = self.batch
+        self.retreated = False  # whether the last step was rejected by some row
+        self.rows = ["ids", "y", "t", "t_end", "sign", "keys", "stops", "seen", "taken"]
+        if self.many_stops:
+            self.rows += ["i_stop", "jumps", "at_jump"]
 
     def _remember(self, y0: Tensor, ts: Tensor) -> None:
         """What is kept by sample, (B, …)."""
@@ -106,9 +107,11 @@ class _Loop:
         self.h = torch.full_like(self.t, math.inf)
         self.spacing = 1e-9 * 2.0**-52 * (self.t_end - self.t)
         self.size = self.y.abs()
+        self.rows += ["f", "h", "spacing", "size"]
         if isinstance(self.controller, PID):
             self.tolerance = Tolerance(self.controller, self.field.layout)
             self.exponents = self.controller.exponents(self.problem.solver.error_order)
+            self.rows += ["r1", "r2"] if any(self.exponents[1:]) else []
             self.h = self._first_step(self.controller, low)
             self.spacing = self.spacing.clamp(min=self.controller.min_step)
             bad = ~self.f.isfinite().all(1)
@@ -126,8 +129,8 @@ class _Loop:
 
     def _step(self) -> None:
         stop = self.stops.gather(1, self.i_stop.unsqueeze(1)).squeeze(1) if self.many_stops else self.t_end
-        clipped = stop - self.t <= self.h * (1 + 1e-10)
-        t1 = torch.where(clipped, stop, self.t + self.h)
+        t1 = torch.minimum(self.t + self.h, stop)
+        clipped = t1 == stop
         if self.alive is not None:
             t1 = torch.where(self.alive, t1, self.t)
         low, high = self._inside(self.t, t1, self.at_jump), t1
@@ -147,14 +150,24 @@ class _Loop:
         reach = torch.searchsorted(self.keys, t1.unsqueeze(1), right=True).squeeze(1)
         saves = (reach - self.seen).mul_(accepted)
         leaving = accepted & (t1 == self.t_end)
-        failed = self._not(accepted) if r is None else self._next_h(t1, clipped, accepted, r)
-        leaving = leaving | failed
+        failed = None
+        if r is None:
+            failed = self._not(accepted)
+        else:
+            if self.retreated:  # a step can only be too short after one that was rejected
+                failed = self._not(accepted) & (self.h <= torch.maximum(t1.abs().mul_(2.0**-51), self.spacing))
+            self._next_h(t1, clipped, accepted, r)
+        if failed is not None:
+            leaving = leaving | failed
         # The one synchronisation of the step.
         counts = torch.stack((accepted.sum(), saves.sum(), leaving.sum())).tolist()
         self._record(counts, accepted, saves, t1, low, high, y1)
         self._commit(counts[0], accepted, clipped, t1, y1, k_last, reach)
+        running = len(self.ids) if self.alive is None else self.running
+        self.retreated = counts[0] < running
         if counts[2]:
-            self.status[self.ids[failed]] = int(Status.STEP_TOO_SMALL if self.adaptive else Status.NON_FINITE)
+            if failed is not None:
+                self.status[self.ids[failed]] = int(Status.STEP_TOO_SMALL if self.adaptive else Status.NON_FINITE)
             self._leave(leaving)
 
     def _stages(self, t1: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -165,7 +178,7 @@ class _Loop:
             step = step * self.sign
             clock = tuple(x * self.sign for x in clock)
         h = step.to(self.y.dtype).view(self.row_shape)
-        times = row_times(self.field, self.c, *clock)
+        times = row_times(self.field, self.c, *clock, self.backwards)
         rows, slope = self.workspace.rows, self.field.slope
         torch.mul(self.field.shaped(self.f), h, out=rows[0])
         k = None
@@ -178,8 +191,8 @@ class _Loop:
         y1 = self.workspace.step(fill, times, 1.0, self.y)
         return y1, (k.reshape(y1.shape) if k is not None and self.tableau.fsal else None)
 
-    def _next_h(self, t1: Tensor, clipped: Tensor, accepted: Tensor, r: Tensor) -> Tensor:
-        """Sets h of the next attempt by `PID.factor`, row by row; returns which rows can go no further."""
+    def _next_h(self, t1: Tensor, clipped: Tensor, accepted: Tensor, r: Tensor) -> None:
+        """Sets h of the next attempt by `PID.factor`, row by row."""
         controller = self.controller
         assert isinstance(controller, PID)
         e0, e1, e2 = self.exponents
@@ -194,12 +207,12 @@ class _Loop:
         # A NaN becomes the largest cut; an accepted step does not shrink the next.
         factor = factor.nan_to_num_(nan=0.0).clamp_(controller.min_factor, controller.max_factor)
         step = (t1 - self.t).mul_(torch.maximum(factor, accepted.to(factor.dtype)))
-        h = torch.where(accepted & clipped, torch.maximum(self.h, step), step)
+        if self.many_stops:
+            # A step cut short by a stop says nothing about how long the next one may be.
+            step = torch.where(accepted & clipped, torch.maximum(self.h, step), step)
         if self.alive is not None:
-            h = torch.where(self.alive, h, self.h)
-        self.h = h if controller.max_step == math.inf else h.clamp(max=controller.max_step)
-        stuck = self.h <= torch.maximum(t1.abs().mul_(2.0**-51), self.spacing)
-        return stuck & self._not(accepted)
+            step = torch.where(self.alive, step, self.h)
+        self.h = step if controller.max_step == math.inf else step.clamp(max=controller.max_step)
 
     def _not(self, accepted: Tensor) -> Tensor:
         """Running rows that did not accept the step."""
@@ -320,11 +333,14 @@ class _Loop:
         keep = running.nonzero().squeeze(1)
         if len(keep) and self.independent is None and hasattr(self, "f"):
             self._look_for_coupling()
+        self.running = len(keep)
         if len(keep) and (self.independent is False or len(keep) > CROWDED * len(running)):
             self.alive = running
             return
-        for name in (*ROWS, *(name for name in LATER_ROWS if hasattr(self, name))):
+        for name in self.rows:
             setattr(self, name, getattr(self, name).index_select(0, keep))
+        if not self.many_stops:
+            self.i_stop, self.at_jump = torch.zeros_like(self.ids), self.at_jump[keep]
         self.alive = None
         self.field = self.problem.field.of_rows(self.ids)
         if hasattr(self, "workspace"):

@@ -201,12 +201,18 @@ def stage_nodes(tableau: ButcherTableau, t: Tensor) -> Tensor:
     return t.new_tensor(tableau.c).unsqueeze(1)
 
 
-def row_times(field: VectorField, c: Tensor, t: Tensor, t1: Tensor, low: Tensor, high: Tensor) -> list[Tensor]:
+def row_times(
+    field: VectorField, c: Tensor, t: Tensor, t1: Tensor, low: Tensor, high: Tensor, backwards: bool = True
+) -> list[Tensor]:
     """The time handed to each stage, (r, 1, …, 1) in the field's dtype; computed in float64, all stages at once.
 
-    t + 1·h rounds: the result is held inside [low, high], in either direction of time.
+    t + 1·h rounds: the result is held inside [low, high]; `backwards`: some sample may run that way.
     """
     times = torch.addcmul(t, c, t1 - t)
-    first, last = torch.minimum(low, high), torch.maximum(low, high)
-    times = times.maximum(first).minimum(last).to(field.time_dtype)
+    if low is t and high is t1 and not backwards:
+        times = torch.minimum(times, t1)
+    else:
+        first, last = torch.minimum(low, high), torch.maximum(low, high)
+        times = times.maximum(first).minimum(last)
+    times = times.to(field.time_dtype)
     return list(times.view(len(c), *field.layout.time_shape(len(t))).unbind(0))

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from isocline._types import Float, Tensor
 from isocline.field import Layout
 
 
@@ -165,7 +165,7 @@ class DensePath:
         self.weights = weights
         self.starts, self.ends, self.y, self.hk, self.rows = starts, ends, y, hk, rows
 
-    def evaluate(self, t: Tensor, derivative: bool) -> Tensor:
+    def evaluate(self, t: Float[Tensor, " times"], derivative: bool) -> Float[Tensor, "times *batch state"]:
         """(M,) times to (M, N) or (M, B, N)."""
         if self.rows is None:
             return self._shared(t, derivative)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 
 def main(tokens: Sequence[str] | None = None) -> None:
@@ -21,7 +22,7 @@ def main(tokens: Sequence[str] | None = None) -> None:
     sys.exit(result if isinstance(result, int) else 0)
 
 
-def fail(message: str) -> None:
+def fail(message: str) -> NoReturn:
     """One message on stderr, exit code 2."""
     print(f"isocline: {message}", file=sys.stderr)
     sys.exit(2)

@@ -16,18 +16,22 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
 
+from isocline._types import Float, Tensor
 from isocline.field import VectorField
 from isocline.gradients.base import GradientError
 
 
-def attach_start(field: VectorField, t0: Tensor, y0: Tensor) -> Tensor:
+def attach_start(
+    field: VectorField, t0: Float[Tensor, "*batch"], y0: Float[Tensor, "*batch state"]
+) -> Float[Tensor, "*batch state"]:
     """y0 again; its cotangent a(t_0⁺) also gives t0 its gradient. t0: 0-d, or (B,) with y0 (B, N)."""
     return _Start.apply(field, t0, y0)
 
 
-def attach_observations(field: VectorField, ts: Tensor, ys: Tensor) -> Tensor:
+def attach_observations(
+    field: VectorField, ts: Float[Tensor, times * batch], ys: Float[Tensor, "times *batch state"]
+) -> Float[Tensor, "times *batch state"]:
     """ys again; the cotangents g_i also give ts[i], i ≥ 1, their gradients. ts: (T,), or (T, B) with ys (T, B, N)."""
     return _Observations.apply(field, ts, ys)
 

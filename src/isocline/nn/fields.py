@@ -6,7 +6,9 @@ import itertools
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
+
+from isocline._types import Float, Tensor
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
@@ -76,7 +78,7 @@ class MLP(nn.Module):
             layers += [linear, ACTIVATIONS[activation]()]
         self.layers = nn.Sequential(*layers[:-1])
 
-    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+    def forward(self, t: Float[Tensor, ...], y: Float[Tensor, "*batch state"]) -> Float[Tensor, "*batch slope"]:
         """dy/dt."""
         if self.time:
             y = torch.cat([y, t.expand(*y.shape[:-1], 1).to(y.dtype)], -1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ def write_report(report: dict[str, Any], path: str | Path) -> None:
     path = Path(path)
     aside = path.with_name(path.name + ".tmp")
     aside.write_text(render(report), encoding="utf-8")
-    os.replace(aside, path)
+    aside.replace(path)
 
 
 def render(report: dict[str, Any]) -> str:

@@ -20,8 +20,8 @@ from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
 
+from isocline._types import Float, Tensor
 from isocline.solvers.base import Solver
 from isocline.solvers.tableau import ButcherTableau
 
@@ -48,7 +48,9 @@ class ExplicitRungeKutta(Solver, abstract=True):
             cls.dense_order = cls.tableau.dense_order
 
 
-def combine(y: Tensor, weights: Sequence[float], ks: Sequence[Tensor], scale: float) -> Tensor:
+def combine(
+    y: Float[Tensor, "*state"], weights: Sequence[float], ks: Sequence[Tensor], scale: float
+) -> Float[Tensor, "*state"]:
     """y + scale · Σ w_j k_j, skipping zero weights (a zero times inf would be NaN)."""
     for weight, k in zip(weights, ks, strict=False):
         if weight:
@@ -146,7 +148,7 @@ class Workspace:
             stage = torch.addmv(flat, self.flat_t, self.b, alpha=scale)
         return stage if self.is_flat else stage.view(self.shape)
 
-    def error(self) -> Tensor:
+    def error(self) -> Float[Tensor, " flat"]:
         """Σ (b_i − b̂_i) k_i: the error estimate per unit of `scale`, flat."""
         assert self.b_error is not None
         return torch.mv(self.flat_t, self.b_error)
@@ -165,7 +167,7 @@ class DenseStep:
         """In the dtype and on the device of `like`."""
         return _dense_step(tableau, like.dtype, like.device)
 
-    def weights(self, theta: Tensor) -> Tensor:
+    def weights(self, theta: Float[Tensor, "*times"]) -> Float[Tensor, "*times stages"]:
         """b_i(θ) for θ of shape (...): (..., stages), differentiable in θ."""
         return theta.unsqueeze(-1).expand(*theta.shape, len(self.powers)).cumprod(-1) @ self.coefficients
 
@@ -176,7 +178,7 @@ class DenseStep:
             powers.append(powers[-1] * theta)
         return powers
 
-    def slopes(self, theta: Tensor) -> Tensor:
+    def slopes(self, theta: Float[Tensor, "*times"]) -> Float[Tensor, "*times stages"]:
         """db_i/dθ: (..., stages)."""
         return (self.powers * theta.unsqueeze(-1) ** (self.powers - 1)) @ self.coefficients
 

@@ -11,9 +11,9 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from isocline._types import Float, Tensor
 from isocline.control import PID, FixedStep
 from isocline.control.initial_step import Tolerance
 from isocline.control.schedule import row_stops
@@ -172,13 +172,12 @@ class _Loop:
 
     def _stages(self, t1: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor | None]:
         """Fills the workspace with h·k; returns y₁ and the unscaled last stage."""
-        step = t1 - self.t
-        clock = (self.t, t1, low, high)
+        t0, step = self.t, t1 - self.t
         if self.backwards:
             step = step * self.sign
-            clock = tuple(x * self.sign for x in clock)
+            t0, t1, low, high = (x * self.sign for x in (t0, t1, low, high))
         h = step.to(self.y.dtype).view(self.row_shape)
-        times = row_times(self.field, self.c, *clock, self.backwards)
+        times = row_times(self.field, self.c, t0, t1, low, high, self.backwards)
         rows, slope = self.workspace.rows, self.field.slope
         torch.mul(self.field.shaped(self.f), h, out=rows[0])
         k = None
@@ -449,6 +448,8 @@ class _Loop:
         return first + self.attempts * (self.tableau.stages - 1) + again
 
 
-def evaluate(field: VectorField, t: Tensor, y: Tensor) -> Tensor:
+def evaluate(
+    field: VectorField, t: Float[Tensor, " rows"], y: Float[Tensor, "rows state"]
+) -> Float[Tensor, "rows state"]:
     """f at the times `t` (r,) of the rows of `y` (r, N)."""
     return field(t.to(field.time_dtype).view(field.layout.time_shape(len(t))), y)

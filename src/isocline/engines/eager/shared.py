@@ -12,8 +12,8 @@ from bisect import bisect_right
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
+from isocline._types import Float, Tensor
 from isocline.control import PID, FixedStep, Stops
 from isocline.control.initial_step import Tolerance, hairer_finish, hairer_start
 from isocline.engines.eager.problem import Failure, Problem, Trajectory
@@ -24,7 +24,11 @@ from isocline.solvers.runge_kutta import DenseStep, Workspace, step_with_graph
 
 
 def integrate(
-    problem: Problem, y0: Tensor, *, graph: bool = False, on_step: Callable[[SharedStep], None] | None = None
+    problem: Problem,
+    y0: Float[Tensor, " state"],
+    *,
+    graph: bool = False,
+    on_step: Callable[[SharedStep], None] | None = None,
 ) -> Trajectory:
     """Integrates from ts[0] to ts[-1].
 

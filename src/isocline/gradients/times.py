@@ -30,7 +30,7 @@ def attach_start(
 
 
 def attach_observations(
-    field: VectorField, ts: Float[Tensor, times * batch], ys: Float[Tensor, "times *batch state"]
+    field: VectorField, ts: Float[Tensor, "times *batch"], ys: Float[Tensor, "times *batch state"]
 ) -> Float[Tensor, "times *batch state"]:
     """ys again; the cotangents g_i also give ts[i], i ≥ 1, their gradients. ts: (T,), or (T, B) with ys (T, B, N)."""
     return _Observations.apply(field, ts, ys)

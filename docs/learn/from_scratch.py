@@ -47,7 +47,9 @@ class Adjoint(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g):  # g[i] = ∂L/∂z(t_i), with every other z(t_j) held fixed
         zs, ts, *params = ctx.saved_tensors
-        a, a_t, *a_theta = [torch.zeros_like(x) for x in (zs[0], ts[0], *params)]  # L sees nothing after t_N (section 6)
+        a, a_t, *a_theta = [
+            torch.zeros_like(x) for x in (zs[0], ts[0], *params)
+        ]  # L sees nothing after t_N (section 6)
         grad_t = torch.zeros_like(ts)
         for i in reversed(range(1, len(ts))):
             grad_t[i] = (g[i] * ctx.f(ts[i], zs[i])).sum()  # a later t_i moves z(t_i) along f (section 7)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
 from isocline._version import __version__
 
-app = App(name="isocline", help="Learn dynamics: from a table to a neural ODE, a picture and a verdict.", version=__version__)
+app = App(
+    name="isocline", help="Learn dynamics: from a table to a neural ODE, a picture and a verdict.", version=__version__
+)
 
 
 @app.command
@@ -19,6 +21,7 @@ def fit(
     time: str | None = None,
     id: str | None = None,
     state: Annotated[list[str] | None, Parameter(negative="")] = None,
+    ignore: Annotated[list[str] | None, Parameter(negative="")] = None,
     out: Path | None = None,
     resume: Path | None = None,
     config: Path | None = None,
@@ -40,10 +43,12 @@ def fit(
         Header of the column that tells series apart (guessed otherwise).
     state:
         Header of a state column; give it once for each. Default: all other numeric columns.
+    ignore:
+        Header of a column that plays no role; give it once for each.
     out:
         Folder of the run. Default: the table's name and "-fit".
     resume:
-        Folder of a run to go on with, after Ctrl-C or a kill; no other option applies.
+        Folder of a run to go on with, after Ctrl-C or a kill; give the table too if it has moved.
     config:
         JSON file with settings; options given here go over it.
     scale:
@@ -59,9 +64,8 @@ def fit(
     """
     from isocline.cli.fit import fit_command
 
-    options = {"time": time, "id": id, "scale": scale, "hold_out": hold_out, "iterations": iterations, "seed": seed}
-    if state:
-        options["states"] = tuple(state)
+    options: dict[str, Any] = {"time": time, "id": id, "scale": scale, "hold_out": hold_out, "iterations": iterations}
+    options |= {"seed": seed, "states": tuple(state or ()) or None, "ignore": tuple(ignore or ()) or None}
     return fit_command(table, out, resume, config, options, overwrite)
 
 
@@ -69,7 +73,7 @@ def fit(
 def predict(
     run: Path,
     *,
-    until: float | None = None,
+    until: str | None = None,
     times: Path | None = None,
     from_: Annotated[Path | None, Parameter(name="--from")] = None,
     out: Path | None = None,
@@ -81,7 +85,7 @@ def predict(
     run:
         Folder that `isocline fit` left.
     until:
-        Forecast from the end of the record to this time, at the record's spacing.
+        Forecast to this time (a number, or a date as in the table), at the record's spacing.
     times:
         Instead: a CSV with the times to predict (and the series, where there are several).
     from_:
@@ -95,7 +99,9 @@ def predict(
 
 
 @app.command
-def demo(*, out: Path = Path("isocline-demo"), seed: int = 0, quick: Annotated[bool, Parameter(negative="")] = False) -> int:
+def demo(
+    *, out: Path = Path("isocline-demo"), seed: int = 0, quick: Annotated[bool, Parameter(negative="")] = False
+) -> int:
     """Watch a neural ODE learn a spiral, and a second one ninety years of hares and lynxes.
 
     Parameters

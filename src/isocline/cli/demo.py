@@ -14,7 +14,7 @@ from isocline.cli.fit import console, run
 from isocline.experiments import spiral
 from isocline.fit import Config
 from isocline.fit import fit as fit_table
-from isocline.fit.run import write
+from isocline.fit.files import write
 from isocline.report.figures import losses
 from isocline.report.html import page
 
@@ -55,7 +55,11 @@ def learn_spiral(out: Path, seed: int, quick: bool) -> None:
     seconds = time.monotonic() - began
     spiral.animate(result, out / "spiral.gif")
     spiral.picture(result, out / "spiral.png")
-    history = {"iteration": list(range(len(result.losses))), "train": result.losses, "valid": [None] * len(result.losses)}
+    history = {
+        "iteration": list(range(len(result.losses))),
+        "train": result.losses,
+        "valid": [None] * len(result.losses),
+    }
     text = page(
         "spiral.html",
         gif=base64.b64encode((out / "spiral.gif").read_bytes()).decode(),
@@ -67,4 +71,6 @@ def learn_spiral(out: Path, seed: int, quick: bool) -> None:
         noise=0.01,
     )
     write(out / "spiral.html", text)
-    console.print(f"The learned path stays within {result.error:.3f} of the true one over its whole length (noise 0.01).")
+    console.print(
+        f"The learned path stays within {result.error:.3f} of the true one over its whole length (noise 0.01)."
+    )

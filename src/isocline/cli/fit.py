@@ -26,16 +26,23 @@ console = Console(highlight=False)
 
 
 def fit_command(
-    table: Path | None, out: Path | None, resume: Path | None, config: Path | None, options: dict[str, Any], overwrite: bool
+    table: Path | None,
+    out: Path | None,
+    resume: Path | None,
+    config: Path | None,
+    options: dict[str, Any],
+    overwrite: bool,
 ) -> int:
     """0 when the run is done, 130 after Ctrl-C; exits with 2 on bad input."""
     given = {k: v for k, v in options.items() if v is not None}
     torch.set_num_threads(1)  # the matrices are small: more threads only wait for each other
     try:
         if resume is not None:
-            if table is not None or config is not None or given:
-                raise UserError("--resume takes the table and all settings from the run: give it alone")
-            return run(lambda **kw: resume_run(resume, **kw), resume)
+            if config is not None or given or out is not None or overwrite:
+                raise UserError(
+                    "--resume takes all settings from the run: give it alone, or with the table if that has moved"
+                )
+            return run(lambda **kw: resume_run(resume, table, **kw), resume)
         if table is None:
             raise UserError("give a table to fit, for example: isocline fit lynx.csv (or --resume RUN)")
         settings = {**(Config.read(config) if config else {}), **given}
@@ -47,7 +54,6 @@ def fit_command(
         return run(lambda **kw: fit_table(table, resolved, folder, overwrite=overwrite, command=command, **kw), folder)
     except UserError as error:
         fail(str(error))
-    return 2
 
 
 def _share(text: str) -> float | str:
@@ -74,7 +80,7 @@ def run(start: Any, folder: Path) -> int:
         signal.signal(signal.SIGINT, before)
     show(report, folder)
     if report["stopped"] == "interrupted":
-        console.print(f"Interrupted and saved. Go on with:  isocline fit --resume {shlex.quote(str(folder))}")
+        say(f"Interrupted and saved. Go on with:  isocline fit --resume {shlex.quote(str(folder))}")
         return 130
     return 0
 
@@ -84,9 +90,14 @@ class Screen:
 
     def __init__(self) -> None:
         columns = (
-            TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[loss]}"), TimeElapsedColumn(), TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[loss]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
         )
         self.progress = Progress(*columns, console=console) if console.is_terminal else None
+        self.table: Table | None = None
         self.task: Any = None
         self.shown = -1
 
@@ -100,9 +111,9 @@ class Screen:
     def notify(self, what: str, value: Any) -> None:
         """What is known so far."""
         if what == "table":
-            roles(value)
-        elif what == "scales":
-            scales(value)
+            self.table = value
+        elif what == "scales" and self.table is not None:
+            roles(self.table, value)
         elif what == "judging" and self.progress is not None:
             self.progress.stop()
 
@@ -121,28 +132,34 @@ class Screen:
         if tenth > self.shown:
             self.shown = tenth
             left = history.seconds[-1] / trainer.iteration * (total - trainer.iteration)
-            print(f"iteration {trainer.iteration}/{total}  {loss}  {history.seconds[-1]:.0f} s, {left:.0f} s left", flush=True)
+            print(
+                f"iteration {trainer.iteration}/{total}  {loss}  {history.seconds[-1]:.0f} s, {left:.0f} s left",
+                flush=True,
+            )
 
 
-def roles(table: Table) -> None:
-    """What the columns were taken for."""
-    grid = Grid(title=Text(f"{table.path}: {table.rows} rows, {len(table.series)} series"), title_justify="left")
-    for name in ("column", "role", "unit"):
+def roles(table: Table, scales: Scales) -> None:
+    """What the columns were taken for, before anything is fitted."""
+    say(f"{table.path}: {table.rows} rows, {len(table.series)} series")
+    grid = Grid()
+    for name in ("column", "role", "unit", "scale"):
         grid.add_column(name)
-    grid.add_row(Text(table.time.header), "time", Text(table.time.unit))
+    tau = f"{scales.tau:.3g} {table.clock.unit or table.time.unit}".strip()
+    grid.add_row(Text(table.time.header), "time", Text(table.time.unit), Text(f"1 = {tau}"))
     if table.id:
-        grid.add_row(Text(table.id.header), "id", "")
-    for column in table.states:
-        grid.add_row(Text(column.header), "state", Text(column.unit))
+        grid.add_row(Text(table.id.header), "id")
+    for column, scale in zip(table.states, scales.states, strict=True):
+        grid.add_row(Text(column.header), "state", Text(column.unit), scale.kind)
+    for header, why in table.ignored:
+        grid.add_row(Text(header), Text(f"ignored: {why}"))
     console.print(grid)
     for note in table.notes:
-        console.print(Text(f"  {note}"))
+        say(f"  {note}")
 
 
-def scales(value: Scales) -> None:
-    """How states and time are scaled."""
-    kinds = ", ".join("log" if s.kind == "log" else "linear" for s in value.states)
-    console.print(f"  scaled: states {kinds}; one unit of scaled time = {value.tau:.3g} of the table's")
+def say(message: str, style: str = "") -> None:
+    """A line as it is: no markup, not broken."""
+    console.print(Text(message), style=style, soft_wrap=True)
 
 
 def show(report: dict[str, Any], folder: Path) -> None:
@@ -159,6 +176,6 @@ def show(report: dict[str, Any], folder: Path) -> None:
             grid.add_row(row["model"], *("–" if x is None else f"{x:.3g}" for x in cells))
         console.print(grid)
     for warning in report["warnings"]:
-        console.print(Text(f"warning: {warning}"))
-    console.print(Text(report["verdict"]), style="bold")
-    console.print(Text(f"report: {folder / 'report.html'}"))
+        say(f"warning: {warning}")
+    say(report["verdict"], "bold")
+    say(f"report: {folder / 'report.html'}")

@@ -2,6 +2,7 @@
 
 from isocline.fit.config import Config
 from isocline.fit.errors import UserError
-from isocline.fit.run import fit, predict, resume
+from isocline.fit.predict import predict
+from isocline.fit.run import fit, resume
 
 __all__ = ["Config", "UserError", "fit", "predict", "resume"]

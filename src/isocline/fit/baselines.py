@@ -2,81 +2,82 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from isocline.fit.windows import Record
+from isocline.fit.flow import Flow
+from isocline.fit.windows import Record, choose
 
-MAX_TRANSITIONS = 3000
+CHUNK = 64  # times whose matrix exponentials are held at once
 
 
 class LinearODE:
-    """dy/dt = A y + b in scaled coordinates, solved by the matrix exponential (irregular times are no matter).
+    """dy/dt = A y + b in scaled coordinates, solved by the matrix exponential, so that irregular times are no matter.
 
-    Fitted on transitions over 1, 2, 4 and 8 observations at once: those over one are easy to fit and tell little of a
-    slow oscillation, those over eight tell it and are easy only from there.
+    Fitted in least squares: first to the slopes of the smoothed record, then to the observations on windows as long as
+    the neural ODE's longest, with free starting states (L-BFGS).
+
+    Attributes:
+        generator: (d + 1, d + 1): A and b above a row of zeros, acting on (y, 1).
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, record: Record) -> None:
+        dim = record.y[0].shape[1]
+        values = np.concatenate([v for v, _ in record.smooth])
+        slopes = np.concatenate([s for _, s in record.smooth])
+        design = np.concatenate([values, np.ones((len(values), 1))], 1)
+        first = np.linalg.lstsq(design, slopes, rcond=None)[0].T
         self.generator = torch.zeros(dim + 1, dim + 1, dtype=torch.float64)
+        self.generator[:dim] = torch.tensor(first)
+        self._polish(record)
 
-    def fit(self, record: Record) -> LinearODE:
-        """Least squares by L-BFGS."""
-        pairs = _transitions(record)
+    def _polish(self, record: Record) -> None:
+        windows = choose(record.windows(record.levels - 1), torch.Generator().manual_seed(0))
         dim = self.generator.shape[0] - 1
-        theta = torch.zeros(dim, dim + 1, dtype=torch.float64, requires_grad=True)
-        if not pairs:
-            return self
-        start, end, dt = (torch.tensor(np.stack(x), dtype=torch.float64) for x in zip(*pairs, strict=True))
-        gaps, which = dt.round(decimals=9).unique(return_inverse=True)
-        ones = torch.ones(len(start), 1, dtype=torch.float64)
-        optimizer = torch.optim.LBFGS([theta], max_iter=200, line_search_fn="strong_wolfe")
+        rows = self.generator[:dim].clone().requires_grad_()
+        starts = record.starts()[windows.start].requires_grad_()
+        seen = ~windows.y.isnan()
+        optimizer = torch.optim.LBFGS([rows, starts], max_iter=200, history_size=20, line_search_fn="strong_wolfe")
 
         def closure() -> Tensor:
             optimizer.zero_grad()
-            full = torch.cat([theta, torch.zeros(1, dim + 1, dtype=torch.float64)])
-            propagators = torch.linalg.matrix_exp(full * gaps[:, None, None])
-            predicted = torch.einsum("pij,pj->pi", propagators[which], torch.cat([start, ones], 1))[:, :dim]
-            loss = (predicted - end).square().mean() + 1e-6 * theta.square().sum()
+            generator = torch.cat([rows, torch.zeros(1, dim + 1, dtype=rows.dtype)])
+            loss = (_paths(generator, starts, windows.ts) - windows.y)[
+                seen
+            ].square().mean() + 1e-6 * rows.square().sum()
             loss.backward()
             return loss
 
+        before = float(closure().detach())
         optimizer.step(closure)
-        if bool(theta.isfinite().all()):
-            self.generator[:dim] = theta.detach()
-        return self
+        after = float(closure().detach())
+        if after < before and bool(rows.isfinite().all()):
+            self.generator[:dim] = rows.detach()
 
-    def path(self, state: Tensor, ts: Tensor) -> Tensor:
-        """(d,) at ts[0] -> (T, d)."""
-        tau = (ts - ts[0]).double()
-        full = torch.cat([state.double(), torch.ones(1, dtype=torch.float64)])
-        return torch.einsum("tij,j->ti", torch.linalg.matrix_exp(self.generator * tau[:, None, None]), full)[:, :-1].to(state.dtype)
+    @property
+    def flow(self) -> Flow:
+        """Its paths."""
+
+        def flow(states: Tensor, ts: Tensor) -> Tensor:
+            with torch.no_grad():
+                return _paths(self.generator, states, ts)
+
+        return flow
 
 
-def _transitions(record: Record) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Complete rows and those 1, 2, 4, 8 observations later."""
-    pairs = []
-    for t, y in zip(record.t, record.y, strict=True):
-        rows = np.flatnonzero(~np.isnan(y).any(1))
-        for lag in (1, 2, 4, 8):
-            pairs += [(y[i], y[j], np.asarray(t[j] - t[i])) for i, j in zip(rows[:-lag], rows[lag:], strict=True)]
-    if len(pairs) > MAX_TRANSITIONS:
-        chosen = np.random.default_rng(0).choice(len(pairs), MAX_TRANSITIONS, replace=False)
-        pairs = [pairs[i] for i in np.sort(chosen)]
-    return pairs
+def _paths(generator: Tensor, states: Tensor, ts: Tensor) -> Tensor:
+    """(B, d) and (B, T) -> (T, B, d)."""
+    full = torch.cat([states, torch.ones(len(states), 1, dtype=states.dtype)], 1)
+    out = []
+    for times in (ts - ts[:, :1]).split(CHUNK, 1):
+        # Regular records share their times: each exponential is taken once.
+        unique, which = times.nan_to_num(0.0).round(decimals=9).unique(return_inverse=True)
+        exponentials = torch.linalg.matrix_exp(generator * unique[:, None, None])
+        out.append(torch.einsum("btij,bj->tbi", exponentials[which], full)[..., :-1])
+    return torch.cat(out)
 
 
 def last_values(y: np.ndarray) -> np.ndarray:
-    """The last observed value of every column, NaN where there is none."""
-    return np.array([c[~np.isnan(c)][-1] if (~np.isnan(c)).any() else np.nan for c in y.T])
-
-
-def rmse(predicted: Sequence[np.ndarray], seen: Sequence[np.ndarray]) -> np.ndarray:
-    """Root mean square error of every column over all series; a prediction that is not finite counts as inf."""
-    errors = np.concatenate([p - s for p, s in zip(predicted, seen, strict=True)])
-    observed = ~np.isnan(np.concatenate(list(seen)))
-    squares = np.where(observed, np.where(np.isfinite(errors), errors, np.inf) ** 2, 0.0)
-    return np.sqrt(squares.sum(0) / np.maximum(observed.sum(0), 1))
+    """The last observed value of every column, 0 (the mean, in scaled coordinates) where there is none."""
+    return np.array([c[~np.isnan(c)][-1] if (~np.isnan(c)).any() else 0.0 for c in y.T])

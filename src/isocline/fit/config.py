@@ -15,7 +15,8 @@ class Config(BaseModel):
     """Everything a fit depends on besides the table; kept in `config.json` of the run.
 
     Args:
-        time, id, states: headers; what is None is guessed from the table.
+        time, id, states: headers; what is None or empty is guessed from the table.
+        ignore: headers that play no role.
         scale: of the states: "auto" takes logarithms of columns that are positive and skewed.
         hold_out: the share of every series at its end that is never trained on, or "series:NAME" for a whole one.
         validation: share of what is left, at its end, that chooses the stopping point.
@@ -38,6 +39,7 @@ class Config(BaseModel):
     time: str | None = None
     id: str | None = None
     states: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
     scale: Literal["auto", "linear", "log"] = "auto"
     hold_out: float | str = 0.2
     validation: float = Field(0.15, ge=0.0, lt=0.8)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,14 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from isocline.fit.config import Config
+from isocline.fit.files import place
+from isocline.fit.warm_start import match_slopes
 from isocline.fit.windows import Record, Windows, choose
 from isocline.nn import MLP
-from isocline.solution import SolveError
 from isocline.solve import solve
 
 CHECK_EVERY = 20  # iterations between looks at the validation part
-SAVE_EVERY = 5.0  # seconds between checkpoints
+SAVE_EVERY = 2.0  # seconds between checkpoints
 BOUND = 20.0  # standard deviations a state may reach in a window before it counts as lost
+MAX_STEP = 0.5  # of the Runge-Kutta method, in scaled time: the state moves by half its standard deviation
+GROWING = 0.75  # share of the iterations in which windows grow; the rest is for the longest
 
 
 @dataclass
@@ -32,6 +34,11 @@ class History:
     train: list[float] = field(default_factory=list)
     valid: list[float | None] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+
+
+def network(dim: int, config: Config) -> MLP:
+    """The field of a run, as it is before training. In double precision: at this size it costs nothing."""
+    return MLP((dim, *config.hidden, dim), seed=config.seed, last_gain=0.2, dtype=torch.float64)
 
 
 class Trainer:
@@ -45,18 +52,21 @@ class Trainer:
     """
 
     def __init__(
-        self, config: Config, record: Record, validate: Callable[[nn.Module], float] | None, folder: Path | None
+        self,
+        config: Config,
+        record: Record,
+        validate: Callable[[nn.Module], float] | None = None,
+        folder: Path | None = None,
     ) -> None:
         self.config, self.record, self.validate, self.folder = config, record, validate, folder
-        dim = record.y[0].shape[1]
-        self.model = MLP((dim, *config.hidden, dim), seed=config.seed, last_gain=0.2)
+        self.model = network(record.y[0].shape[1], config)
         self.starts = nn.Parameter(record.starts())
         groups = [{"params": list(self.model.parameters())}, {"params": [self.starts]}]
         self.optimizer = torch.optim.Adam(groups, lr=config.learning_rate)
-        self.levels = record.levels + 1
+        self.levels = record.levels
         self.iteration = 0
         self.history = History()
-        self.best: dict[str, Any] = {"iteration": 0, "valid": math.inf, "model": _copy(self.model), "starts": record.starts()}
+        self.best: dict[str, Any] = {"iteration": 0, "valid": math.inf}
         self.before = 0.0  # seconds of earlier sessions
         self.evaluations = 0
 
@@ -71,13 +81,17 @@ class Trainer:
         began = saved = time.monotonic()
         reason = "iterations"
         windows: tuple[int, Windows] | None = None
+        if self.iteration == 0:
+            match_slopes(self.model, self.record, self.config.penalty)
         while self.iteration < self.config.iterations:
+            if self._stale:
+                reason = "early stopping"
+                break
             if stop():
                 reason = "interrupted"
                 break
-            level = self.level
-            if windows is None or windows[0] != level:
-                windows = (level, self.record.windows(level))
+            if windows is None or windows[0] != self.level:
+                windows = (self.level, self.record.windows(self.level))
             self._step(windows[1])
             now = time.monotonic()
             self.history.seconds.append(self.before + now - began)
@@ -85,10 +99,6 @@ class Trainer:
             if self.folder and now - saved > SAVE_EVERY:
                 self.save(self.before + now - began)
                 saved = now
-            full = self.level == self.levels - 1
-            if full and self.iteration - max(self.best["iteration"], self._full_from) >= self.config.patience:
-                reason = "early stopping"
-                break
         self.before += time.monotonic() - began
         if self.folder:
             self.save(self.before)
@@ -96,13 +106,18 @@ class Trainer:
 
     @property
     def level(self) -> int:
-        """How often the windows have doubled: the first three quarters of the run are shared between the lengths."""
-        per_level = max(1, int(0.75 * self.config.iterations) // self.levels)
-        return min(self.iteration // per_level, self.levels - 1)
+        """How often the windows have doubled."""
+        return min(self.iteration // self._per_level, self.levels - 1)
 
     @property
-    def _full_from(self) -> int:
-        return max(1, int(0.75 * self.config.iterations) // self.levels) * (self.levels - 1)
+    def _per_level(self) -> int:
+        return max(1, int(GROWING * self.config.iterations) // self.levels)
+
+    @property
+    def _stale(self) -> bool:
+        """At full length and without a better validation loss for `patience` iterations."""
+        grown = self._per_level * (self.levels - 1)
+        return self.iteration - max(self.best["iteration"], grown) >= self.config.patience
 
     def _step(self, windows: Windows) -> None:
         for group in self.optimizer.param_groups:
@@ -113,8 +128,7 @@ class Trainer:
         self.optimizer.zero_grad()
         loss, misfit = self.loss(choose(windows, generator))
         loss.backward()
-        parameters = [*self.model.parameters(), self.starts]
-        norm = nn.utils.clip_grad_norm_(parameters, 10.0)
+        norm = nn.utils.clip_grad_norm_([*self.model.parameters(), self.starts], 10.0)
         if bool(torch.isfinite(norm)):
             self.optimizer.step()
         self.iteration += 1
@@ -125,22 +139,27 @@ class Trainer:
             self._look(misfit)
 
     def _look(self, misfit: float) -> None:
-        """Keeps the best field, by validation where there is a validation part."""
+        """Keeps the best field, by validation where there is a validation part, else the last."""
         value = misfit if self.validate is None else self.validate(self.model)
-        self.history.valid[-1] = value if math.isfinite(value) else None
-        if value < self.best["valid"] or self.iteration == CHECK_EVERY:
-            self.best = {
-                "iteration": self.iteration,
-                "valid": value,
-                "model": _copy(self.model),
-                "starts": self.starts.detach().clone(),
-            }
+        self.history.valid[-1] = value if self.validate and math.isfinite(value) else None
+        if value < self.best["valid"] or self.best["iteration"] == 0 or self.validate is None:
+            self.best = {"iteration": self.iteration, "valid": value, **self._parameters()}
+
+    def _parameters(self) -> dict[str, Any]:
+        model = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+        return {"model": model, "starts": self.starts.detach().clone()}
+
+    def take_best(self) -> None:
+        """Puts the best field in place, after the last checkpoint was saved."""
+        if self.best["iteration"] > 0:
+            self.model.load_state_dict(self.best["model"])
+            with torch.no_grad():
+                self.starts.copy_(self.best["starts"])
 
     def loss(self, windows: Windows) -> tuple[Tensor, float]:
         """The training loss and the plain misfit (mean square, scaled units) of some windows."""
         start = self.starts[windows.start]
-        # One Runge-Kutta step from each observation to the next: in scaled time they are short.
-        sol = solve(self.field, start, windows.ts, batching="per_sample", solver="rk4", max_step=0.5, throw=False)
+        sol = solve(self.field, start, windows.ts, batching="per_sample", solver="rk4", max_step=MAX_STEP, throw=False)
         self.evaluations += int(sol.stats.evaluations.sum())
         ys = sol.ys
         seen = ~windows.y.isnan() & ~ys.isnan()
@@ -151,7 +170,7 @@ class Trainer:
         if len(inner):
             arrived = ys[windows.last[inner], inner].nan_to_num(BOUND)
             gap = (arrived - self.starts[windows.end[inner]]).square().mean()
-        penalty = sum(p.square().sum() for p in self.model.parameters())
+        penalty = torch.stack([p.square().sum() for p in self.model.parameters()]).sum()
         return misfit + self.config.continuity * gap + self.config.penalty * penalty, float(misfit.detach())
 
     def field(self, t: Tensor, y: Tensor) -> Tensor:
@@ -172,10 +191,7 @@ class Trainer:
             "seconds": seconds,
             "evaluations": self.evaluations,
         }
-        path = self.folder / "checkpoint.pt"
-        aside = path.with_suffix(".tmp")
-        torch.save(state, aside)
-        os.replace(aside, path)
+        place(self.folder / "checkpoint.pt", lambda aside: torch.save(state, aside))
 
     def load(self) -> None:
         """Goes on from the checkpoint of the folder."""
@@ -188,42 +204,3 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.history = History(**state["history"])
         self.best, self.before, self.evaluations = state["best"], state["seconds"], state["evaluations"]
-
-
-def _copy(model: nn.Module) -> dict[str, Tensor]:
-    return {k: v.detach().clone() for k, v in model.state_dict().items()}
-
-
-def settle(
-    step: Callable[[Tensor, Tensor], Tensor], y: Tensor, ts: Tensor, guess: Tensor, iterations: int = 30
-) -> tuple[Tensor, float]:
-    """The state at ts[0] from which a fixed model best meets some observations, and the misfit (mean square).
-
-    Args:
-        step: (state (d,), times (T,)) -> path (T, d).
-        y: (T, d), NaN where missing.
-        ts: (T,).
-        guess: (d,).
-    """
-    state = guess.clone().requires_grad_()
-    seen = ~y.isnan()
-    optimizer = torch.optim.LBFGS([state], max_iter=iterations, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        path = step(state, ts)
-        # A weak pull to the guess keeps unobserved components where they are known to be.
-        loss = (path - y)[seen].square().mean() + 1e-3 * (state - guess).square().mean()
-        loss.backward()
-        return loss
-
-    try:
-        optimizer.step(closure)
-        with torch.no_grad():
-            path = step(state, ts)
-            misfit = float((path - y)[seen].square().mean())
-    except SolveError:
-        return guess, math.inf
-    if not math.isfinite(misfit):
-        return guess, math.inf
-    return state.detach(), misfit

@@ -4,55 +4,73 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
-from isocline.fit.table import Series
+from isocline.fit.errors import UserError
+from isocline.fit.smooth import smoothed
+from isocline.fit.table import Series, Table
+
+SKEWED = 0.5  # skewness above which a column counts as skewed
+DECADE = 10.0  # and the factor it must span: over less, a logarithm changes little
+PIECE, PIECES = 100, 24  # rows and number of the stretches on which the unit of time is measured
 
 
 @dataclass(frozen=True)
 class StateScale:
-    """x = (g(y) − mean) / sd with g the identity or the logarithm."""
+    """x = (g(y) − mean) / sd with g the identity ("linear") or the natural logarithm ("log")."""
 
     kind: str
     mean: float
     sd: float
 
     def scaled(self, y: np.ndarray) -> np.ndarray:
-        """From the table's unit."""
-        return ((np.log(y) if self.kind == "log" else y) - self.mean) / self.sd
+        """From the table's unit; NaN for what has no logarithm."""
+        if self.kind == "log":
+            y = np.log(np.where(y > 0, y, np.nan))
+        return (y - self.mean) / self.sd
 
     def unscaled(self, x: np.ndarray) -> np.ndarray:
-        """Back to it; a logarithm is held below overflow."""
+        """Back to the table's unit; inf beyond the largest number."""
         y = x * self.sd + self.mean
-        return np.exp(np.minimum(y, 700.0)) if self.kind == "log" else y
+        with np.errstate(over="ignore"):
+            return np.exp(y) if self.kind == "log" else y
+
+    def rate(self, y: np.ndarray) -> np.ndarray:
+        """dy/dx at y: turns a slope in x into one in the table's unit."""
+        return self.sd * (y if self.kind == "log" else np.ones_like(y))
 
 
 @dataclass(frozen=True)
 class Scales:
-    """Of all states, and of time: s = (t − origin) / tau."""
+    """Of all states, and of time: one unit of scaled time is `tau` of the table's."""
 
     states: tuple[StateScale, ...]
     tau: float
 
     @staticmethod
-    def of(series: Sequence[Series], kind: str) -> Scales:
-        """Chosen from (training) data.
+    def of(table: Table, series: Sequence[Series], kind: str) -> Scales:
+        """Chosen from the series that are trained on.
 
-        A column is taken in logarithms where all its values are positive and its skewness shrinks by that. tau makes
-        the root mean square of the slopes between neighbouring observations one; slopes over at least three
-        observations, so that noise does not set the pace.
+        A column is taken in logarithms where that makes sense for every row of the table (all positive) and its training
+        part is skewed to the right and spans more than a decade. tau makes the root mean square of the slopes of the
+        smoothed states one: the right-hand side to be learned is then of size one, whatever the units.
+
+        Raises:
+            UserError: where logarithms were asked for and a value is not positive.
         """
+        positive = [all(not (s.y[:, i] <= 0).any() for s in table.series) for i in range(len(table.states))]
+        if kind == "log" and not all(positive):
+            column = table.states[positive.index(False)]
+            low = min(float(np.nanmin(s.y[:, positive.index(False)])) for s in table.series)
+            raise UserError(
+                f"{table.path}: column {column.header!r} goes down to {low:g}: expected positive values for --scale log; "
+                f"try --scale auto"
+            )
         stacked = np.concatenate([s.y for s in series])
-        states = tuple(_state_scale(stacked[:, i], kind) for i in range(stacked.shape[1]))
-        scales = Scales(states, 1.0)
-        squares = []
-        for s in series:
-            x = scales.scaled(s.y)
-            lag = min(3, len(s.t) - 1)
-            squares.append((((x[lag:] - x[:-lag]) / (s.t[lag:] - s.t[:-lag])[:, None]) ** 2).ravel())
-        rate = float(np.sqrt(np.nanmean(np.concatenate(squares))))
-        return Scales(states, 1.0 / rate if rate > 0 and np.isfinite(rate) else 1.0)
+        states = tuple(_state_scale(stacked[:, i], kind, positive[i]) for i in range(stacked.shape[1]))
+        return Scales(states, _time_unit(Scales(states, 1.0), series))
 
     def scaled(self, y: np.ndarray) -> np.ndarray:
         """(…, d) from the table's units."""
@@ -62,23 +80,23 @@ class Scales:
         """(…, d) to the table's units."""
         return np.stack([s.unscaled(x[..., i]) for i, s in enumerate(self.states)], -1)
 
-    def to_dict(self) -> dict[str, object]:
+    def to_dict(self) -> dict[str, Any]:
         """For config.json."""
         return {"states": [asdict(s) for s in self.states], "tau": self.tau}
 
     @staticmethod
-    def from_dict(value: dict) -> Scales:
+    def from_dict(value: dict[str, Any]) -> Scales:
         """From config.json."""
         return Scales(tuple(StateScale(**s) for s in value["states"]), value["tau"])
 
 
-def _state_scale(y: np.ndarray, kind: str) -> StateScale:
+def _state_scale(y: np.ndarray, kind: str, positive: bool) -> StateScale:
     y = y[~np.isnan(y)]
-    positive = bool((y > 0).all())
     if kind == "auto":
-        kind = "log" if positive and abs(_skewness(np.log(y))) < abs(_skewness(y)) - 0.3 else "linear"
-    if kind == "log" and not positive:
-        kind = "linear"
+        skewed = positive and len(y) > 2 and _skewness(y) > SKEWED and y.max() > DECADE * y.min()
+        kind = "log" if skewed else "linear"
+    if not len(y):  # a column seen in the held-out part alone
+        return StateScale(kind, 0.0, 1.0)
     g = np.log(y) if kind == "log" else y
     sd = float(g.std())
     return StateScale(kind, float(g.mean()), sd if sd > 0 else 1.0)
@@ -87,3 +105,20 @@ def _state_scale(y: np.ndarray, kind: str) -> StateScale:
 def _skewness(y: np.ndarray) -> float:
     sd = y.std()
     return float(((y - y.mean()) ** 3).mean() / sd**3) if sd > 0 else 0.0
+
+
+def _time_unit(scales: Scales, series: Sequence[Series]) -> float:
+    """One over the root mean square slope of the smoothed states, on stretches spread over the record."""
+    pieces = [(s, start) for s in series for start in range(0, max(1, len(s.t) - 1), PIECE)]
+    chosen = [pieces[i] for i in np.unique(np.linspace(0, len(pieces) - 1, PIECES).round().astype(int))]
+    squares, gaps = [], []
+    for s, start in chosen:
+        t, x = s.t[start : start + PIECE], scales.scaled(s.y[start : start + PIECE])
+        if len(t) > 1:
+            squares.append((smoothed(t, x, PIECE)[1] ** 2).ravel())
+            gaps.append(np.diff(t))
+    rate = float(np.sqrt(np.mean(np.concatenate(squares))))
+    spacing = float(np.median(np.concatenate(gaps)))
+    # Where smoothing leaves nothing (pure noise) the record's own length is the only scale there is.
+    longest = max(float(s.t[-1] - s.t[0]) for s in series)
+    return float(np.clip(1.0 / rate if rate > 0 else longest, 0.1 * spacing, longest))

@@ -1,9 +1,10 @@
 """Training windows: stretches of a record that start at states of their own (multiple shooting).
 
-The record of every series is cut at knots, `window` observations apart. The state at each knot is a parameter, started
-at the observation; a window runs from one knot over 1, 2, 4, … base stretches, and is asked to meet the observations on
-its way and the free state at the knot where it ends. As windows double, the free states between become unused, until
-one window spans the record (Turan & Jäschke 2021; curriculum multiple shooting).
+Every series is cut into segments (at gaps that are too long to integrate over, and so that none is longer than
+`LONGEST` windows' worth of rows), every segment at knots `window` observations apart. The state at each knot is a
+parameter, started at the smoothed record; a window runs from one knot over 1, 2, 4, … base stretches, and is asked to
+meet the observations on its way and the free state at the knot where it ends. As windows double, the free states
+between become unused, until one window spans its segment (Turan & Jäschke 2021; curriculum multiple shooting).
 
 A start that is a parameter is neither a noisy observation taken for truth nor an imputed cell.
 """
@@ -18,9 +19,14 @@ import torch
 from torch import Tensor
 
 from isocline.fit.scale import Scales
+from isocline.fit.smooth import smoothed
 from isocline.fit.table import Series
 
 MAX_ROWS = 4000  # observations a training step looks at; of longer records, a random choice of windows each time
+MAX_RECORD = 20_000  # rows that are trained on at all; of longer records, segments spread over the whole
+DOUBLINGS = 5  # at most: a segment has no more than 32 base windows
+GAP = 20.0  # scaled units of time without an observation that no window bridges
+DENSE = 0.1  # rows closer than this (scaled time) tell little new: every k-th is trained on, k spacings to make 0.1
 
 
 @dataclass
@@ -28,10 +34,10 @@ class Windows:
     """Windows of one length, as tensors.
 
     Attributes:
-        ts: (W, T) scaled times, NaN padded.
+        ts: (W, T) scaled times from the start of the segment, NaN padded.
         y: (T, W, d) scaled observations, NaN where missing or padded.
         start: (W,) index of the knot each begins at.
-        end: (W,) knot it ends at, −1 at the end of a record; `last`: (W,) position of that end in T.
+        end: (W,) knot it ends at, −1 at the end of a segment; `last`: (W,) position of that end in T.
     """
 
     ts: Tensor
@@ -47,36 +53,54 @@ class Windows:
 
 @dataclass
 class Record:
-    """Scaled series with their knots.
+    """Segments of scaled series with their knots.
 
     Attributes:
-        t, y: of each series.
-        knots: of each series: indices of the rows where base windows begin.
+        series: index of the series each segment is of; `begin` the time (table's unit) it begins at.
+        t: scaled times of each segment from its start; `y` scaled states.
+        knots: of each segment: rows where base windows begin.
+        smooth: of each segment: values and slopes of the smoothing spline, both (n, d).
     """
 
+    series: list[int]
+    begin: list[float]
     t: list[np.ndarray]
     y: list[np.ndarray]
     knots: list[np.ndarray]
+    smooth: list[tuple[np.ndarray, np.ndarray]]
 
     @staticmethod
     def of(series: Sequence[Series], scales: Scales, window: int) -> Record:
-        """Time counts from each series' first observation."""
-        t = [(s.t - s.t[0]) / scales.tau for s in series]
-        y = [scales.scaled(s.y) for s in series]
-        return Record(t, y, [np.arange(0, max(1, len(x) - 1), window) for x in t])
+        """Cuts and thins."""
+        pieces = [(i, rows) for i, s in enumerate(series) for rows in _segments(s, scales, window * 2**DOUBLINGS)]
+        sizes = np.array([len(rows) for _, rows in pieces])
+        if sizes.sum() > MAX_RECORD:
+            keep = max(1, int(len(pieces) * MAX_RECORD / sizes.sum()))
+            pieces = [pieces[k] for k in np.linspace(0, len(pieces) - 1, keep).round().astype(int)]
+        record = Record([], [], [], [], [], [])
+        for i, rows in pieces:
+            t, y = (series[i].t[rows] - series[i].t[rows[0]]) / scales.tau, scales.scaled(series[i].y[rows])
+            record.series.append(i)
+            record.begin.append(float(series[i].t[rows[0]]))
+            record.t.append(t)
+            record.y.append(y)
+            record.knots.append(np.arange(0, len(rows) - 1, window))
+            record.smooth.append(smoothed(t, y))
+        return record
+
+    @property
+    def rows(self) -> int:
+        """Observations in all segments."""
+        return sum(len(t) for t in self.t)
 
     @property
     def levels(self) -> int:
-        """How often windows double before one spans the longest record."""
-        return max(int(np.ceil(np.log2(len(k)))) for k in self.knots)
+        """Window lengths there are: the shortest, then doubled until one spans the longest segment."""
+        return 1 + max(int(np.ceil(np.log2(len(k)))) for k in self.knots)
 
     def starts(self) -> Tensor:
-        """(K, d): first guesses of the states at all knots: the observation, or between the nearest ones of its column."""
-        rows = []
-        for t, y, knots in zip(self.t, self.y, self.knots, strict=True):
-            columns = [np.interp(t[knots], t[~np.isnan(c)], c[~np.isnan(c)]) if (~np.isnan(c)).any() else 0 * t[knots] for c in y.T]
-            rows.append(np.stack(columns, 1))
-        return torch.tensor(np.concatenate(rows), dtype=torch.float32)
+        """(K, d): first guesses of the states at all knots."""
+        return torch.tensor(np.concatenate([s[0][k] for s, k in zip(self.smooth, self.knots, strict=True)]))
 
     def windows(self, level: int) -> Windows:
         """Windows of 2^level base stretches."""
@@ -84,8 +108,9 @@ class Record:
         for t, y, knots in zip(self.t, self.y, self.knots, strict=True):
             for i in range(0, len(knots), 2**level):
                 j = i + 2**level
-                stop = int(knots[j]) + 1 if j < len(knots) else len(t)
-                pieces.append((t[knots[i] : stop], y[knots[i] : stop], first + i, first + j if j < len(knots) else -1))
+                inner = j < len(knots)
+                stop = int(knots[j]) + 1 if inner else len(t)
+                pieces.append((t[knots[i] : stop], y[knots[i] : stop], first + i, first + j if inner else -1))
             first += len(knots)
         width = max(len(p[0]) for p in pieces)
         ts = np.full((len(pieces), width), np.nan)
@@ -94,7 +119,21 @@ class Record:
             ts[w, : len(t)], ys[: len(t), w] = t, y
         start, end = (torch.tensor([p[k] for p in pieces]) for k in (2, 3))
         last = torch.tensor([len(p[0]) - 1 for p in pieces])
-        return Windows(torch.tensor(ts), torch.tensor(ys, dtype=torch.float32), start, end, last)
+        return Windows(torch.tensor(ts), torch.tensor(ys), start, end, last)
+
+
+def _segments(s: Series, scales: Scales, longest: int) -> list[np.ndarray]:
+    """Row numbers of each segment; neighbours share a row, so that no step is left out."""
+    gaps = np.diff(s.t) / scales.tau
+    rows = np.arange(len(s.t))
+    every = min(int(DENSE / np.median(gaps)), len(rows) // 50)
+    if every > 1 and not np.isnan(s.y).any():
+        rows = rows[::every]
+        gaps = np.diff(s.t[rows]) / scales.tau
+    parts = np.split(rows, np.flatnonzero(gaps > GAP) + 1)
+    cut = [part[i : i + longest + 1] for part in parts for i in range(0, max(1, len(part) - 1), longest)]
+    segments = [part for part in cut if len(part) > 1]
+    return segments or [rows]  # all gaps long: the record is what it is
 
 
 def choose(windows: Windows, generator: torch.Generator) -> Windows:

@@ -1,0 +1,83 @@
+"""Paths from starting states, and the starting state from which a path best meets what was observed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from isocline.solve import solve
+
+# (states (B, d), times (B, T) padded with NaN at the end) -> paths (T, B, d), NaN or inf where a path cannot go on.
+Flow = Callable[[Tensor, Tensor], Tensor]
+
+RTOL, ATOL, MAX_STEPS = 1e-6, 1e-7, 20_000
+PULL = 1e-2  # weight of the first guess beside the observations: holds what they do not determine
+
+
+def flow_of(field: nn.Module) -> Flow:
+    """Paths of a learned field, each with its own adaptive steps."""
+
+    def flow(states: Tensor, ts: Tensor) -> Tensor:
+        with torch.no_grad():
+            return solve(
+                field, states, ts, batching="per_sample", rtol=RTOL, atol=ATOL, max_steps=MAX_STEPS, throw=False
+            ).ys
+
+    return flow
+
+
+def settle(flow: Flow, ts: Tensor, y: Tensor, guess: Tensor, iterations: int = 10) -> Tensor:
+    """States (B, d) at the first times from which paths best meet observations, in least squares.
+
+    Levenberg-Marquardt with the Jacobian from finite differences, all samples and differences in one batch: a dozen
+    solves without a gradient in all. For a linear flow the first step is the answer.
+
+    Args:
+        flow: the model.
+        ts: (B, T), NaN padded.
+        y: (T, B, d), NaN where not observed.
+        guess: (B, d).
+
+    Source:
+        Nocedal & Wright (2006), Numerical Optimization, section 10.3.
+    """
+    count, dim = guess.shape
+    step = 1e-3  # large beside the tolerance of the solves, small beside the states (of size one)
+    directions = torch.cat([torch.zeros(1, dim), step * torch.eye(dim)]).to(guess)
+    seen = ~y.isnan()
+    weight = PULL**0.5
+
+    def residuals(states: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, R) and its Jacobian (B, R, d)."""
+        around = (states + directions[:, None]).reshape(-1, dim)
+        paths = flow(around, ts.repeat(dim + 1, 1)).reshape(len(ts[0]), dim + 1, count, dim)
+        misfit = torch.where(seen[:, None], paths - y[:, None], 0.0).permute(1, 2, 0, 3).reshape(dim + 1, count, -1)
+        pull = weight * (states + directions[:, None] - guess)
+        r = torch.cat([misfit, pull], -1)
+        return r[0], ((r[1:] - r[0]) / step).permute(1, 2, 0)
+
+    state, damping = guess.clone(), torch.full((count,), 1e-3).to(guess)
+    r, jacobian = residuals(state)
+    cost = r.square().sum(1)
+    for _ in range(iterations):
+        normal = jacobian.mT @ jacobian
+        damped = normal + damping[:, None, None] * torch.diag_embed(normal.diagonal(dim1=1, dim2=2) + 1e-9)
+        move = torch.linalg.solve(
+            damped.nan_to_num(0.0, 0.0, 0.0) + 1e-12 * torch.eye(dim).to(guess),
+            -(jacobian.mT @ r[..., None]).nan_to_num(0.0, 0.0, 0.0),
+        )[..., 0]
+        trial = state + move
+        r_trial, jacobian_trial = residuals(trial)
+        cost_trial = r_trial.square().sum(1)
+        better = (cost_trial < cost) & jacobian_trial.isfinite().all(-1).all(-1)
+        state = torch.where(better[:, None], trial, state)
+        r = torch.where(better[:, None], r_trial, r)
+        jacobian = torch.where(better[:, None, None], jacobian_trial, jacobian)
+        done = bool(((cost - cost_trial).abs() <= 1e-6 * cost).all())
+        cost = torch.where(better, cost_trial, cost)
+        damping = torch.where(better, damping / 10, damping * 10)
+        if done:
+            break
+    return state

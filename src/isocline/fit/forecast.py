@@ -1,0 +1,49 @@
+"""Forecasts: settle on the last rows of a record, then run on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from isocline.fit.flow import Flow, settle
+from isocline.fit.scale import Scales
+from isocline.fit.smooth import smoothed
+from isocline.fit.table import Series
+from isocline.fit.windows import GAP
+
+ROWS, SPAN = 12, 1.0  # a starting state is settled on the last 12 rows, or as many as one unit of scaled time holds,
+MOST = 24  # thinned to this many
+
+
+def anchor(s: Series, scales: Scales) -> Series:
+    """The last rows of a record, after its last long gap: what a starting state is settled on."""
+    n = len(s.t)
+    first = max(0, min(n - ROWS, int(np.searchsorted(s.t, s.t[-1] - SPAN * scales.tau))))
+    long = np.flatnonzero(np.diff(s.t[first:]) > GAP * scales.tau)
+    rows = np.arange(first + (int(long[-1]) + 1 if len(long) else 0), n)
+    rows = rows[np.unique(np.linspace(0, len(rows) - 1, MOST).round().astype(int))]
+    return Series(s.id, s.t[rows], s.y[rows])
+
+
+def settled(flow: Flow, records: Sequence[Series], scales: Scales) -> Tensor:
+    """Scaled states (B, d) at the first rows of some records from which the flow best meets them."""
+    ts, ys = padded([(s.t - s.t[0]) / scales.tau for s in records]), [scales.scaled(s.y) for s in records]
+    guess = np.stack([smoothed(s.t, y)[0][0] for s, y in zip(records, ys, strict=True)])
+    return settle(flow, ts, padded(ys).movedim(0, 1), torch.tensor(guess))
+
+
+def forecast(flow: Flow, records: Sequence[Series], later: Sequence[np.ndarray], scales: Scales) -> list[np.ndarray]:
+    """Scaled states (n, d) of each record at later times (table's unit), NaN or inf where the flow cannot go on."""
+    anchors = [anchor(s, scales) for s in records]
+    states = settled(flow, anchors, scales)
+    ts = padded([(np.concatenate([a.t, t]) - a.t[0]) / scales.tau for a, t in zip(anchors, later, strict=True)])
+    paths = flow(states, ts)
+    return [paths[len(a.t) : len(a.t) + len(t), b].numpy() for b, (a, t) in enumerate(zip(anchors, later, strict=True))]
+
+
+def padded(arrays: Sequence[np.ndarray]) -> Tensor:
+    """(B, longest, ...) with NaN at the end of the shorter ones."""
+    return torch.nn.utils.rnn.pad_sequence([torch.tensor(a) for a in arrays], batch_first=True, padding_value=torch.nan)

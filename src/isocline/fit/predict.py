@@ -1,0 +1,158 @@
+"""Forecasts of a run, from the end of its record or from a state given in a table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from isocline.fit.clock import Clock
+from isocline.fit.config import Config
+from isocline.fit.errors import UserError
+from isocline.fit.files import read_run
+from isocline.fit.flow import flow_of
+from isocline.fit.loop import network
+from isocline.fit.reader import read_cells
+from isocline.fit.scale import Scales
+
+MAX_ROWS = 1_000_000
+
+
+def predict(
+    folder: str | Path,
+    *,
+    until: str | float | None = None,
+    times: str | Path | None = None,
+    start: str | Path | None = None,
+) -> tuple[list[str], list[list[Any]], list[str]]:
+    """Forecasts of a run, in the units and with the headers of its table.
+
+    Args:
+        folder: of the run.
+        until: forecast from the start to this time (a number, or a date as in the table), at the record's spacing.
+        times: instead: a table with the times (and series) to predict.
+        start: a table with one complete row a series to start from; None: the end of each record, from a state settled
+            on its last rows.
+
+    Returns:
+        Header, rows, and a sentence for every forecast that could not go on to its end.
+
+    Raises:
+        UserError: for what is the user's to mend.
+    """
+    folder = Path(folder)
+    kept = read_run(folder)
+    if not (folder / "states.json").exists():
+        raise UserError(f"{folder}: the run has no model yet; finish it with: isocline fit --resume {folder}")
+    if (until is None) == (times is None):
+        raise UserError("expected one of --until T and --times FILE")
+    config, scales, clock = Config.make(**kept["config"]), Scales.from_dict(kept["scales"]), Clock(**kept["clock"])
+    model = network(len(config.states), config)
+    model.load_state_dict(load_file(folder / "model.safetensors"))
+    flow = flow_of(model)
+    starts = _saved_starts(folder) if start is None else _given_starts(Path(start), config, scales, clock)
+    wanted = (
+        _until(until, starts, clock, folder) if until is not None else _times(Path(str(times)), starts, config, clock)
+    )
+    header = [*([config.id] if config.id else []), str(config.time), *config.states]
+    rows: list[list[Any]] = []
+    lost = []
+    for name, ts in wanted.items():
+        begin, state = starts[name]
+        later = ts[ts > begin]
+        grid = torch.tensor(np.concatenate([[begin], later]) - begin) / scales.tau
+        path = flow(state[None], grid[None])[:, 0] if len(later) else state[None]
+        y = scales.unscaled(path.numpy())
+        good = np.isfinite(y).all(1)
+        if not good.all():
+            of = f"series {name!r}: " if config.id else ""
+            last = clock.text(np.concatenate([[begin], later])[good].max())
+            lost.append(f"{of}the forecast is finite only up to {config.time} {last}")
+        keep = good & np.concatenate([[bool((ts == begin).any())], np.ones(len(later), dtype=bool)])
+        for t, values in zip(np.concatenate([[begin], later])[keep], y[keep], strict=True):
+            rows.append([*([name] if config.id else []), clock.text(t), *values.tolist()])
+    return header, rows, lost
+
+
+# ---- where to start ---------------------------------------------------------------------------------------------------
+def _saved_starts(folder: Path) -> dict[str, tuple[float, Tensor]]:
+    saved = json.loads((folder / "states.json").read_text(encoding="utf-8"))
+    return {name: (s["t"], torch.tensor(s["state"], dtype=torch.float64)) for name, s in saved.items()}
+
+
+def _given_starts(path: Path, config: Config, scales: Scales, clock: Clock) -> dict[str, tuple[float, Tensor]]:
+    cells = read_cells(path)
+    cells.require(*filter(None, [config.time, config.id]), *config.states)
+    ts = clock.numbers(cells, str(config.time))
+    columns = []
+    for header, scale in zip(config.states, scales.states, strict=True):
+        values, bad = cells.numbers(header)
+        cells.refuse_bad(header, bad | np.isnan(values), "a finite number in every state of a starting row")
+        if scale.kind == "log":
+            cells.refuse_bad(header, values <= 0, "a positive number: the model works in its logarithm")
+        columns.append(scale.scaled(values))
+    names = cells.text(config.id).tolist() if config.id else [""] * len(ts)
+    states = torch.tensor(np.stack(columns, 1), dtype=torch.float64)
+    out: dict[str, tuple[float, Tensor]] = {}
+    for name, t, state, line in zip(names, ts, states, cells.lines, strict=True):
+        if name in out:
+            of = f" for series {name!r}" if config.id else ""
+            raise UserError(f"{path}: line {line}: a second starting row{of}; expected one")
+        out[name] = (float(t), state)
+    return out
+
+
+# ---- where to go ------------------------------------------------------------------------------------------------------
+def _until(
+    until: str | float, starts: dict[str, tuple[float, Tensor]], clock: Clock, folder: Path
+) -> dict[str, np.ndarray]:
+    """From each start, at the record's usual spacing, up to and including `until`."""
+    end = clock.number(str(until))
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    spacing = float(np.median(np.concatenate([np.diff(s["t"]) for s in report["series"]])))
+    first = min(begin for begin, _ in starts.values())
+    if sum(max(0.0, end - begin) for begin, _ in starts.values()) / spacing > MAX_ROWS:
+        raise UserError(
+            f"--until {until}: more than {MAX_ROWS:,} rows at the record's spacing of {spacing:g}; give --times FILE"
+        )
+    out = {}
+    for name, (begin, _) in starts.items():
+        grid = begin + spacing * np.arange(1, int((end - begin) / spacing + 1e-6) + 1) if end > begin else np.empty(0)
+        if end > begin:
+            grid = np.append(grid[grid < end - 1e-6 * spacing], end)
+            out[name] = grid
+    if not out:
+        raise UserError(
+            f"--until {until}: expected a time after the start of the forecast, {clock.text(first)}; "
+            f"to start earlier give a row with --from FILE"
+        )
+    return out
+
+
+def _times(path: Path, starts: dict[str, tuple[float, Tensor]], config: Config, clock: Clock) -> dict[str, np.ndarray]:
+    """By series, sorted."""
+    cells = read_cells(path, one_column=True)
+    if len(cells.columns) == 1 and not config.id:
+        cells.frame.columns = [str(config.time)]
+    cells.require(*filter(None, [config.time, config.id]))
+    ts = clock.numbers(cells, str(config.time))
+    names = cells.text(config.id).tolist() if config.id else [""] * len(ts)
+    wanted: dict[str, list[float]] = {}
+    for name, t, line in zip(names, ts, cells.lines, strict=True):
+        if name not in starts:
+            known = ", ".join(map(repr, list(starts)[:20]))
+            raise UserError(
+                f"{path}: line {line}, column {config.id!r}: no start for series {name!r}; there are {known}"
+            )
+        if t < starts[name][0]:
+            raise UserError(
+                f"{path}: line {line}, column {config.time!r}: {clock.text(t)} lies before the start of the forecast, "
+                f"{clock.text(starts[name][0])}; to start earlier give a row with --from FILE"
+            )
+        wanted.setdefault(name, []).append(float(t))
+    return {name: np.unique(ts_) for name, ts_ in wanted.items()}

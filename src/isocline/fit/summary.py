@@ -1,0 +1,207 @@
+"""report.json: all that the report shows, as plain numbers."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from isocline import audit
+from isocline.fit.flow import flow_of
+from isocline.fit.forecast import anchor, settled
+from isocline.fit.judge import Scores, number, verdict
+from isocline.fit.loop import Trainer
+from isocline.fit.scale import Scales
+from isocline.fit.split import Split
+from isocline.fit.table import Series, Table
+from isocline.solution import SolveError
+from isocline.solve import solve
+
+MAX_POINTS = 2000  # of a series that the report carries
+MAX_SERIES, MAX_PIECES = 12, 40  # series it shows, and fitted pieces of each
+FINE = 600  # points of a path
+GRID = 22
+PASS = 400  # rows of the longest series over which the solver is watched
+
+
+def summary(
+    table: Table, split: Split, scales: Scales, trainer: Trainer, reason: str, kept: dict[str, Any],
+    scores: Scores, warnings: list[str],
+) -> dict[str, Any]:  # fmt: skip
+    """The report of a run; all numbers finite or None.
+
+    Args:
+        trainer: with the best field in place.
+        kept: config.json.
+        scores, warnings: of `judge`.
+    """
+    model = trainer.model
+    paths = _paths(model, split, scales, trainer)
+    solver = _solver(model, split, scales, trainer)
+    if (solver["reconstruction"] or 0.0) > 1e-2:
+        warnings = [
+            *warnings,
+            "integrated forwards and back, the fitted path does not return to its start: it contracts onto an attractor, "
+            "so the field is known near the data only",
+        ]
+    shown = list(zip(split.train, split.held, split.learned, strict=True))[:MAX_SERIES]
+    return {
+        "isocline": kept["isocline"],
+        "command": kept["command"],
+        "created": kept["created"],
+        "table": _described(table, scales),
+        "series": [_series(*parts) for parts in shown],
+        "model_path": paths,
+        "config": kept["config"],
+        "history": {k: plain(v) for k, v in vars(trainer.history).items()},
+        "scores": scores,
+        "score_scale": "NRMSE: root mean square error in the scaled coordinates the model works in, all states together",
+        "verdict": verdict(scores),
+        "phase": _phase(model, split.train, scales, table, paths),
+        "solver": solver,
+        "stopped": reason,
+        "best_iteration": trainer.best["iteration"],
+        "seconds": round(trainer.before, 2),
+        "warnings": warnings,
+    }
+
+
+def plain(values: Any) -> Any:
+    """Nested lists for JSON, None where not finite."""
+    if isinstance(values, np.ndarray):
+        values = values.tolist()
+    if isinstance(values, (list, tuple)):
+        return [plain(v) for v in values]
+    return number(values) if isinstance(values, float) else values
+
+
+def _described(table: Table, scales: Scales) -> dict[str, Any]:
+    notes = [*table.notes, *(f"ignored: {column} ({why})" for column, why in table.ignored)]
+    return {
+        "path": table.path,
+        "sha256": table.sha256,
+        "rows": table.rows,
+        "time": {"name": table.time.name, "unit": table.time.unit},
+        "id": table.id.header if table.id else None,
+        "states": [
+            {"name": c.name, "unit": c.unit, "scale": {"kind": s.kind, "mean": s.mean, "sd": s.sd}}
+            for c, s in zip(table.states, scales.states, strict=True)
+        ],
+        "notes": notes,
+    }
+
+
+def _series(train: Series, held: Series, learned: bool) -> dict[str, Any]:
+    t, y = np.concatenate([train.t, held.t]), np.concatenate([train.y, held.y])
+    thin = max(1, math.ceil(len(t) / MAX_POINTS))
+    split = float((train.t[-1] + held.t[0]) / 2) if len(held.t) else None
+    return {"id": train.id, "t": plain(t[::thin]), "y": plain(y[::thin]), "split": split, "held_out": not learned}
+
+
+# ---- paths ------------------------------------------------------------------------------------------------------------
+def _paths(model: nn.Module, split: Split, scales: Scales, trainer: Trainer) -> list[dict[str, Any]]:
+    """The fitted windows from their trained starts, then from the settled state through validation and held-out part."""
+    flow, record = flow_of(model), trainer.record
+    taught = [i for i, yes in enumerate(split.learned) if yes]
+    first_knot = np.cumsum([0, *(len(k) for k in record.knots)])
+    out = []
+    for number_, (train, held) in enumerate(zip(split.train, split.held, strict=True)):
+        if number_ >= MAX_SERIES:
+            break
+        segments = [k for k, i in enumerate(record.series) if taught[i] == number_][:MAX_PIECES]
+        for k in segments:
+            begin, end = record.begin[k], record.begin[k] + record.t[k][-1] * scales.tau
+            state = trainer.starts[first_knot[k]].detach()
+            out.append(_fine(flow, state, begin, begin, end, FINE // len(segments), scales, train.id, "fit"))
+        start = anchor(train, scales)
+        state = settled(flow, [start], scales)[0]
+        reached = max((record.begin[k] + record.t[k][-1] * scales.tau for k in segments), default=start.t[0])
+        if reached < train.t[-1]:
+            out.append(
+                _fine(flow, state, start.t[0], max(reached, start.t[0]), train.t[-1], 100, scales, train.id, "fit")
+            )
+        if len(held.t):
+            end = held.t[min(len(held.t), MAX_POINTS) - 1]
+            out.append(_fine(flow, state, start.t[0], train.t[-1], end, FINE, scales, train.id, "forecast"))
+    return out
+
+
+def _fine(
+    flow: Any,
+    state: torch.Tensor,
+    begin: float,
+    shown: float,
+    end: float,
+    points: int,
+    scales: Scales,
+    name: str,
+    part: str,
+) -> dict[str, Any]:
+    """A path from `begin`, shown from `shown` to `end`, as far as it is finite."""
+    grid = np.linspace(shown, end, max(points, 2))
+    ts = (np.concatenate([[begin], grid[grid > begin]]) - begin) / scales.tau
+    y = scales.unscaled(flow(state[None], torch.tensor(ts)[None])[:, 0].numpy())
+    y = y if shown <= begin else y[1:]
+    good = np.isfinite(y).all(1)
+    return {"id": name, "part": part, "t": grid[good].tolist(), "y": y[good].tolist()}
+
+
+# ---- field and solver -------------------------------------------------------------------------------------------------
+def _phase(
+    model: nn.Module, train: list[Series], scales: Scales, table: Table, paths: list[dict[str, Any]]
+) -> dict[str, Any] | None:
+    """The learned field over the first two states, the others at their median; in the table's units."""
+    if len(scales.states) < 2:
+        return None
+    x = scales.scaled(np.concatenate([s.y for s in train]))
+    if np.isnan(x).all(0).any():
+        return None
+    low, high = np.nanmin(x, 0) - 0.3, np.nanmax(x, 0) + 0.3
+    grids = [np.linspace(low[i], high[i], GRID) for i in (0, 1)]
+    points = np.broadcast_to(np.nanmedian(x, 0), (GRID, GRID, x.shape[1])).copy()
+    points[..., 0], points[..., 1] = np.meshgrid(*grids)
+    with torch.no_grad():
+        slope = model(torch.tensor(0.0), torch.tensor(points)).numpy() / scales.tau
+    y = scales.unscaled(points)
+    velocity = [slope[..., i] * s.rate(y[..., i]) for i, s in enumerate(scales.states)]
+    fit = next((p for p in paths if p["part"] == "fit"), None)
+    return {
+        "x": table.states[0].header,
+        "y": table.states[1].header,
+        "gx": y[0, :, 0].tolist(),
+        "gy": y[:, 0, 1].tolist(),
+        "dx": plain(velocity[0]),
+        "dy": plain(velocity[1]),
+        "log": [s.kind == "log" for s in scales.states[:2]],
+        "path_x": [row[0] for row in fit["y"]] if fit else [],
+        "path_y": [row[1] for row in fit["y"]] if fit else [],
+    }
+
+
+def _solver(model: nn.Module, split: Split, scales: Scales, trainer: Trainer) -> dict[str, Any]:
+    """What one pass over the longest series costs, and whether it can be run backwards."""
+    longest = max(split.taught, key=lambda s: len(s.t))
+    rows = slice(0, PASS)
+    ts = torch.tensor((longest.t[rows][[0, -1]] - longest.t[0]) / scales.tau)
+    y0 = settled(flow_of(model), [Series("", longest.t[:12], longest.y[:12])], scales)[0].requires_grad_()
+    sol = solve(model, y0, ts, rtol=1e-5, atol=1e-6, throw=False)
+    back = None
+    if sol.success:
+        sol.ys[-1].sum().backward()
+        model.zero_grad()
+        try:
+            back = audit.reconstruction(model, y0.detach(), ts, rtol=1e-5, atol=1e-6)
+        except SolveError:
+            back = None
+    return {
+        "solver": "tsit5, rtol 1e-6, atol 1e-7 (training: rk4 with steps of at most 0.5 scaled time units)",
+        "evaluations": int(sol.stats.evaluations),
+        "evaluations_backward": int(sol.stats.evaluations_backward),
+        "accepted": int(sol.stats.accepted),
+        "rejected": int(sol.stats.rejected),
+        "reconstruction": number(back),
+        "evaluations_training": trainer.evaluations,
+    }

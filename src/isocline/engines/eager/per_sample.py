@@ -17,6 +17,7 @@ from isocline._types import Float, Tensor
 from isocline.control import PID, FixedStep
 from isocline.control.initial_step import Tolerance
 from isocline.control.schedule import row_stops
+from isocline.engines.eager.observations import Observations
 from isocline.engines.eager.problem import Failure, OnStep, Problem, Trajectory
 from isocline.engines.eager.steps import RowStep, row_times, stage_nodes
 from isocline.field import VectorField
@@ -63,14 +64,15 @@ class _Loop:
         self.many_stops = self.stops.shape[1] > 1
         # With a step from every observation to the next nothing is ever interpolated.
         self.only_ends = isinstance(problem.controller, FixedStep) and problem.controller.max_step is not None
+        self.waiting = Observations(self.out, self.keys, self.dense_step)
         self.i_stop = torch.zeros_like(self.ids)
         self.at_jump = self._is_jump(ts[:, 0])
         self.r1 = self.r2 = torch.ones_like(self.t)
-        self.taken = torch.zeros_like(self.t)
+        self.taken, self.steps_taken = torch.zeros_like(self.t), torch.zeros_like(self.ids)
         self.alive: Tensor | None = None  # None: every row present is running
         self.running = self.batch
         self.retreated = False  # whether the last step was rejected by some row
-        self.rows = ["ids", "y", "t", "t_end", "sign", "keys", "stops", "seen", "taken"]
+        self.rows = ["ids", "y", "t", "t_end", "sign", "keys", "stops", "seen", "taken", "steps_taken"]
         if self.many_stops:
             self.rows += ["i_stop", "jumps", "at_jump"]
 
@@ -87,16 +89,19 @@ class _Loop:
     def run(self) -> Trajectory:
         self.step_count = 0
         self._first_observations()
-        self._leave(self.t == self.t_end)
+        done = self.t == self.t_end
+        self._leave(done, int(done.sum()))
         if len(self.ids):
             self._start()
-        while len(self.ids) and self.step_count < self.problem.max_steps:
+        while self.running and self.step_count < self.problem.max_steps:
             self.step_count += 1
             self._step()
         if len(self.ids):
             running = torch.ones_like(self.ids, dtype=torch.bool) if self.alive is None else self.alive
             self.status[self.ids[running]] = int(Status.MAX_STEPS)
-            self._leave(running)
+            self._leave(running, self.running)
+            if len(self.ids):  # coupled rows stay together to the end
+                self._store(torch.arange(len(self.ids), device=self.ids.device))
         return self._finish()
 
     def _start(self) -> None:
@@ -117,7 +122,7 @@ class _Loop:
             bad = ~self.f.isfinite().all(1)
             if bool(bad.any()):
                 self.status[self.ids[bad]] = int(Status.NON_FINITE)
-                self._leave(bad)
+                self._leave(bad, int(bad.sum()))
         self._bind()
 
     def _bind(self) -> None:
@@ -163,12 +168,11 @@ class _Loop:
         counts = torch.stack((accepted.sum(), saves.sum(), leaving.sum())).tolist()
         self._record(counts, accepted, saves, t1, low, high, y1)
         self._commit(counts[0], accepted, clipped, t1, y1, k_last, reach)
-        running = len(self.ids) if self.alive is None else self.running
-        self.retreated = counts[0] < running
+        self.retreated = counts[0] < self.running
         if counts[2]:
             if failed is not None:
                 self.status[self.ids[failed]] = int(Status.STEP_TOO_SMALL if self.adaptive else Status.NON_FINITE)
-            self._leave(leaving)
+            self._leave(leaving, counts[2])
 
     def _stages(self, t1: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor | None]:
         """Fills the workspace with h·k; returns y₁ and the unscaled last stage."""
@@ -221,7 +225,7 @@ class _Loop:
         self, counts: list[int], accepted: Tensor, saves: Tensor, t1: Tensor, low: Tensor, high: Tensor, y1: Tensor
     ) -> None:
         """Writes the observations of this step, and hands the step on where somebody records."""
-        inner, ends = self._observations(counts, saves, t1, y1) if counts[1] else (None, None)
+        inner, ends = self._observations(counts[1], saves, t1, y1) if counts[1] else (None, None)
         if not counts[0] or not (self.on_step is not None or self.problem.dense):
             return
         if self.independent is None and counts[0] < len(self.ids):
@@ -237,7 +241,8 @@ class _Loop:
             position = accepted.cumsum(0) - 1
             t0, end, low, high = (x[pick] for x in clock)
             y, hk, ids, sign, clock = y[pick], hk[:, pick], ids[pick], sign[pick], (t0, end, low, high)
-            inner = inner and (position[inner[0]], *inner[1:])
+            if inner is not None:
+                inner.position = position
             ends = ends and (position[ends[0]], ends[1])
         if self.backwards:
             t0, end, low, high = (x * sign for x in clock)
@@ -252,30 +257,14 @@ class _Loop:
         if self.on_step is not None:
             self.on_step(step)
 
-    def _observations(self, counts: list[int], saves: Tensor, t1: Tensor, y1: Tensor) -> tuple[Any, Any]:
-        """Writes them; returns what a recorded step needs to know of them."""
-        count = counts[1]
+    def _observations(self, count: int, saves: Tensor, t1: Tensor, y1: Tensor) -> tuple[Any, Any]:
+        """Writes them, now or later; returns what a recorded step needs to know of them."""
+        if not self.only_ends:
+            return self.waiting.put(count, saves, self.seen, self.ids, self.t, t1, self.y, y1, self.workspace.K), None
         sample = saves.nonzero().squeeze(1)
-        column = self.seen[sample]
-        if len(sample) < count:
-            sample = torch.repeat_interleave(torch.arange(len(saves), device=saves.device), saves, output_size=count)
-            # The k-th observation of a row in this step: its position in the list, less where the row's begin.
-            column = torch.arange(count, device=saves.device) + (self.seen - saves.cumsum(0) + saves)[sample]
-        row = column * self.batch + self.ids[sample]
-        out = self.out.view(-1, self.out.shape[-1])
-        if self.only_ends:
-            out.index_copy_(0, row, y1[sample])
-            return None, (sample, row)
-        when, start, end = self.keys[sample, column], self.t[sample], t1[sample]
-        theta = ((when - start) / (end - start)).to(self.y.dtype)
-        weights = self.dense_step.weights(theta)
-        hk = self.workspace.K.transpose(0, 1)[sample]
-        values = self.y[sample].unsqueeze(1).baddbmm(weights.unsqueeze(1), hk).squeeze(1)
-        if counts[2] or self.many_stops:
-            # An observation at the end of a step takes the step's result itself, not the interpolant's rounding of it.
-            values = torch.where((when == end).unsqueeze(1), y1[sample], values)
-        out.index_copy_(0, row, values)
-        return (sample, row, weights), None
+        row = self.seen[sample] * self.batch + self.ids[sample]
+        self.out.view(-1, self.out.shape[-1]).index_copy_(0, row, y1[sample])
+        return None, (sample, row)
 
     def _commit(
         self,
@@ -317,25 +306,19 @@ class _Loop:
         self.f = self._slopes(self._inside(self.t, stop, self.at_jump), self.y)
 
     # ---- who is in the batch --------------------------------------------------------------------------------------
-    def _leave(self, gone: Tensor) -> None:
-        """Rows that are done or failed stop: dropped from the batch, or for a while kept in it as dead weight."""
-        if self.alive is not None:
-            gone = gone & self.alive
-        ids = self.ids[gone]
-        if not len(ids):
+    def _leave(self, gone: Tensor, count: int) -> None:
+        """`count` running rows are done or failed: dropped from the batch, or for a while kept in it as dead weight."""
+        if not count:
             return
-        self.y_end[ids], self.t_left[ids] = self.y[gone], (self.t * self.sign)[gone]
-        self.accepted[ids], self.attempts[ids] = self.taken[gone].long(), self.step_count
-        if hasattr(self, "h"):
-            self.h_left[ids] = self.h[gone]
-        running = ~gone if self.alive is None else self.alive & ~gone
-        keep = running.nonzero().squeeze(1)
-        if len(keep) and self.independent is None and hasattr(self, "f"):
+        self.running -= count
+        self.alive = ~gone if self.alive is None else self.alive & ~gone
+        self.steps_taken = torch.where(gone, self.step_count, self.steps_taken)
+        if self.running and self.independent is None and hasattr(self, "f"):
             self._look_for_coupling()
-        self.running = len(keep)
-        if len(keep) and (self.independent is False or len(keep) > CROWDED * len(running)):
-            self.alive = running
+        if self.running and (self.independent is False or self.running > CROWDED * len(self.ids)):
             return
+        self._store((~self.alive).nonzero().squeeze(1))
+        keep = self.alive.nonzero().squeeze(1)
         for name in self.rows:
             setattr(self, name, getattr(self, name).index_select(0, keep))
         if not self.many_stops:
@@ -344,6 +327,14 @@ class _Loop:
         self.field = self.problem.field.of_rows(self.ids)
         if hasattr(self, "workspace"):
             self._bind()
+
+    def _store(self, rows: Tensor) -> None:
+        """Keeps, by sample, where these rows stand."""
+        ids = self.ids[rows]
+        self.y_end[ids], self.t_left[ids] = self.y[rows], (self.t * self.sign)[rows]
+        self.accepted[ids], self.attempts[ids] = self.taken[rows].long(), self.steps_taken[rows]
+        if hasattr(self, "h"):
+            self.h_left[ids] = self.h[rows]
 
     def _whole_state(self) -> Tensor:
         return self.y_end.index_copy(0, self.ids, self.y)
@@ -426,6 +417,7 @@ class _Loop:
     # ---- the end --------------------------------------------------------------------------------------------------
     def _finish(self) -> Trajectory:
         """Statistics, and overflow that no error estimate saw."""
+        self.waiting.flush()
         ts: Tensor = self.problem.ts
         sign = torch.where(self.t_left >= ts[:, 0], 1.0, -1.0).to(ts.dtype).unsqueeze(1)
         behind = (ts * sign <= self.t_left.unsqueeze(1) * sign).sum(1)

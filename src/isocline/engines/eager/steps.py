@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from isocline.engines.eager.observations import Inner
 from isocline.field import VectorField
 from isocline.solvers.runge_kutta import Workspace, step_with_graph
 from isocline.solvers.tableau import ButcherTableau
@@ -103,8 +104,8 @@ class SharedStep(NamedTuple):
 class RowStep(NamedTuple):
     """One step of the samples `rows`, each with its own t, t1 (r,); at jumps `f` sees times from low to high.
 
-    Observations inside: (position in `rows`, row of the flat output, weights b_i(θ) (m, s)); or, where every step ends
-    at one, (position, row) of those at its end. `y` is (r, N), or the whole batch (B, N) where checkpoints are thinned
+    `inner` are the observations inside; or, where every step ends at one, `ends` are (position in `rows`, row of the
+    flat output) of those at its end. `y` is (r, N), or the whole batch (B, N) where checkpoints are thinned
     (`whole`).
     """
 
@@ -113,7 +114,7 @@ class RowStep(NamedTuple):
     t1: Tensor
     low: Tensor
     high: Tensor
-    inner: tuple[Tensor, Tensor, Tensor] | None
+    inner: Inner | None
     ends: tuple[Tensor, Tensor] | None
     whole: bool
     y: Tensor | None
@@ -163,7 +164,7 @@ class RowStep(NamedTuple):
         """Rows of the flat output (T·B, N) it writes, and what it writes there."""
         index, values = [], []
         if self.inner is not None:
-            sample, row, weights = self.inner
+            sample, row, weights = self.inner.value
             index.append(row)
             values.append(y[sample] + torch.einsum("ms,smn->mn", weights, hk[:, sample]))
         if self.ends is not None:
@@ -178,7 +179,7 @@ class RowStep(NamedTuple):
         flat = grad_ys.reshape(-1, grad_ys.shape[-1])
         gy = ghk = gy1 = None
         if self.inner is not None:
-            sample, row, weights = self.inner
+            sample, row, weights = self.inner.value
             grads = flat[row]
             gy = flat.new_zeros(len(self.rows), flat.shape[1]).index_add_(0, sample, grads)
             ghk = flat.new_zeros(weights.shape[1], *gy.shape)

@@ -13,8 +13,9 @@ from itertools import accumulate
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.utils import _pytree as pytree
+
+from isocline._types import Float, Tensor
 
 REAL_OF = {torch.complex64: torch.float32, torch.complex128: torch.float64, torch.complex32: torch.float16}
 
@@ -233,6 +234,11 @@ class VectorField:
     def __call__(self, t: Tensor, y: Tensor) -> Tensor:
         """f at time `t` on the buffer `y` (..., N); the result is flat too, and differentiable."""
         return self.slope(t, self.shaped(y)).reshape(y.shape)
+
+    def at(self, t: Float[Tensor, "*rows"], y: Float[Tensor, "*rows state"]) -> Float[Tensor, "*rows state"]:
+        """f at one time (0-d), or at the times (R,) of the rows of `y` (R, N), in whatever dtype they are kept."""
+        time = t.to(device=y.device, dtype=self.time_dtype)
+        return self(time.view(self.layout.time_shape(len(t))) if t.dim() else time, y)
 
     def fill(self, t: Tensor, y: Tensor, out: Tensor) -> None:
         """Writes f into `out`; both as `shaped` makes them."""

@@ -95,3 +95,16 @@ def hairer_finish(span: float, h0: float, d1: float, d2: float, order: int) -> f
         return h0
     h1 = max(1e-6 * span, h0 * 1e-3) if largest <= 1e-15 else (0.01 / largest) ** (1.0 / order)
     return min(100 * h0, h1, span)
+
+
+def hairer_start_rows(span: Tensor, d0: Tensor, d1: Tensor) -> Tensor:
+    """`hairer_start`, row by row."""
+    h0 = torch.where((d0 > 1e-5) & (d1 > 1e-5), 0.01 * d0 / d1, 1e-6 * span)
+    return torch.minimum(h0.nan_to_num(nan=0.0), span)
+
+
+def hairer_finish_rows(span: Tensor, h0: Tensor, d1: Tensor, d2: Tensor, order: int) -> Tensor:
+    """`hairer_finish`, row by row."""
+    largest = torch.maximum(d1, d2)
+    h1 = torch.where(largest <= 1e-15, (1e-3 * h0).maximum(1e-6 * span), (0.01 / largest) ** (1.0 / order))
+    return torch.minimum(torch.where(largest.isfinite(), torch.minimum(100 * h0, h1), h0), span)

@@ -91,21 +91,14 @@ class Inputs:
         field = problem.field.with_args(pytree.tree_unflatten(leaves, spec))
         known = {id(p): p for p in reachable(problem.field.f) if p.requires_grad and p.is_leaf}
         with torch.enable_grad():
-            slope = first_slope(field, problem, y0.detach().clone())
+            t0 = torch.tensor(problem.ts[0], dtype=torch.float64) if y0.dim() == 1 else problem.ts[:, 0]
+            slope = field.at(t0, y0.detach().clone())
             known.update((id(p), p) for p in graph_leaves(slope))
         problem.first_slope = slope.detach()
         problem.field.differentiates = field.differentiates
         for stand_in in stand_ins:
             known.pop(id(stand_in), None)
         return Inputs(args, list(known.values()), field, stand_ins)
-
-
-def first_slope(field: VectorField, problem: Problem, y0: Tensor) -> Tensor:
-    """f(t0, y0), flat."""
-    if y0.dim() == 1:
-        return field(field.time(problem.ts[0]), y0)
-    start = problem.ts[:, 0].to(field.time_dtype)
-    return field(start.view(field.layout.time_shape(len(y0))), y0)
 
 
 def graph_leaves(output: Tensor) -> Iterator[Tensor]:

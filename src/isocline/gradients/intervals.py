@@ -39,7 +39,7 @@ class Interval:
 
     def slope(self, field: VectorField, clock: Tensor, y: Tensor) -> Tensor:
         """dy/d(clock)."""
-        return field(clock.to(field.time_dtype), y)
+        return field.at(clock, y)
 
     def stops(self, ts: Sequence[float]) -> list[float]:
         """Times on the clock."""
@@ -74,8 +74,8 @@ class RowInterval(Interval):
         return field.of_rows(self.rows)
 
     def slope(self, field: VectorField, clock: Tensor, y: Tensor) -> Tensor:
-        time = torch.addcmul(self.start, self.span, clock.to(self.span.dtype)).to(field.time_dtype)
-        return field(time.view(field.layout.time_shape(len(time))), y) * self.span.to(y.dtype).unsqueeze(1)
+        time = torch.addcmul(self.start, self.span, clock.to(self.span.dtype))
+        return field.at(time, y) * self.span.to(y.dtype).unsqueeze(1)
 
     def stops(self, ts: Sequence[float]) -> list[float]:
         clocks = ((self.start.new_tensor(list(ts)).unsqueeze(1) - self.start) / self.span).reshape(-1)

@@ -48,7 +48,7 @@ class _Start(torch.autograd.Function):
         (a,) = cotangents
         _refuse_second_order()
         t0, y0 = ctx.saved_tensors
-        slope = _evaluate(ctx.field, t0, y0)
+        slope = ctx.field.at(t0, y0)
         return None, -(a * slope).sum(-1).to(t0.dtype), a
 
 
@@ -70,7 +70,7 @@ class _Observations(torch.autograd.Function):
             if not bool(reached.any()):
                 rows.append(torch.zeros_like(t))
                 continue
-            product = (g * _evaluate(ctx.field, torch.where(t.isnan(), 0.0, t), y)).sum(-1).to(t.dtype)
+            product = (g * ctx.field.at(torch.where(t.isnan(), 0.0, t), y)).sum(-1).to(t.dtype)
             rows.append(torch.where(reached, product, 0.0))
         return None, torch.stack(rows), grads
 
@@ -81,8 +81,3 @@ def _refuse_second_order() -> None:
             "second derivatives of a solve whose ts require grad are not available: pass ts.detach() for them, or take the "
             "first derivatives without create_graph"
         )
-
-
-def _evaluate(field: VectorField, t: Tensor, y: Tensor) -> Tensor:
-    time = t.to(device=y.device, dtype=field.time_dtype)
-    return field(time.view(field.layout.time_shape(len(t))) if t.dim() else time, y)

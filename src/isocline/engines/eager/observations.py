@@ -20,12 +20,12 @@ class Inner:
     """Observations inside one recorded step, known after the next flush.
 
     Attributes:
-        value: (position among the step's rows, row of the flat output, weights b_i(θ) (m, s)).
+        value: (position among the step's rows, row of the flat output, weights b_i(θ) (m, s)); set by the flush.
         position: where the step was recorded for some rows only: of each row of the batch then present.
     """
 
     def __init__(self) -> None:
-        self.value: tuple[Tensor, Tensor, Tensor] | None = None
+        self.value: tuple[Tensor, Tensor, Tensor]
         self.position: Tensor | None = None
 
 

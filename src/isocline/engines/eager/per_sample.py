@@ -6,17 +6,16 @@ leaves the batch as soon as a quarter of its rows stands idle.
 
 from __future__ import annotations
 
-import logging
 import math
 from typing import Any
 
 import torch
-from torch.utils import _pytree as pytree
+from torch import Tensor
 
-from isocline._types import Float, Tensor
 from isocline.control import PID, FixedStep
-from isocline.control.initial_step import Tolerance
+from isocline.control.initial_step import Tolerance, hairer_finish_rows, hairer_start_rows
 from isocline.control.schedule import row_stops
+from isocline.engines.eager.coupling import rows_are_independent
 from isocline.engines.eager.observations import Observations
 from isocline.engines.eager.problem import Failure, OnStep, Problem, Trajectory
 from isocline.engines.eager.steps import RowStep, row_times, stage_nodes
@@ -24,11 +23,8 @@ from isocline.field import VectorField
 from isocline.solution import Stats, Status
 from isocline.solvers.runge_kutta import DenseStep, Workspace
 
-logger = logging.getLogger("isocline")
-
-CROWDED = (
-    0.75  # finished rows leave when at most this share of the rows is running: more often costs more than it saves
-)
+# Finished rows leave when at most this share of the rows is running: more often costs more than it saves.
+CROWDED = 0.75
 
 
 def integrate(problem: Problem, y0: Tensor, on_step: OnStep | None = None) -> Trajectory:
@@ -340,38 +336,10 @@ class _Loop:
         return self.y_end.index_copy(0, self.ids, self.y)
 
     def _look_for_coupling(self) -> None:
-        """Evaluates `f` on half of the rows: if their slopes change, rows must stay together.
-
-        That is so with batch normalisation, with tensors of the batch's size caught in a closure, with noise. Arguments
-        whose first dimension is the batch's may be per-sample or not: whichever reading reproduces the slopes is right.
-        """
-        rows = torch.arange(0, len(self.ids), 2, device=self.y.device)
-        ids = self.ids[rows]
+        """Finds out, once and when it first matters, whether rows may be taken out of the batch."""
         stop = self.stops.gather(1, self.i_stop.unsqueeze(1)).squeeze(1)
-        low = (self._inside(self.t, stop, self.at_jump) * self.sign)[rows]
-        leaves = pytree.tree_leaves(self.problem.field.args)
-        batched = frozenset(
-            i
-            for i, leaf in enumerate(leaves)
-            if isinstance(leaf, Tensor) and leaf.dim() and leaf.shape[0] == self.batch
-        )
-        want = self.f[rows]
-        size = float(want.nan_to_num(0.0, 0.0, 0.0).abs().max()) if len(rows) else 0.0
-        for choice in dict.fromkeys((batched, frozenset())):
-            self.problem.field.batch_args = choice
-            try:
-                got = evaluate(self.problem.field.of_rows(ids), low, self.y[rows])
-            except (RuntimeError, ValueError, IndexError):
-                continue
-            if torch.allclose(got, want, rtol=1e-3, atol=1e-5 * size, equal_nan=True):
-                self.independent = True
-                return
-        self.problem.field.batch_args = frozenset()
-        self.independent = False
-        logger.warning(
-            "the field couples the samples of a batch (or captured a tensor of the batch's size): finished samples stay "
-            "in the batch; hand per-sample tensors over in args to let them leave"
-        )
+        low = self._inside(self.t, stop, self.at_jump) * self.sign
+        self.independent = rows_are_independent(self.problem.field, low, self.y, self.f, self.ids, self.batch)
 
     # ---- times ----------------------------------------------------------------------------------------------------
     def _first_observations(self) -> None:
@@ -395,24 +363,22 @@ class _Loop:
         return torch.where(jump, torch.nextafter(t.to(dtype), towards.to(dtype)).to(t.dtype), t)
 
     def _slopes(self, t: Tensor, y: Tensor) -> Tensor:
-        return evaluate(self.field, t * self.sign, y)
+        return self.field.at(t * self.sign, y)
 
     def _first_step(self, controller: PID, low: Tensor) -> Tensor:
-        """Hairer's rule, row by row (`control.initial_step` has it for floats)."""
-        span = self.stops[:, 0] - self.t
+        """Hairer's rule, row by row; at least a spacing of time, or nothing would ever move."""
         if controller.first_step is not None:
-            return torch.full_like(self.t, min(controller.first_step, controller.max_step))
-        order = self.problem.solver.error_order
-        rows = self.tolerance.rows
-        scale = self.tolerance.scale(self.size)
-        d0, d1 = rows(self.y / scale).to(self.t.dtype), rows(self.f / scale).to(self.t.dtype)
-        h0 = torch.where((d0 > 1e-5) & (d1 > 1e-5), 0.01 * d0 / d1, 1e-6 * span)
-        h0 = torch.minimum(h0.nan_to_num(nan=0.0), span)
-        probe = self._slopes(low + h0, torch.addcmul(self.y, self.f, (self.sign * h0).to(self.y.dtype).unsqueeze(1)))
-        largest = torch.maximum(d1, rows((probe - self.f).div_(scale)).to(self.t.dtype) / h0)
-        h1 = torch.where(largest <= 1e-15, (1e-3 * h0).maximum(1e-6 * span), (0.01 / largest) ** (1.0 / order))
-        h = torch.where(largest.isfinite(), torch.minimum(100 * h0, h1), h0)
-        return torch.minimum(h, span).clamp(controller.min_step, controller.max_step)
+            h = torch.full_like(self.t, min(controller.first_step, controller.max_step))
+        else:
+            span, rows = self.stops[:, 0] - self.t, self.tolerance.rows
+            scale = self.tolerance.scale(self.size)
+            d0, d1 = rows(self.y / scale).to(self.t.dtype), rows(self.f / scale).to(self.t.dtype)
+            h0 = hairer_start_rows(span, d0, d1)
+            ahead = torch.addcmul(self.y, self.f, (self.sign * h0).to(self.y.dtype).unsqueeze(1))
+            d2 = rows((self._slopes(low + h0, ahead) - self.f).div_(scale)).to(self.t.dtype) / h0
+            h = hairer_finish_rows(span, h0, d1, d2, self.problem.solver.error_order)
+            h = h.clamp(controller.min_step, controller.max_step)
+        return torch.maximum(h, self.t.abs() * 2.0**-50)
 
     # ---- the end --------------------------------------------------------------------------------------------------
     def _finish(self) -> Trajectory:
@@ -438,10 +404,3 @@ class _Loop:
         first = torch.where(self.attempts + (self.status == int(Status.NON_FINITE)) > 0, 1 + probe, 0)
         again = 0 if self.tableau.fsal else (self.accepted - 1).clamp(min=0)
         return first + self.attempts * (self.tableau.stages - 1) + again
-
-
-def evaluate(
-    field: VectorField, t: Float[Tensor, " rows"], y: Float[Tensor, "rows state"]
-) -> Float[Tensor, "rows state"]:
-    """f at the times `t` (r,) of the rows of `y` (r, N)."""
-    return field(t.to(field.time_dtype).view(field.layout.time_shape(len(t))), y)

@@ -82,9 +82,8 @@ def lynx_hare_report(seed: int = 0) -> Report:
             {"model": "persistence", "rmse": {"hare": 38.1, "lynx": 21.6}, "nrmse": 1.21, "skill": 0.0},
             {"model": "linear ODE", "rmse": {"hare": 23.4, "lynx": 14.2}, "nrmse": 0.82, "skill": 0.32},
         ],
-        "score_scale": "Logarithms, each state divided by its standard deviation in the training part.",
-        "verdict": "On the held-out 18 years the neural ODE beats both baselines: its error is 43 % below the "
-        "linear ODE's and 61 % below persistence.",
+        "score_scale": "NRMSE: root mean square error in the scaled coordinates the model works in, all states together",
+        "verdict": "The neural ODE wins on the held-out part: its error (0.47) is 43% lower than that of the linear ODE.",
         "phase": {
             "x": "hare",
             "y": "lynx",
@@ -160,6 +159,8 @@ def bare_report() -> Report:
     """As little as a fit can say: no held-out part, no scores, no validation, no phase portrait."""
     report = copy.deepcopy(with_states(1))
     report["series"][0]["split"] = None
+    for path in report["model_path"]:
+        path["part"] = "fit"
     report["scores"] = []
     report["verdict"] = "Nothing was held out, so nothing is compared."
     report["history"]["valid"] = [None] * len(report["history"]["train"])

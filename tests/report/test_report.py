@@ -3,11 +3,15 @@
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from synthetic import bare_report, lynx_hare_report, with_series, with_states
 
+from isocline.fit.judge import verdict
 from isocline.report import write_report
+from isocline.report.figures import _bounds, _thin
 from isocline.report.html import number, render
+from isocline.report.ticks import Plain, log_ticks
 
 EVIL = '<script>alert("x")</script> & co'
 REPORTS = {
@@ -85,15 +89,15 @@ def test_the_numbers_and_the_verdict_are_on_the_page():
         "persistence",
         "linear ODE",
         "thousand pelts",
-        "1204 evaluations",
-        "3.1e-04",
+        "1,204 evaluations",
+        "3.1·10⁻⁴",
     ):
         assert piece in text
     assert all(note in text for note in report["table"]["notes"])
 
 
 def test_the_phase_portrait_needs_two_states():
-    assert "vector field" in render(with_states(2)) and "vector field</h2>" not in render(with_states(1))
+    assert "What it learned" in render(with_states(2)) and "What it learned" not in render(with_states(1))
 
 
 def test_every_series_has_its_figure():
@@ -113,14 +117,58 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path):
 
 
 def test_numbers_are_short():
-    assert [number(x) for x in (None, 0.0, 0.12345, 1234.5, 1e-7, 2.5e9)] == [
-        "–",
-        "0",
-        "0.123",
-        "1,234",
-        "1.0e-07",
-        "2.5e+09",
-    ]
+    values = (None, 0.0, 0.12345, 1.2, -48.0, 1234.5, 720, 1e-7, 2.5e9)
+    assert [number(x) for x in values] == ["–", "0", "0.123", "1.20", "−48.0", "1,234", "720", "10⁻⁷", "2.5·10⁹"]
+
+
+def test_axis_labels_tell_neighbours_apart():
+    for ticks in ([0, 2.5, 5], [1845, 1850], [1.00001, 1.00002], [1e-5, 2e-5], [123456.0, 123456.5], [-2e6, 0, 2e6]):
+        plain = Plain()
+        plain.set_locs(ticks)
+        labels = [plain(t) for t in ticks]
+        assert len(set(labels)) == len(ticks) and max(map(len, labels)) < 14
+    for low, high in ((0.8, 60), (1.01, 1.02), (3e-5, 2), (1e-12, 1e3), (5.0, 5.0)):
+        at, labels = log_ticks(low, high)
+        assert 1 <= len(at) <= 7 and len(at) == len(labels)
+        assert all(low * 0.99 <= v <= high * 1.01 for v in at)
+
+
+def test_names_in_the_figures_are_text_and_not_formulas():
+    page = render(with_states(2, ["$x^2$", "_hidden"]))
+    assert page.count(">$x^2$ [mg/L]<") >= 3 and ">_hidden [°C]<" in page
+
+
+def test_long_records_make_small_pages_that_keep_their_peaks():
+    report = with_states(4)
+    t = np.linspace(1845.0, 1935.0, 20_000)
+    y = np.sin(t)[:, None] * np.ones(4)
+    y[9_999] = 7.0
+    report["series"][0] |= {"t": t.tolist(), "y": y.tolist()}
+    page = render(report)
+    assert len(page) < 800_000 and "extremes of each stretch" in page
+    assert 9_999 in _thin(t, y[:, 0], 300) and len(_thin(t, y[:, 0], 300)) <= 300
+
+
+def test_a_forecast_that_runs_away_does_not_flatten_the_data():
+    low, high = _bounds(np.array([0.0, 1.0, np.nan]), np.array([0.5, 1e9]))
+    assert -0.1 < low < 0 and 1 < high < 1.4
+
+
+@pytest.mark.parametrize("won", [True, False])
+def test_the_verdict_is_coloured_as_it_reads(won):
+    report = lynx_hare_report()
+    report["scores"][0] |= {"nrmse": 0.2 if won else 0.9}
+    report["verdict"] = verdict(report["scores"])
+    assert ('class="verdict won"' in render(report)) == won
+
+
+def test_columns_without_a_spread_and_fields_without_motion_are_drawn():
+    report = lynx_hare_report()
+    report["series"][0]["y"] = [[3.0, None] for _ in report["series"][0]["t"]]
+    report["phase"]["dx"] = report["phase"]["dy"] = [[0.0] * 20 for _ in range(20)]
+    report["phase"]["path_x"] = report["phase"]["path_y"] = []
+    report["model_path"] = []
+    parsed(render(report))
 
 
 def test_ids_inside_the_figures_do_not_clash():

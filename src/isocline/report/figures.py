@@ -3,152 +3,235 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import LogFormatter
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from isocline.report.svg import LIGHT, pixels, printable, to_svg
+from isocline.report.ticks import Plain, log_ticks
 
-WIDTH = 560  # CSS pixels of a figure; the page scales it up to its column, a phone down: labels stay readable on both
+WIDE, NARROW, CARD = 900, 380, 300  # CSS pixels of a page's column, a phone's, one of many: labels stay readable
 MAX_STATES = 12
+MAX_DOTS = 6000  # in all panels of a page together, or a long record makes a heavy page
 
 
-def style(axes: Axes) -> None:
-    """Two thin spines, quiet ticks."""
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("left", "bottom"):
-        axes.spines[side].set_color(LIGHT["line"])
-    axes.tick_params(colors=LIGHT["muted"], labelsize=11, length=3, width=0.8)
-    axes.xaxis.label.set(color=LIGHT["muted"], fontsize=12)
-    axes.yaxis.label.set(color=LIGHT["ink"], fontsize=12)
-    axes.set_facecolor("none")
+@dataclass(frozen=True)
+class Card:
+    """The trajectories of one series: for a wide page (None where many cards share it) and for a narrow one."""
+
+    title: str
+    held_out: bool
+    wide: str | None
+    narrow: str
 
 
-def named(column: dict[str, Any]) -> str:
+def named(column: dict[str, Any], limit: int = 60) -> str:
     """`level [V]`."""
-    return printable(f"{column['name']} [{column['unit']}]" if column["unit"] else column["name"], 60)
+    return printable(f"{column['name']} [{column['unit']}]" if column["unit"] else column["name"], limit)
 
 
-def trajectories(report: dict[str, Any]) -> list[tuple[str, str]]:
-    """One figure a series: all states over time, the held-out part shaded. (title, SVG) pairs."""
-    states, time = report["table"]["states"][:MAX_STATES], report["table"]["time"]
-    out = []
+def trajectories(report: dict[str, Any]) -> list[Card]:
+    """All states of every series over time, the held-out part shaded."""
+    states, many = report["table"]["states"][:MAX_STATES], len(report["series"]) > 1
+    limit = max(60, MAX_DOTS // (len(states) * len(report["series"])))
+    cards = []
     for number, series in enumerate(report["series"]):
-        paths = [p for p in report["model_path"] if p["id"] == series["id"]]
-        rows = len(states)
-        figure = pixels(WIDTH, (130 if rows > 3 else 172) * rows + 36)
-        figure.patch.set_alpha(0)
-        grid = figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0]
-        for i, (axes, state) in enumerate(zip(grid, states, strict=True)):
-            _trajectory(axes, series, paths, i)
-            axes.set_title(named(state), loc="left", fontsize=11.5, color=LIGHT["ink"], pad=4)
-            style(axes)
-        grid[-1].set_xlabel(named(time))
-        title = printable(series["id"]) if series["id"] else "Data, fit and forecast"
-        description = f"Observations and model over {time['name']} of {', '.join(s['name'] for s in states)}"
-        out.append((title, to_svg(figure, description, f"trajectory{number}")))
-    return out
+        salt = f"trajectory{number}"
+        narrow = _panels(report, series, CARD if many else NARROW, 1, 86 if many else 118, limit, salt)
+        columns, height = (1, 150) if len(states) <= 4 else (2, 104)
+        wide = None if many else _panels(report, series, WIDE, columns, height, limit, salt + "wide")
+        cards.append(Card(printable(series["id"]), series["held_out"], wide, narrow))
+    return cards
 
 
-def _trajectory(axes: Axes, series: dict[str, Any], paths: list[dict[str, Any]], i: int) -> None:
+def _panels(
+    report: dict[str, Any], series: dict[str, Any], width: int, columns: int, height: int, limit: int, salt: str
+) -> str:
+    states, time = report["table"]["states"][:MAX_STATES], report["table"]["time"]
+    rows = math.ceil(len(states) / columns)
+    figure = pixels(width, height * rows + 40)
+    grid = figure.subplots(rows, columns, sharex=True, squeeze=False)
+    paths = [p for p in report["model_path"] if p["id"] == series["id"]]
+    for i, axes in enumerate(grid.flat):
+        if i >= len(states):
+            axes.set_axis_off()
+            continue
+        _trajectory(axes, series, paths, i, limit)
+        axes.set_title(named(states[i], width // (8 * columns)), loc="left", fontsize=12, color=LIGHT["ink"], pad=5)
+        _quiet(axes)
+        axes.yaxis.set_major_formatter(Plain())
+        axes.locator_params(axis="y", nbins=4)
+        if i + columns >= len(states):  # the lowest of its column
+            axes.set_xlabel(named(time, width // (8 * columns)))
+            axes.xaxis.set_major_formatter(Plain())
+            axes.locator_params(axis="x", nbins=max(4, width // (90 * columns)))
+            axes.tick_params(labelbottom=True)
+    names = ", ".join(s["name"] for s in states)
+    return to_svg(figure, f"Observations and model over {time['name']} of {names}", salt)
+
+
+def _trajectory(axes: Axes, series: dict[str, Any], paths: list[dict[str, Any]], i: int, limit: int) -> None:
     t = np.array(series["t"], dtype=float)
     y = np.array([row[i] for row in series["y"]], dtype=float)
-    split = series["split"]
-    if split is not None:
-        axes.axvspan(split, t[-1], color=LIGHT["held"], lw=0)
-    size = 4.0 if len(t) < 300 else 2.0
-    axes.plot(t, y, ls="none", marker="o", ms=size, mew=0, color=LIGHT["data"], alpha=0.75)
-    for path in paths:
-        colour = LIGHT["forecast"] if path["part"] == "forecast" else LIGHT["model"]
-        axes.plot(path["t"], [row[i] for row in path["y"]], color=colour, lw=1.8)
-    _bound(axes, y)
-    if len(t):
-        axes.set_xlim(t[0], t[-1])
+    first, last = t[0], t[-1]
+    margin = 0.012 * (last - first) or 1.0
+    axes.set_xlim(first - margin, last + margin)
+    split = series["split"] if series["split"] is not None else (first - margin if series["held_out"] else math.inf)
+    if split < math.inf:
+        axes.axvspan(split, last + margin, color=LIGHT["held"], lw=0, zorder=0)
+    shown = _thin(t, y, limit)
+    size = 4.6 if len(shown) < 150 else 3.4 if len(shown) < 500 else 2.2
+    for held in (False, True):
+        chosen = shown[(t[shown] > split) == held]
+        _dots(axes, t[chosen], y[chosen], size, LIGHT["data"])
+        if held and size > 3:  # hollow: a smaller dot in the colour of the ground
+            _dots(axes, t[chosen], y[chosen], size - 2, LIGHT["held"])
+    curves = [(np.array(p["t"], dtype=float), np.array([row[i] for row in p["y"]], dtype=float)) for p in paths]
+    for (at, value), path in zip(curves, paths, strict=True):
+        axes.plot(at, value, color=LIGHT["forecast" if path["part"] == "forecast" else "model"], lw=1.7, zorder=3)
+    axes.set_ylim(*_bounds(y, np.concatenate([value for _, value in curves] or [y])))
 
 
-def _bound(axes: Axes, y: np.ndarray) -> None:
+def _bounds(seen: np.ndarray, model: np.ndarray) -> tuple[float, float]:
     """The data rule the scale: a forecast that runs away must not flatten them."""
-    if np.isfinite(y).any():
-        low, high = np.nanmin(y), np.nanmax(y)
-        pad = 0.25 * (high - low) or 1.0
-        bottom, top = axes.get_ylim()
-        axes.set_ylim(max(bottom, low - pad), min(top, high + pad))
+    if not np.isfinite(seen).any():
+        seen = model if np.isfinite(model).any() else np.array([0.0, 1.0])
+    low, high = float(np.nanmin(seen)), float(np.nanmax(seen))
+    spread = high - low or abs(high) or 1.0
+    inside = model[(model > low - 0.3 * spread) & (model < high + 0.3 * spread)]
+    low, high = min([low, *inside]), max([high, *inside])
+    return low - 0.07 * spread, high + 0.07 * spread
+
+
+def _thin(t: np.ndarray, y: np.ndarray, limit: int) -> np.ndarray:
+    """Rows to draw, at most about `limit`: of every stretch of time the lowest and the highest, so that peaks stay."""
+    rows = np.flatnonzero(np.isfinite(y))
+    if len(rows) <= limit:
+        return rows
+    stretches = np.array_split(rows, limit // 2)
+    return np.unique([pick for s in stretches for pick in (s[np.argmin(y[s])], s[np.argmax(y[s])])])
+
+
+def _dots(axes: Axes, x: np.ndarray, y: np.ndarray, size: float, colour: str) -> None:
+    """Dots as one path of lines without length and with round ends: a quarter of the bytes of markers."""
+    if not len(x):
+        return
+    vertices = np.repeat(np.stack([x, y], -1), 2, axis=0)
+    path = Path(vertices, np.tile([Path.MOVETO, Path.LINETO], len(x)).astype(Path.code_type))
+    path.should_simplify = False
+    axes.add_patch(PathPatch(path, fill=False, lw=size, edgecolor=colour, capstyle="round", zorder=2))
 
 
 def losses(report: dict[str, Any]) -> str:
     """Misfit over the iterations, the chosen one marked."""
     history = report["history"]
-    figure = pixels(WIDTH, 230)
-    figure.patch.set_alpha(0)
+    figure = pixels(440, 300)
     axes = figure.subplots()
-    axes.plot(history["iteration"], history["train"], color=LIGHT["model"], lw=1.2, label="training windows")
-    valid = [(i, v) for i, v in zip(history["iteration"], history["valid"], strict=True) if v is not None]
-    if valid:
-        axes.plot(
-            *zip(*valid, strict=True), color=LIGHT["forecast"], lw=1.4, marker="o", ms=2.5, label="validation part"
-        )
-    if report["best_iteration"]:
-        axes.axvline(report["best_iteration"], color=LIGHT["muted"], lw=0.9, ls=(0, (3, 3)), label="kept")
-    if any(v and v > 0 for v in history["train"]):
+    handles = []
+    for name, colour, label in (("train", "model", "training"), ("valid", "forecast", "validation")):
+        pairs = [(i, v) for i, v in zip(history["iteration"], history[name], strict=True) if v is not None and v > 0]
+        if pairs:
+            marker = "o" if len(pairs) < 80 else ""
+            handles += axes.plot(
+                *zip(*pairs, strict=True), color=LIGHT[colour], lw=1.3, marker=marker, ms=2.6, label=label
+            )
+    low, high = axes.dataLim.intervaly
+    if handles:
         axes.set_yscale("log")
-        for axis_format in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-            axis_format(LogFormatter(minor_thresholds=(1.2, 0.5)))
+        _log_axis(axes.yaxis, *log_ticks(low, high))
+    if report["best_iteration"]:
+        handles.append(
+            axes.axvline(report["best_iteration"], color=LIGHT["muted"], lw=1, ls=(0, (3, 3)), label="kept", zorder=1)
+        )
     axes.set_xlabel("iteration")
-    axes.set_ylabel("mean square error")
-    style(axes)
-    legend = axes.legend(frameon=False, fontsize=11, loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0, ncols=3)
-    for text in legend.get_texts():
-        text.set_color(LIGHT["muted"])
-    return to_svg(figure, "Training and validation loss over the iterations", "losses")
+    axes.xaxis.set_major_formatter(Plain())
+    axes.locator_params(axis="x", nbins=6)
+    axes.set_title("mean square error", loc="left", fontsize=12, color=LIGHT["ink"], pad=8)
+    _quiet(axes)
+    if len(handles) > 1:
+        figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=11,
+                      labelcolor=LIGHT["muted"])  # fmt: skip
+    return to_svg(figure, "Training and validation error over the iterations", "losses")
 
 
 def phase(report: dict[str, Any]) -> str | None:
-    """The learned vector field over the first two states, with the fitted path and the data."""
+    """The learned vector field over the first two states as streamlines, with the fitted path and the data."""
     field = report["phase"]
     if field is None:
         return None
-    figure = pixels(WIDTH, 400)
-    figure.patch.set_alpha(0)
+    figure = pixels(440, 400)
     axes = figure.subplots()
-    to_x, to_y = (np.log10 if log else np.asarray for log in field.get("log", (False, False)))
-    gx, gy = np.meshgrid(to_x(field["gx"]), to_y(field["gy"]))
-    dx = np.array(field["dx"], dtype=float) / (_slope(field["gx"], field, 0)[None, :])
-    dy = np.array(field["dy"], dtype=float) / (_slope(field["gy"], field, 1)[:, None])
-    _arrows(axes, gx, gy, dx, dy)
+    logs = field.get("log", [False, False])
+    grid = [_coordinate(field[name], log) for name, log in zip(("gx", "gy"), logs, strict=True)]
+    rate = [np.ma.masked_invalid(np.array(field[name], dtype=float)) for name in ("dx", "dy")]
+    for axis in (0, 1):  # d(log10 y)/dt on a logarithmic axis
+        values = np.array(field[("gx", "gy")[axis]], dtype=float) * math.log(10)
+        if logs[axis]:
+            rate[axis] = rate[axis] / (values[None, :] if axis == 0 else values[:, None])
+    _streamlines(axes, grid, rate)
     for series in report["series"]:
-        rows = [(row[0], row[1]) for row in series["y"] if row[0] is not None and row[1] is not None]
-        if rows:
-            x, y = np.array(rows, dtype=float).T
-            axes.plot(to_x(x), to_y(y), ls="none", marker="o", ms=3.2, mew=0, color=LIGHT["data"], alpha=0.6)
-    axes.plot(to_x(np.array(field["path_x"])), to_y(np.array(field["path_y"])), color=LIGHT["model"], lw=1.8)
-    axes.set_xlim(gx.min(), gx.max())
-    axes.set_ylim(gy.min(), gy.max())
-    first, second = report["table"]["states"][:2]
-    axes.set_xlabel(named(first) + (", log10" if field.get("log", (0, 0))[0] else ""))
-    axes.set_ylabel(named(second) + (", log10" if field.get("log", (0, 0))[1] else ""))
-    style(axes)
-    return to_svg(figure, f"Learned vector field over {first['name']} and {second['name']}", "phase")
+        rows = np.array([row[:2] for row in series["y"]], dtype=float)
+        rows = rows[np.isfinite(rows).all(1)]
+        rows = rows[:: max(1, len(rows) * len(report["series"]) // 1500)]
+        _dots(axes, _coordinate(rows[:, 0], logs[0]), _coordinate(rows[:, 1], logs[1]), 3.8, LIGHT["data"])
+    path = [_coordinate(field[name], log) for name, log in zip(("path_x", "path_y"), logs, strict=True)]
+    axes.plot(*path, color=LIGHT["model"], lw=1.7, zorder=3)
+    axes.set_xlim(grid[0][0], grid[0][-1])
+    axes.set_ylim(grid[1][0], grid[1][-1])
+    states = report["table"]["states"][:2]
+    for axis, values, log in zip((axes.xaxis, axes.yaxis), grid, logs, strict=True):
+        axis.set_major_formatter(Plain())
+        if log:
+            at, labels = log_ticks(10 ** values[0], 10 ** values[-1])
+            _log_axis(axis, np.log10(at), labels)
+    axes.set_xlabel(named(states[0], 50))
+    axes.set_title(named(states[1], 50), loc="left", fontsize=12, color=LIGHT["ink"], pad=8)
+    _quiet(axes)
+    return to_svg(figure, f"Learned vector field over {states[0]['name']} and {states[1]['name']}", "phase")
 
 
-def _slope(values: list[float], field: dict[str, Any], i: int) -> np.ndarray:
-    """dy/d(log10 y) where an axis is logarithmic."""
-    values_ = np.array(values, dtype=float)
-    return values_ * math.log(10) if field.get("log", (False, False))[i] else np.ones_like(values_)
-
-
-def _arrows(axes: Axes, gx: np.ndarray, gy: np.ndarray, dx: np.ndarray, dy: np.ndarray) -> None:
-    """Directions in the picture's own proportions, all of one length; strength in the opacity."""
-    width, height = np.ptp(gx) or 1.0, np.ptp(gy) or 1.0
-    u, v = dx / width, dy / height
-    speed = np.hypot(u, v)
+def _coordinate(values: Any, log: bool) -> np.ndarray:
+    """Position along an axis: log10 on a logarithmic one, NaN where that does not exist."""
+    values = np.array(values, dtype=float)
     with np.errstate(invalid="ignore", divide="ignore"):
-        u, v = u / speed, v / speed
-    step = 1 / gx.shape[1]
-    strength = 0.35 + 0.65 * np.clip(speed / (np.nanpercentile(speed, 90) or 1.0), 0, 1)
-    axes.quiver(
-        gx, gy, u * step * width * 0.8, v * step * height * 0.8, color=LIGHT["flow"], alpha=np.nan_to_num(strength),
-        angles="xy", scale_units="xy", scale=1, pivot="mid", width=0.0022, headwidth=4, headlength=4.5,
-    )  # fmt: skip
+        return np.where(values > 0, np.log10(values), np.nan) if log else values
+
+
+def _streamlines(axes: Axes, grid: Sequence[np.ndarray], rate: Sequence[np.ma.MaskedArray]) -> None:
+    """matplotlib's streamlines, their thousands of segments joined into one path."""
+    drawn = axes.streamplot(*grid, *rate, density=1.15, color=LIGHT["flow"], linewidth=0.9, arrowsize=1.1, zorder=1)
+    segments = [np.asarray(s) for s in drawn.lines.get_segments()]
+    drawn.lines.remove()
+    vertices, codes, end = [], [], None
+    for segment in segments:
+        begins = end is None or not np.array_equal(segment[0], end)
+        vertices += [*segment] if begins else [*segment[1:]]
+        codes += [Path.MOVETO] * begins + [Path.LINETO] * (len(segment) - 1)
+        end = segment[-1]
+    if vertices:
+        path = Path(np.array(vertices), np.array(codes, dtype=Path.code_type))
+        axes.add_patch(PathPatch(path, fill=False, edgecolor=LIGHT["flow"], lw=0.9, zorder=1))
+
+
+def _quiet(axes: Axes) -> None:
+    """Two thin spines, quiet ticks, no ground of its own."""
+    axes.figure.patch.set_visible(False)
+    axes.patch.set_visible(False)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(LIGHT["line"])
+    axes.tick_params(labelcolor=LIGHT["muted"], color=LIGHT["line"], labelsize=11, length=4, width=0.8)
+    axes.xaxis.label.set(color=LIGHT["ink"], fontsize=12)
+
+
+def _log_axis(axis: Any, at: Sequence[float] | np.ndarray, labels: Sequence[str]) -> None:
+    axis.set_major_locator(FixedLocator(list(at)))
+    axis.set_major_formatter(FixedFormatter(labels))
+    axis.set_minor_locator(NullLocator())

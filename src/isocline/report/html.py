@@ -11,6 +11,7 @@ from jinja2 import Environment, StrictUndefined
 
 from isocline.report import figures
 from isocline.report.svg import PALETTE
+from isocline.report.ticks import power
 
 
 def write_report(report: dict[str, Any], path: str | Path) -> None:
@@ -47,23 +48,52 @@ def palette() -> str:
 
 
 def number(x: float | None) -> str:
-    """Three digits, a dash where there is none."""
+    """Three digits, a dash where there is none.
+
+    >>> [number(x) for x in (None, 0.0, 0.12345, 1.2, 1234, 1e-7)]
+    ['–', '0', '0.123', '1.20', '1,234', '10⁻⁷']
+    """
     if x is None:
         return "–"
-    if x != 0 and not 1e-3 <= abs(x) < 1e5:
-        return f"{x:.1e}"
-    return f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.3g}"
+    if isinstance(x, int) or x == 0 or 1000 <= abs(x) < 1e5:
+        return f"{x:,.0f}".replace("-", "−")
+    if 1e-3 <= abs(x) < 1000:
+        return f"{x:#.3g}".rstrip(".").replace("-", "−")
+    return power(x)
 
 
 def _parts(report: dict[str, Any]) -> dict[str, Any]:
-    won = bool(report["scores"]) and report["verdict"].startswith("The neural ODE wins")
-    best = min((s["nrmse"] for s in report["scores"] if s["nrmse"] is not None), default=None)
+    scores = report["scores"]
+    known = [s["nrmse"] for s in scores if s["nrmse"] is not None]
+    pieces = [p["id"] for p in report["model_path"] if p["part"] == "fit"]
     return {
-        "trajectories": figures.trajectories(report),
+        "cards": figures.trajectories(report),
         "losses": figures.losses(report),
         "phase": figures.phase(report),
-        "won": won,
-        "best": best,
+        "won": report["verdict"].startswith("The neural ODE wins"),
+        "best": min(known, default=None),
+        "worst": max(known, default=None),
+        "thinned": max(len(s["t"]) for s in report["series"]) * len(report["table"]["states"]) > figures.MAX_DOTS,
+        "pieces": len(pieces) > len(set(pieces)),
+        "reconstructed": reconstructed(report["solver"]["reconstruction"]),
         "config": json.dumps(report["config"], indent=1),
         "name": Path(report["table"]["path"]).name,
     }
+
+
+def reconstructed(error: float | None) -> str:
+    """What a reconstruction error means.
+
+    >>> reconstructed(1e-5)
+    'Small: the solver follows the learned field, and the forecast is the field’s own.'
+    """
+    if error is None:
+        return "Unknown: the way back could not be integrated, as happens when the path contracts strongly."
+    if error < 1e-3:
+        return "Small: the solver follows the learned field, and the forecast is the field’s own."
+    if error < 1e-2:
+        return "Small enough: below 0.01 the path remembers where it came from."
+    return (
+        "Large: the path does not remember where it came from. Either it contracts onto an attractor, where the way "
+        "back is lost although the way forwards is right, or the tolerances are too loose; tighter ones tell which."
+    )

@@ -8,6 +8,7 @@ import xml.etree.ElementTree as ET
 import matplotlib
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 # Every colour a figure may use. The SVG refers to them as CSS variables, so that the page decides what they
 # are and the dark scheme costs nothing; the figures are drawn with the light values.
@@ -64,7 +65,9 @@ def to_svg(figure: Figure, description: str, salt: str) -> str:
         SVG text without XML declaration, metadata, fixed size or font: it takes the page's font and width.
     """
     buffer = io.StringIO()
-    settings = {"svg.fonttype": "none", "svg.hashsalt": salt, "text.parse_math": False, "path.simplify": True}
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a column may be named "$"
+    settings = {"svg.fonttype": "none", "svg.hashsalt": salt}
     with matplotlib.rc_context(settings), warnings.catch_warnings():
         # Text is laid out with matplotlib's own font, which lacks many scripts; the page's font draws it.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
@@ -74,6 +77,9 @@ def to_svg(figure: Figure, description: str, salt: str) -> str:
         del root.attrib[name]
     for child in root.findall(f"{{{_SVG}}}metadata"):
         root.remove(child)
+    for definitions in root.iter(f"{{{_SVG}}}defs"):
+        for sheet in definitions.findall(f"{{{_SVG}}}style"):
+            definitions.remove(sheet)  # a style sheet inside an SVG would style the whole page
     for element in root.iter():
         _lighten(element)
     root.set("role", "img")
@@ -94,13 +100,7 @@ def _lighten(element: ET.Element) -> None:
     if style is not None:
         for colour, variable in _VARIABLE.items():
             style = style.replace(colour, variable)
-        style = re.sub(r"font: (?:(bold|[1-9]00) )?([\d.]+)px [^;]*", _font, style)
-        element.set("style", style)
+        element.set("style", re.sub(r"font-family: [^;]*;? ?", "", style).rstrip("; "))
     if element.text is not None and not element.text.strip():
         element.text = None
     element.tail = None
-
-
-def _font(match: re.Match[str]) -> str:
-    weight, size = match.groups()
-    return f"font-size: {size}px" + (f"; font-weight: {weight}" if weight else "")

@@ -6,6 +6,6 @@ work=$(mktemp -d)
 .venv/bin/isocline demo --out "$work/demo"
 cp "$work/demo/spiral.gif" docs/pictures/spiral.gif
 chromium --headless --no-sandbox --disable-gpu --disable-background-networking --disable-component-update --disable-sync \
-  --hide-scrollbars --user-data-dir="$work/profile" --window-size=860,1080 \
+  --hide-scrollbars --user-data-dir="$work/profile" --window-size=996,1140 \
   --screenshot=docs/pictures/report.png "file://$work/demo/lynx-hare/report.html"
 rm -rf "$work"

@@ -1,6 +1,7 @@
 # make demo and make test do all set-up themselves; a second run reinstalls nothing.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 STAMP := .venv/.installed
 export OMP_NUM_THREADS ?= 1
 
@@ -8,11 +9,13 @@ export OMP_NUM_THREADS ?= 1
 
 venv: $(STAMP)
 
-# torch first and alone, so that its build is the pinned one whatever the other packages ask for.
+# torch first and alone, so that its build is the pinned one whatever the other packages ask for. The build backend is
+# installed and used from here (no isolation): pip would fetch its newest release past the constraints.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q -c constraints.txt torch
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[app,dev]'
+	$(PIP) torch
+	$(PIP) hatchling
+	$(PIP) --no-build-isolation -e '.[app,dev]'
 	touch $@
 
 demo: $(STAMP)
@@ -26,13 +29,16 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/pyrefly check
 
+# Each writes its table beside itself.
 bench: $(STAMP)
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/memory.py
 
+# The tests too long for every change.
 reproduce: $(STAMP)
 	$(BIN)/python -m pytest -m slow
 
+# The pages are Markdown; this runs every example on them.
 docs: $(STAMP)
 	$(BIN)/python docs/learn/checks.py
 

@@ -153,7 +153,6 @@ def _parsed(path: Path, text: str, first_line: int, one_column: bool) -> Cells:
         frame = pd.read_csv(
             io.StringIO(body), sep=separator, header=None, names=header, index_col=False, skip_blank_lines=False,
             skipinitialspace=True, na_values=_MISSING_SPELLINGS, keep_default_na=False, low_memory=False,
-            float_precision="round_trip",
         )  # fmt: skip
     except pd.errors.ParserError as error:
         found = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", str(error))

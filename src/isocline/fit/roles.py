@@ -149,7 +149,7 @@ class Roles:
         """More than half of what is there is numbers: the rest is then a fault, not a text column."""
         values, bad = self.values[column], self.bad[column]
         numbers = ~np.isnan(values)
-        return bool(numbers.any()) and numbers.sum() > (bad & ~numbers).sum()
+        return bool(numbers.any() and numbers.sum() > (bad & ~numbers).sum())
 
     def _given_states(self, states: list[str]) -> list[str]:
         self.ignored += [(c, "not asked for") for c in self.free]

@@ -8,7 +8,7 @@ import sys
 
 def test_the_demo_leaves_an_animation_and_two_pages(tmp_path):
     out = tmp_path / "demo"
-    # In a process of its own, as a user has it: the tests' checks of shapes make a training ten times slower.
+    # In a process of its own, as a user has it: the tests' checks of shapes make a training several times slower.
     command = [sys.executable, "-c", "from isocline.cli import main; main()", "demo", "--quick", "--out", str(out)]
     said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300).stdout
     assert "spiral" in said and "report.html" in said.replace("\n", "")

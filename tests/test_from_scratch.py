@@ -125,8 +125,6 @@ def test_its_gradients_are_finite_differences_in_the_limit():
     ids=["table", "net", "backwards in time", "batch"],
 )
 def test_it_gives_the_librarys_numbers_with_the_same_steps(problem, h_max):
-    if h_max == float("inf"):
-        h_max = 10.0  # one step an interval in both
     field, z0, ts, weights = problem()
     ours, (dz0, dts, *dtheta) = gradients(teaching(h_max), field, z0, ts, weights)
     theirs, (lib_dz0, lib_dts, *lib_dtheta) = gradients(library(h_max), field, z0, ts, weights)
@@ -180,3 +178,11 @@ def test_the_check_of_the_pages_finds_a_wrong_number(tmp_path):
     page.write_text("Text.\n\n```python\n>>> 1 + 1\n3\n```\n\n>>> not in a block\n")
     result = checks.doctest.DocTestRunner().run(checks.examples(page), out=lambda text: None)
     assert (result.failed, result.attempted) == (1, 1)
+
+
+def test_the_figures_are_drawn_from_real_solves(tmp_path):
+    subprocess.run([sys.executable, LEARN / "figures.py", tmp_path], check=True, capture_output=True)
+    drawn = {path.stem for path in tmp_path.glob("*.svg")}
+    assert drawn == {path.stem for path in (LEARN / "figures").glob("*.svg")}
+    page = (LEARN / "adjoint.md").read_text()
+    assert all(f"(figures/{name}.svg)" in page for name in drawn)

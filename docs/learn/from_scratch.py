@@ -12,7 +12,7 @@ import torch
 
 def euler(f, state, t0, t1, h_max):
     """state(t1) from state(t0), a list of tensors: equal steps no longer than h_max (section 1)."""
-    n = ceil(abs(float(t1 - t0)) / h_max)
+    n = max(1, ceil(abs(float(t1 - t0)) / h_max))
     h = (t1 - t0) / n
     for i in range(n):
         slopes = f(t0 + i * h, state)

@@ -1,0 +1,85 @@
+"""The benchmarks run and write tables that can be read. What is counted is asserted; what is timed is not."""
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+def tables(page):
+    """Every Markdown table of a page as (header, rows)."""
+    found, block = [], []
+    for line in [*page.splitlines(), ""]:
+        if line.startswith("|"):
+            block.append([cell.strip() for cell in line.strip("|").split("|")])
+        elif block:
+            header, rule, *rows = block
+            assert set("".join(rule)) == {"-"}
+            assert rows and all(len(row) == len(header) for row in rows)
+            found.append((header, rows))
+            block = []
+    return found
+
+
+def run(script, out):
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / script, "--quick", "--out", out], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return tables(out.read_text())
+
+
+def numbers(row):
+    return [float(cell) for cell in row if cell.replace(".", "", 1).replace("e-", "", 1).lstrip("-").isdigit()]
+
+
+def test_overhead_writes_its_tables(tmp_path):
+    per_step, counts, gradients, adjoint, seminorm = run("overhead.py", tmp_path / "overhead.md")
+    for _, rows in (per_step, counts, gradients, adjoint, seminorm):
+        assert all(len(numbers(row)) >= 4 and all(map(math.isfinite, numbers(row))) for row in rows)
+    header, rows = counts
+    waits = {(row[0], row[2]): float(row[header.index("waits a step")]) for row in rows}
+    # One a step and a handful for the whole solve, which has some twenty steps at least.
+    assert all(value < 1.5 for (_, solver), value in waits.items() if solver == "shared")
+    header, rows = gradients
+    column = [header.index(name) for name in ("error of y", "error of gradient")]
+    for i, row in enumerate(rows):
+        peer = rows[i - i % 3]  # torchdiffeq, then ours with two solvers
+        assert all(float(row[c]) <= float(peer[c]) for c in column)
+
+
+@pytest.fixture(scope="module")
+def memory(tmp_path_factory):
+    return run("memory.py", tmp_path_factory.mktemp("memory") / "memory.md")
+
+
+def test_memory_of_every_way_back_grows_as_it_should(memory):
+    header, rows = memory[0]
+    peak = {row[0]: numbers(row)[:-1] for row in rows}
+    slope = {row[0]: float(row[header.index("per step")]) for row in rows}
+    state = 4.0  # KiB
+    assert slope["Backsolve"] == 0
+    assert slope["Checkpointed"] == pytest.approx(state, rel=0.01)
+    # What ten steps need without a budget of ten states is what any number of steps needs with it.
+    assert max(peak["Checkpointed, 10 states"]) <= peak["Checkpointed"][0] + 2 * state
+    assert slope["Backprop"] > 10 * state
+
+
+def test_a_budget_is_kept(memory):
+    header, rows = memory[1]
+    (budget,) = [row for row in rows if row[0] == "Checkpointed, 10 states"]
+    # The end state and its square on top.
+    assert max(numbers(budget)) <= (10 + 2) * 4.0
+    assert header[0] == "way back"
+
+
+@pytest.mark.parametrize("name", ["overhead.md", "memory.md"])
+def test_a_committed_table_names_the_command_that_made_it(name):
+    page = (BENCHMARKS / name).read_text()
+    script = name.replace(".md", ".py")
+    assert f"`python benchmarks/{script}`" in page
+    assert len(tables(page)) >= 3

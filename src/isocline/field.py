@@ -227,6 +227,10 @@ class VectorField:
         """A fresh 0-d tensor: a field may keep the one it was given."""
         return self._clock.new_full((), t)
 
+    def times(self, ts: Sequence[float]) -> list[Tensor]:
+        """The same for the stages of a step, made at once: pieces of one fresh tensor."""
+        return list(self._clock.new_tensor(ts).unbind(0))
+
     def shaped(self, flat: Tensor) -> Tensor:
         """A buffer (…, N) as `fill` reads and writes it: the state's own shape, where that is a single real tensor."""
         return flat if self._plain_shape is None else flat.view((*flat.shape[:-1], *self._plain_shape))

@@ -97,7 +97,7 @@ class _Loop:
                 return self._failed(Status.STEP_TOO_SMALL, t, h)
             y1, low, high = self._attempt(t, t1, stops)
             step = abs(t1 - t)
-            error, size1 = self._error(), y1.detach().abs()
+            error, size1 = self._error(), (y1.detach() if self.graph else y1).abs()
             r = tolerance.shared(error.div_(tolerance.scale(torch.maximum(size, size1)))) * step
             accepted = r <= 1.0
             factor = controller.factor(exponents, r, r1, r2, accepted)
@@ -143,12 +143,12 @@ class _Loop:
     # ---- one step -------------------------------------------------------------------------------------------------
     def _attempt(self, t: float, t1: float, stops: Stops) -> tuple[Tensor, float, float]:
         low, high = stops.inside(t, t1), stops.inside(t1, t)
-        times = [self.field.time(x) for x in stage_times(self.tableau.c, t, t1, low, high)[1:]]
+        times = self.field.times(stage_times(self.tableau.c, t, t1, low, high))
         if self.workspace is None:
             assert self.k1 is not None
-            y1, self.ks = step_with_graph(self.tableau, self.field, [None, *times], t1 - t, self.y, self.k1)
+            y1, self.ks = step_with_graph(self.tableau, self.field, times, t1 - t, self.y, self.k1)
         else:
-            y1 = self.workspace.step(self.field.fill, [None, *times], t1 - t, self.y)
+            y1 = self.workspace.step(self.field.fill, times, t1 - t, self.y)
         return y1, low, high
 
     def _error(self) -> Tensor:
@@ -198,16 +198,17 @@ class _Loop:
         return SharedStep(t, t1, low, high, first, last, weights, self.y)
 
     def _save(self, step: SharedStep, y1: Tensor) -> None:
-        inner, rows = 0, None
-        if step.weights is not None:
-            rows = torch.addmm(self.y, step.weights, self._stages(), alpha=step.t1 - step.t)
-            inner = len(rows)
+        inner = step.first + (0 if step.weights is None else len(step.weights))
+        h = step.t1 - step.t
         if self.graph:
-            self.saved += [*(rows if rows is not None else ()), *([y1] * (step.last - step.first - inner))]
+            if step.weights is not None:
+                self.saved += torch.addmm(self.y, step.weights, self._stages(), alpha=h).unbind(0)
+            self.saved += [y1] * (step.last - inner)
             return
-        if rows is not None:
-            self.out[step.first : step.first + inner] = rows
-        self.out[step.first + inner : step.last] = y1
+        if step.weights is not None:
+            torch.addmm(self.y, step.weights, self._stages(), alpha=h, out=self.out[step.first : inner])
+        if inner < step.last:
+            self.out[inner : step.last] = y1
 
     # ---- slopes and the first step --------------------------------------------------------------------------------
     def _start(self, low: float) -> None:

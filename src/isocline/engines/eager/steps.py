@@ -48,7 +48,7 @@ class SharedStep(NamedTuple):
 
     def times(self, field: VectorField, tableau: ButcherTableau) -> list[Tensor]:
         """The time handed to each stage."""
-        return [field.time(t) for t in stage_times(tableau.c, self.t, self.t1, self.low, self.high)]
+        return field.times(stage_times(tableau.c, self.t, self.t1, self.low, self.high))
 
     def replay(
         self, field: VectorField, tableau: ButcherTableau, y: Tensor, last_stage: bool

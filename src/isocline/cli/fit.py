@@ -119,23 +119,20 @@ class Screen:
 
     def tell(self, trainer: Trainer) -> None:
         """After every iteration."""
-        total, history = trainer.config.iterations, trainer.history
+        (done, total), history = trainer.progress, trainer.history
         valid = next((v for v in reversed(history.valid) if v is not None), None)
         loss = f"misfit {history.train[-1]:.3g}" + (f"  validation {valid:.3g}" if valid is not None else "")
         if self.progress is not None:
             if self.task is None:
                 self.progress.start()
                 self.task = self.progress.add_task("training", total=total, loss="")
-            self.progress.update(self.task, completed=trainer.iteration, loss=loss)
+            self.progress.update(self.task, completed=done, loss=loss)
             return
-        tenth = 10 * trainer.iteration // total
+        tenth = 10 * done // total
         if tenth > self.shown:
             self.shown = tenth
-            left = history.seconds[-1] / trainer.iteration * (total - trainer.iteration)
-            print(
-                f"iteration {trainer.iteration}/{total}  {loss}  {history.seconds[-1]:.0f} s, {left:.0f} s left",
-                flush=True,
-            )
+            left = history.seconds[-1] / done * (total - done)
+            print(f"iteration {done}/{total}  {loss}  {history.seconds[-1]:.0f} s, {left:.0f} s left", flush=True)
 
 
 def roles(table: Table, scales: Scales) -> None:

@@ -21,8 +21,9 @@ class Config(BaseModel):
         hold_out: the share of every series at its end that is never trained on, or "series:NAME" for a whole one.
         validation: share of what is left, at its end, that chooses the stopping point.
         hidden: widths of the hidden layers (tanh).
-        window: observations in the shortest training window; windows grow by doubling to the whole record.
-        iterations: Adam steps in all.
+        window: observations in the shortest training window; windows grow by doubling.
+        starts: networks that begin; the best after a third of the iterations goes on.
+        iterations: Adam steps of the one that is kept.
         learning_rate: of Adam; falls to a tenth along a cosine.
         continuity: weight of the gaps between the end of a window and the free start of the next.
         penalty: weight of the squared parameters.
@@ -44,7 +45,8 @@ class Config(BaseModel):
     hold_out: float | str = 0.2
     validation: float = Field(0.15, ge=0.0, lt=0.8)
     hidden: tuple[int, ...] = (32,)
-    window: int = Field(5, ge=2)
+    window: int = Field(10, ge=2)
+    starts: int = Field(4, ge=1)
     iterations: int = Field(900, ge=1)
     learning_rate: float = Field(1e-2, gt=0)
     continuity: float = Field(1.0, ge=0)

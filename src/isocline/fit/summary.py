@@ -13,7 +13,7 @@ from isocline import audit
 from isocline.fit.flow import flow_of
 from isocline.fit.forecast import anchor, settled
 from isocline.fit.judge import Scores, number, verdict
-from isocline.fit.loop import Trainer
+from isocline.fit.loop import MAX_STEP, Trainer
 from isocline.fit.scale import Scales
 from isocline.fit.split import Split
 from isocline.fit.table import Series, Table
@@ -197,7 +197,7 @@ def _solver(model: nn.Module, split: Split, scales: Scales, trainer: Trainer) ->
         except SolveError:
             back = None
     return {
-        "solver": "tsit5, rtol 1e-6, atol 1e-7 (training: rk4 with steps of at most 0.5 scaled time units)",
+        "solver": f"tsit5, rtol 1e-6, atol 1e-7 (training: rk4, steps of at most {MAX_STEP} scaled time units)",
         "evaluations": int(sol.stats.evaluations),
         "evaluations_backward": int(sol.stats.evaluations_backward),
         "accepted": int(sol.stats.accepted),

@@ -24,7 +24,7 @@ from isocline.fit.table import Series
 
 MAX_ROWS = 4000  # observations a training step looks at; of longer records, a random choice of windows each time
 MAX_RECORD = 20_000  # rows that are trained on at all; of longer records, segments spread over the whole
-DOUBLINGS = 5  # at most: a segment has no more than 32 base windows
+DOUBLINGS = 4  # at most: a segment has no more than 16 base windows
 GAP = 20.0  # scaled units of time without an observation that no window bridges
 DENSE = 0.1  # rows closer than this (scaled time) tell little new: every k-th is trained on, k spacings to make 0.1
 
@@ -34,7 +34,7 @@ class Windows:
     """Windows of one length, as tensors.
 
     Attributes:
-        ts: (W, T) scaled times from the start of the segment, NaN padded.
+        ts: (W, T) scaled times from the start of each window, NaN padded.
         y: (T, W, d) scaled observations, NaN where missing or padded.
         start: (W,) index of the knot each begins at.
         end: (W,) knot it ends at, −1 at the end of a segment; `last`: (W,) position of that end in T.
@@ -45,6 +45,13 @@ class Windows:
     start: Tensor
     end: Tensor
     last: Tensor
+
+    @property
+    def common(self) -> Tensor | None:
+        """(T,) the times of all windows if they agree, as in regular records: such windows can step together."""
+        longest = self.ts[self.last.argmax()]
+        apart = (self.ts - longest).abs().nan_to_num(0.0).max()
+        return longest if apart <= 1e-6 * longest.diff().min() else None
 
     def pick(self, rows: Tensor) -> Windows:
         """Some of them."""
@@ -116,7 +123,7 @@ class Record:
         ts = np.full((len(pieces), width), np.nan)
         ys = np.full((width, len(pieces), self.y[0].shape[1]), np.nan)
         for w, (t, y, _, _) in enumerate(pieces):
-            ts[w, : len(t)], ys[: len(t), w] = t, y
+            ts[w, : len(t)], ys[: len(t), w] = t - t[0], y
         start, end = (torch.tensor([p[k] for p in pieces]) for k in (2, 3))
         last = torch.tensor([len(p[0]) - 1 for p in pieces])
         return Windows(torch.tensor(ts), torch.tensor(ys), start, end, last)

@@ -46,6 +46,7 @@ class Observations:
     def put(
         self,
         count: int,
+        sample: Tensor,
         saves: Tensor,
         seen: Tensor,
         ids: Tensor,
@@ -55,8 +56,7 @@ class Observations:
         y1: Tensor,
         K: Tensor,
     ) -> Inner:
-        """One step with `count` observations, `saves` of each row; `seen` were behind before it."""
-        sample = saves.nonzero().squeeze(1)
+        """One step with `count` observations, in the rows `sample`, `saves` of each row; `seen` were behind before it."""
         inner = Inner()
         # Tensors over all rows are never written to again, so they are kept as they are; the stages are overwritten.
         self.pending.append(

@@ -161,7 +161,7 @@ class _Loop:
         if failed is not None:
             leaving = leaving | failed
         # The one synchronisation of the step.
-        counts = torch.stack((accepted.sum(), saves.sum(), leaving.sum())).tolist()
+        counts = torch.stack((accepted.sum(), saves.sum(), leaving.sum(), (saves > 0).sum())).tolist()
         self._record(counts, accepted, saves, t1, low, high, y1)
         self._commit(counts[0], accepted, clipped, t1, y1, k_last, reach)
         self.retreated = counts[0] < self.running
@@ -221,7 +221,7 @@ class _Loop:
         self, counts: list[int], accepted: Tensor, saves: Tensor, t1: Tensor, low: Tensor, high: Tensor, y1: Tensor
     ) -> None:
         """Writes the observations of this step, and hands the step on where somebody records."""
-        inner, ends = self._observations(counts[1], saves, t1, y1) if counts[1] else (None, None)
+        inner, ends = self._observations(counts[1], counts[3], saves, t1, y1) if counts[1] else (None, None)
         if not counts[0] or not (self.on_step is not None or self.problem.dense):
             return
         if self.independent is None and counts[0] < len(self.ids):
@@ -253,11 +253,13 @@ class _Loop:
         if self.on_step is not None:
             self.on_step(step)
 
-    def _observations(self, count: int, saves: Tensor, t1: Tensor, y1: Tensor) -> tuple[Any, Any]:
+    def _observations(self, count: int, rows: int, saves: Tensor, t1: Tensor, y1: Tensor) -> tuple[Any, Any]:
         """Writes them, now or later; returns what a recorded step needs to know of them."""
+        sample = torch.nonzero_static(saves, size=rows).squeeze(1)
         if not self.only_ends:
-            return self.waiting.put(count, saves, self.seen, self.ids, self.t, t1, self.y, y1, self.workspace.K), None
-        sample = saves.nonzero().squeeze(1)
+            return self.waiting.put(
+                count, sample, saves, self.seen, self.ids, self.t, t1, self.y, y1, self.workspace.K
+            ), None
         row = self.seen[sample] * self.batch + self.ids[sample]
         self.out.view(-1, self.out.shape[-1]).index_copy_(0, row, y1[sample])
         return None, (sample, row)

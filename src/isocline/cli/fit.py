@@ -162,17 +162,27 @@ def say(message: str, style: str = "") -> None:
 def show(report: dict[str, Any], folder: Path) -> None:
     """The scores and where everything is."""
     if report["scores"]:
-        grid = Grid(title="held-out part", title_justify="left")
-        grid.add_column("model")
-        for name in report["scores"][0]["rmse"]:
-            grid.add_column(Text(f"RMSE {name}"), justify="right")
-        grid.add_column("NRMSE", justify="right")
-        grid.add_column("skill", justify="right")
-        for row in report["scores"]:
-            cells = [*row["rmse"].values(), row["nrmse"], row["skill"]]
-            grid.add_row(row["model"], *("–" if x is None else f"{x:.3g}" for x in cells))
-        console.print(grid)
+        console.print(scores(report["scores"]))
     for warning in report["warnings"]:
         say(f"warning: {warning}")
     say(report["verdict"], "bold")
     say(f"report: {folder / 'report.html'}")
+
+
+def scores(rows: list[dict[str, Any]]) -> Grid:
+    """A model a row; a model a column where there are many states."""
+    columns = {f"RMSE {name}": [row["rmse"][name] for row in rows] for name in rows[0]["rmse"]}
+    columns |= {"NRMSE": [row["nrmse"] for row in rows], "skill": [row["skill"] for row in rows]}
+    cells = {name: ["–" if x is None else f"{x:.3g}" for x in values] for name, values in columns.items()}
+    models = [row["model"] for row in rows]
+    upright = len(rows[0]["rmse"]) > 3
+    grid = Grid("" if upright else "model", title="held-out part", title_justify="left")
+    for name in models if upright else cells:
+        grid.add_column(Text(name), justify="right")
+    if upright:
+        for name, values in cells.items():
+            grid.add_row(Text(name), *values)
+    else:
+        for i, model in enumerate(models):
+            grid.add_row(model, *(values[i] for values in cells.values()))
+    return grid

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
 from isocline.fit.errors import UserError
 
@@ -44,7 +45,7 @@ class Config(BaseModel):
     scale: Literal["auto", "linear", "log"] = "auto"
     hold_out: float | str = 0.2
     validation: float = Field(0.15, ge=0.0, lt=0.8)
-    hidden: tuple[int, ...] = (32,)
+    hidden: tuple[PositiveInt, ...] = (32,)
     window: int = Field(10, ge=2)
     starts: int = Field(4, ge=1)
     iterations: int = Field(900, ge=1)
@@ -52,7 +53,7 @@ class Config(BaseModel):
     continuity: float = Field(1.0, ge=0)
     penalty: float = Field(1e-4, ge=0)
     patience: int = Field(200, ge=1)
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**31)
 
     @staticmethod
     def make(**settings: object) -> Config:
@@ -61,10 +62,14 @@ class Config(BaseModel):
             config = Config(**settings)  # pyrefly: ignore[bad-argument-type]
         except ValidationError as error:
             first = error.errors()[0]
-            name = ".".join(map(str, first["loc"][:1]))
+            name = str(first["loc"][0])
+            if first["type"] == "extra_forbidden":
+                near = difflib.get_close_matches(name, Config.model_fields, n=1)
+                guess = f"; did you mean {near[0]!r}?" if near else ""
+                raise UserError(f"no setting {name!r}{guess}; there are {', '.join(Config.model_fields)}") from error
             raise UserError(f"{name}={first['input']!r}: {first['msg']}") from error
         if isinstance(config.hold_out, float) and not 0 <= config.hold_out < 0.9:
-            raise UserError(f"hold_out={config.hold_out}: expected a share between 0 and 0.9, or series:NAME")
+            raise UserError(f"hold_out={config.hold_out}: expected a share from 0 to below 0.9, or series:NAME")
         if isinstance(config.hold_out, str) and not config.hold_out.startswith("series:"):
             raise UserError(f"hold_out={config.hold_out!r}: expected a share such as 0.2, or series:NAME")
         return config
@@ -73,10 +78,10 @@ class Config(BaseModel):
     def read(path: Path) -> dict[str, object]:
         """Settings from a JSON file."""
         try:
-            settings = json.loads(path.read_text())
-        except FileNotFoundError as error:
-            raise UserError(f"{path}: no such file") from error
-        except json.JSONDecodeError as error:
+            settings = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+        except ValueError as error:
             raise UserError(f"{path}: not JSON: {error}") from error
         if not isinstance(settings, dict):
             raise UserError(f"{path}: expected a JSON object with settings, found {type(settings).__name__}")

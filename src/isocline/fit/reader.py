@@ -226,7 +226,7 @@ def _read_decimal_commas(cells: Cells) -> None:
         present = text[text != ""]
         comma = present.str.contains(",", regex=False)
         if comma.any() and present[comma].str.fullmatch(_COMMA_NUMBER).mean() > 0.5:
-            pointed = text.str.replace(r"^([-+]?\d*),(\d*)", r"\1.\2", regex=True)
+            pointed = text.where(~text.str.fullmatch(_COMMA_NUMBER), text.str.replace(",", ".", regex=False))
             values = pd.to_numeric(pointed, errors="coerce")
             good = bool((values.notna() | (text == "")).all())
             cells.frame[column] = values if good else pointed

@@ -19,7 +19,7 @@ ID_NAMES = (
     "id", "unique_id", "item_id", "series_id", "series", "run", "run_id", "subject", "subject_id", "patient", "trajectory",
     "experiment", "trial", "replicate", "group", "sample_id",
 )  # fmt: skip
-ROW_NUMBER_NAMES = ("", "index", "row", "unnamed: 0", "column 1")
+ROW_NUMBER = re.compile(r"index|row|unnamed: \d+|column \d+")
 _UNIT = re.compile(r"^(?P<name>.*?)\s*(?:\[(?P<square>[^\[\]]+)\]|\((?P<round>[^()]+)\))\s*$")
 
 
@@ -169,7 +169,7 @@ class Roles:
                 self.ignored.append((column, "not numeric" if self.bad[column].any() else "empty"))
                 continue
             self._check(column)
-            if Column.of(column).key in ROW_NUMBER_NAMES and (np.diff(values) == 1).all():
+            if ROW_NUMBER.fullmatch(Column.of(column).key) and (np.diff(values) == 1).all():
                 self.ignored.append((column, "row numbers"))
             elif self._constant(values):
                 constant.append(column)
@@ -199,7 +199,7 @@ class Roles:
         seen = ~np.isnan(values)
         np.minimum.at(low, codes[seen], values[seen])
         np.maximum.at(high, codes[seen], values[seen])
-        return bool((high <= low).all())
+        return len(names) < len(codes) and bool((high <= low).all())
 
     def _refuse_constant(self, column: str) -> None:
         raise UserError(

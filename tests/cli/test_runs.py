@@ -30,17 +30,18 @@ def state(folder):
     return torch.load(folder / "checkpoint.pt", weights_only=True)
 
 
-def test_a_run_that_was_stopped_goes_on_to_identical_numbers(table, tmp_path):
+@pytest.mark.parametrize("after", [25, 95])  # while starts are compared, and in the winner's training
+def test_a_run_that_was_stopped_goes_on_to_identical_numbers(table, tmp_path, after):
     config = Config(iterations=60, seed=3)
     straight = fit(table, config, tmp_path / "a", **quiet())
     count = [0]
 
     def stop():
         count[0] += 1
-        return count[0] > 25
+        return count[0] > after
 
     first = fit(table, config, tmp_path / "b", **quiet(stop=stop))
-    assert first["stopped"] == "interrupted" and len(first["history"]["train"]) == 25
+    assert first["stopped"] == "interrupted" and count[0] == after + 1
     second = resume(tmp_path / "b", **quiet())
     assert second["stopped"] == straight["stopped"]
     for key in ("iteration", "train", "valid"):

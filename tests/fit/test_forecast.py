@@ -1,0 +1,170 @@
+"""Settled starting states, forecasts, the linear ODE, scores and the sentence about who wins."""
+
+import numpy as np
+import pytest
+import torch
+from series import rotation, table_of
+
+from isocline.fit.baselines import LinearODE
+from isocline.fit.flow import flow_of, settle
+from isocline.fit.forecast import anchor, forecast
+from isocline.fit.judge import LAST, LINEAR, NEURAL, judge, verdict
+from isocline.fit.scale import Scales
+from isocline.fit.split import Split
+from isocline.fit.table import Series
+from isocline.fit.windows import GAP, Record
+
+
+class Rotation(torch.nn.Module):
+    def forward(self, t, y):
+        return torch.stack([-y[..., 1], y[..., 0]], -1)
+
+
+def circle(t):
+    return torch.stack([torch.cos(t), torch.sin(t)], -1)
+
+
+# ---- settle -----------------------------------------------------------------------------------------------------------
+def test_settling_finds_the_state_behind_noise_gaps_and_ragged_times():
+    generator = torch.Generator().manual_seed(0)
+    ts = torch.arange(12, dtype=torch.float64).expand(2, 12) * 0.4
+    ts = ts.clone()
+    ts[1, 9:] = torch.nan
+    y = circle(ts.T) + 0.05 * torch.randn(12, 2, 2, generator=generator, dtype=torch.float64)
+    y[0, :, 1] = torch.nan  # never both at first
+    y[3:6, 0] = torch.nan
+    found = settle(flow_of(Rotation()), ts, y, torch.tensor([[0.5, 0.5], [0.0, 0.0]], dtype=torch.float64))
+    # Noise 0.05 over about 8 observations of each state, and a pull of 1 % to the guess.
+    torch.testing.assert_close(found, torch.tensor([[1.0, 0.0], [1.0, 0.0]], dtype=torch.float64), atol=0.05, rtol=0)
+
+
+def test_settling_on_a_flow_that_cannot_be_followed_returns_the_guess():
+    guess = torch.ones(1, 2, dtype=torch.float64)
+    ts = torch.arange(3, dtype=torch.float64)[None]
+    found = settle(lambda states, ts: torch.full((3, len(states), 2), torch.nan), ts, torch.zeros(3, 1, 2, dtype=torch.float64), guess)
+    torch.testing.assert_close(found, guess)
+
+
+def test_an_anchor_does_not_reach_across_a_long_gap():
+    t = np.concatenate([np.arange(20.0), 19 + 2 * GAP + np.arange(4.0)])
+    table = table_of((t, rotation(t)))
+    scales = Scales.of(table, table.series, "linear")
+    scales = Scales(scales.states, 1.0)
+    assert len(anchor(table.series[0], scales).t) == 4
+
+
+def test_a_forecast_of_the_true_field_is_the_truth():
+    t = np.arange(30) * 0.3
+    table = table_of((t, rotation(t, 0.0)), (t[:20] + 0.1, rotation(t[:20] + 0.1, 0.0, 1.0)))
+    scales = Scales(tuple(s for s in Scales.of(table, table.series, "linear").states), 1.0)
+    sd = [s.sd for s in scales.states]
+
+    class Field(torch.nn.Module):
+        def forward(self, t, x):
+            y = [x[..., i] * s.sd + s.mean for i, s in enumerate(scales.states)]
+            return torch.stack([-(y[1] + 1) / sd[0], (y[0] - 3) / sd[1]], -1)
+
+    later = [np.array([10.0, 12.5]), np.array([7.0])]
+    first, second = forecast(flow_of(Field()), table.series, later, scales)
+    np.testing.assert_allclose(scales.unscaled(first), rotation(later[0], 0.0), atol=2e-3)
+    np.testing.assert_allclose(scales.unscaled(second), rotation(later[1], 0.0, 1.0), atol=2e-3)
+
+
+# ---- linear ODE -------------------------------------------------------------------------------------------------------
+def test_the_linear_ode_finds_a_linear_system_from_irregular_gappy_noisy_rows():
+    rng = np.random.default_rng(0)
+    t = np.cumsum(rng.uniform(0.1, 0.5, 150))
+    y = rotation(t) + 0.02 * rng.standard_normal((150, 2))
+    y[rng.random((150, 2)) < 0.2] = np.nan
+    table = table_of((t, y))
+    scales = Scales.of(table, table.series, "linear")
+    linear = LinearODE(Record.of(table.series, scales, 10))
+    eigenvalues = torch.linalg.eigvals(linear.generator[:2, :2]) / scales.tau
+    assert sorted(eigenvalues.imag.tolist()) == pytest.approx([-1, 1], abs=0.01)
+    assert eigenvalues.real.tolist() == pytest.approx([-0.05, -0.05], abs=0.01)
+    (ahead,) = forecast(linear.flow, table.series, [t[-1] + np.array([1.0, 5.0])], scales)
+    np.testing.assert_allclose(scales.unscaled(ahead), rotation(t[-1] + np.array([1.0, 5.0])), atol=0.03)
+
+
+# ---- judge ------------------------------------------------------------------------------------------------------------
+def judged(model, hold_out=0.2):
+    t = np.arange(100) * 0.3
+    table = table_of((t, rotation(t)))
+    split = Split.of(table, hold_out)
+    scales = Scales.of(table, split.taught, "linear")
+    return judge(model, table, split, scales, 10)
+
+
+def test_scores_are_in_the_user_s_unit_and_beside_baselines():
+    scores, warnings = judged(Rotation())
+    by = {s["model"]: s for s in scores}
+    assert list(by) == [NEURAL, LAST, LINEAR]
+    assert by[LAST]["skill"] == 0
+    assert by[LINEAR]["nrmse"] < 1e-2  # the data are linear
+    t = np.arange(100) * 0.3
+    y = rotation(t)
+    assert by[LAST]["rmse"]["x0"] == pytest.approx(np.sqrt(np.mean((y[80:, 0] - y[79, 0]) ** 2)))
+    assert not warnings
+
+
+def test_a_forecast_that_is_lost_is_a_sentence():
+    class Explodes(torch.nn.Module):
+        def forward(self, t, y):
+            return y**3 + 1
+
+    scores, warnings = judged(Explodes())
+    assert scores[0]["nrmse"] is None
+    assert scores[0]["rmse"] == {"x0": None, "x1": None}
+    assert "the forecast of the neural ODE is finite only up to t" in warnings[0]
+    assert "does not stay finite" in verdict(scores)
+
+
+def test_nothing_held_out_is_nothing_judged():
+    scores, _ = judged(Rotation(), hold_out=0.0)
+    assert scores == []
+    assert verdict(scores).startswith("Nothing was held out")
+
+
+def test_only_the_beginning_of_a_long_held_out_part_is_scored():
+    t = np.arange(6000) * 0.3
+    table = table_of((t, rotation(t, 0.0)))
+    split = Split.of(table, 0.5)
+    scales = Scales.of(table, split.taught, "linear")
+    _, warnings = judge(Rotation(), table, split, scales, 10)
+    assert warnings == ["scored on the first 1000 held-out rows of each series"]
+
+
+@pytest.mark.parametrize(
+    ("neural", "last", "linear", "sentence"),
+    [
+        (0.5, 1.0, 0.8, "The neural ODE wins on the held-out part: its error (0.5) is 38% lower than that of the linear ODE."),
+        (0.5, 0.6, 0.8, "lower than that of persistence"),
+        (0.81, 1.0, 0.8, "no better than the linear ODE (0.8): prefer the simpler model"),
+        (1.2, 1.0, 0.8, "does not beat the linear ODE on the held-out part: its error is 1.2 against 0.8"),
+        (1.2, 1.0, 1.8, "does not beat persistence"),
+        (None, 1.0, None, "does not stay finite on the held-out part: persistence"),
+        (1.0, None, None, "finite, unlike the baselines'"),
+    ],
+)
+def test_the_verdict_may_say_no(neural, last, linear, sentence):
+    scores = [{"model": m, "nrmse": v} for m, v in ((NEURAL, neural), (LAST, last), (LINEAR, linear))]
+    assert sentence in verdict(scores)
+
+
+def test_a_column_that_is_not_observed_in_the_held_out_part_has_no_score():
+    t = np.arange(50) * 0.3
+    y = rotation(t)
+    y[40:, 1] = np.nan
+    table = table_of((t, y))
+    split = Split.of(table, 0.2)
+    scores, _ = judge(Rotation(), table, split, Scales.of(table, split.taught, "linear"), 10)
+    assert scores[0]["rmse"]["x1"] is None
+    assert scores[0]["nrmse"] is not None
+
+
+def test_a_series_of_one_row_can_be_a_start():
+    table = table_of((np.arange(20.0), rotation(np.arange(20.0))))
+    scales = Scales.of(table, table.series, "linear")
+    one = Series("", np.array([3.0]), rotation(np.array([3.0])))
+    (ahead,) = forecast(flow_of(Rotation()), [one], [np.array([3.0 + 1e-9])], scales)
+    np.testing.assert_allclose(scales.unscaled(ahead)[0], one.y[0], atol=1e-2)

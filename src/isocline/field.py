@@ -17,6 +17,10 @@ from torch.utils import _pytree as pytree
 
 from isocline._types import Float, Tensor
 
+IN_PLACE = (
+    "field: it changed its argument y in place (an in-place activation, y += …, y[...] = …); "
+    "the solver still needs that state: use the out-of-place operation or y = y.clone() first"
+)
 REAL_OF = {torch.complex64: torch.float32, torch.complex128: torch.float64, torch.complex32: torch.float16}
 
 
@@ -244,9 +248,24 @@ class VectorField:
         time = t.to(device=y.device, dtype=self.time_dtype)
         return self(time.view(self.layout.time_shape(len(t))) if t.dim() else time, y)
 
-    def fill(self, t: Tensor, y: Tensor, out: Tensor) -> None:
-        """Writes f into `out`; both as `shaped` makes them."""
-        out.copy_(self.slope(t, y))
+    def fill(self, t: Tensor, y: Tensor, out: Tensor, scale: Tensor | None = None) -> Tensor:
+        """Writes f, times `scale`, into `out` and returns f; all as `shaped` makes them."""
+        if not self._trusted or self._plain_shape is None or torch.is_inference_mode_enabled():
+            k = self.slope(t, y)
+        else:
+            # What `slope` does for the common field, without its calls: they cost as much as an operation.
+            self._counter[0] += 1
+            version = y._version
+            k = self.f(t, y, *self.args)
+            if type(k) is not Tensor or k.shape != out.shape or k.dtype != out.dtype:
+                self.layout.leaves(k, "field", y.shape[: y.dim() - len(self._plain_shape)])
+            if y._version != version:
+                raise ValueError(IN_PLACE)
+        if scale is None:
+            out.copy_(k)
+        else:
+            torch.mul(k, scale, out=out)
+        return k
 
     def slope(self, t: Tensor, y: Tensor) -> Tensor:
         """f, in and out as `shaped` makes them."""
@@ -267,10 +286,7 @@ class VectorField:
         version = first._version
         out = self.f(t, state, *self.args) if self._trusted else self._evaluate(t, state)
         if first._version != version:
-            raise ValueError(
-                "field: it changed its argument y in place (an in-place activation, y += …, y[...] = …); "
-                "the solver still needs that state: use the out-of-place operation or y = y.clone() first"
-            )
+            raise ValueError(IN_PLACE)
         return out
 
     def _evaluate(self, t: Tensor, state: Any) -> Any:

@@ -119,7 +119,7 @@ class Workspace:
     def __init__(self, tableau: ButcherTableau, y: Tensor, shaped: Callable[[Tensor], Tensor]) -> None:
         self.fsal = tableau.fsal
         rows, self.b, self.b_error = _constants(tableau, y.dtype, y.device)
-        self.K = y.new_zeros(tableau.stages, *y.shape)
+        self.K = y.new_empty(tableau.stages, *y.shape)
         flat = self.K.view(tableau.stages, -1)
         self.flat_t = flat.t()
         self.shape, self.is_flat = y.shape, y.dim() == 1
@@ -127,10 +127,11 @@ class Workspace:
         self.stage_shape = self.rows[0].shape
         # Only the stages already filled enter a product: a stale inf times a zero weight would be NaN.
         self.plan = [
-            (self.flat_t[:, : i + 1], row, out) for i, (row, out) in enumerate(zip(rows, self.rows[1:], strict=True))
+            (self.flat_t.narrow(1, 0, i + 1), row, out)
+            for i, (row, out) in enumerate(zip(rows, self.rows[1:], strict=True))
         ]
 
-    def step(self, f: Callable[[Any, Tensor, Tensor], None], times: Sequence[Any], scale: float, y: Tensor) -> Tensor:
+    def step(self, f: Callable[[Any, Tensor, Tensor], object], times: Sequence[Any], scale: float, y: Tensor) -> Tensor:
         """Fills rows 2 … s from row 1 (k₁, already there) and returns y₁, a fresh tensor.
 
         Args:
@@ -174,7 +175,7 @@ class DenseStep:
     def row(self, theta: float) -> list[float]:
         """θ, θ², …: what `coefficients` turns into weights, where θ is known beforehand."""
         powers = [theta]
-        for _ in range(len(self.coefficients) - 1):
+        for _ in range(self.coefficients.shape[0] - 1):
             powers.append(powers[-1] * theta)
         return powers
 

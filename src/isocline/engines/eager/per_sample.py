@@ -178,14 +178,13 @@ class _Loop:
             t0, t1, low, high = (x * self.sign for x in (t0, t1, low, high))
         h = step.to(self.y.dtype).view(self.row_shape)
         times = row_times(self.field, self.c, t0, t1, low, high, self.backwards)
-        rows, slope = self.workspace.rows, self.field.slope
+        rows, field_fill = self.workspace.rows, self.field.fill
         torch.mul(self.field.shaped(self.f), h, out=rows[0])
         k = None
 
         def fill(time: Tensor, z: Tensor, out: Tensor) -> None:
             nonlocal k
-            k = slope(time, z)
-            torch.mul(k, h, out=out)
+            k = field_fill(time, z, out, h)
 
         y1 = self.workspace.step(fill, times, 1.0, self.y)
         return y1, (k.reshape(y1.shape) if k is not None and self.tableau.fsal else None)

@@ -220,7 +220,7 @@ class _Loop:
     def _set_slope(self, k1: Tensor) -> None:
         self.k1 = k1
         if self.workspace is not None:
-            self.workspace.K[0] = k1
+            self.workspace.rows[0].copy_(k1.view(self.workspace.stage_shape))
 
     def _next_slope(self, t: float, low: float, jump: bool) -> None:
         if jump or not self.tableau.fsal:

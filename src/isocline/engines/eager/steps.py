@@ -147,7 +147,7 @@ class RowStep(NamedTuple):
         h = (self.t1 - self.t).to(y.dtype).view(-1, *[1] * (workspace.rows[0].dim() - 1))
 
         def fill(time: Tensor, z: Tensor, out: Tensor) -> None:
-            torch.mul(part.slope(time, z), h, out=out)
+            part.fill(time, z, out, h)
 
         fill(times[0], field.shaped(y), workspace.rows[0])
         return self.merge(state, workspace.step(fill, times, 1.0, y))

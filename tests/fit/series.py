@@ -12,7 +12,16 @@ def table_of(*records: tuple[np.ndarray, np.ndarray]) -> Table:
     series = [Series(chr(97 + i) if len(records) > 1 else "", t, y) for i, (t, y) in enumerate(records)]
     states = [Column.of(f"x{k}") for k in range(records[0][1].shape[1])]
     rows = sum(len(s.t) for s in series)
-    return Table("made.csv", "0" * 64, rows, Column.of("t"), Column.of("id") if len(records) > 1 else None, states, Clock(), series)
+    return Table(
+        "made.csv",
+        "0" * 64,
+        rows,
+        Column.of("t"),
+        Column.of("id") if len(records) > 1 else None,
+        states,
+        Clock(),
+        series,
+    )
 
 
 def rotation(t: np.ndarray, damping: float = 0.05, phase: float = 0.0) -> np.ndarray:

@@ -41,7 +41,12 @@ def test_settling_finds_the_state_behind_noise_gaps_and_ragged_times():
 def test_settling_on_a_flow_that_cannot_be_followed_returns_the_guess():
     guess = torch.ones(1, 2, dtype=torch.float64)
     ts = torch.arange(3, dtype=torch.float64)[None]
-    found = settle(lambda states, ts: torch.full((3, len(states), 2), torch.nan), ts, torch.zeros(3, 1, 2, dtype=torch.float64), guess)
+    found = settle(
+        lambda states, ts: torch.full((3, len(states), 2), torch.nan),
+        ts,
+        torch.zeros(3, 1, 2, dtype=torch.float64),
+        guess,
+    )
     torch.testing.assert_close(found, guess)
 
 
@@ -137,7 +142,12 @@ def test_only_the_beginning_of_a_long_held_out_part_is_scored():
 @pytest.mark.parametrize(
     ("neural", "last", "linear", "sentence"),
     [
-        (0.5, 1.0, 0.8, "The neural ODE wins on the held-out part: its error (0.5) is 38% lower than that of the linear ODE."),
+        (
+            0.5,
+            1.0,
+            0.8,
+            "The neural ODE wins on the held-out part: its error (0.5) is 38% lower than that of the linear ODE.",
+        ),
         (0.5, 0.6, 0.8, "lower than that of persistence"),
         (0.81, 1.0, 0.8, "no better than the linear ODE (0.8): prefer the simpler model"),
         (1.2, 1.0, 0.8, "does not beat the linear ODE on the held-out part: its error is 1.2 against 0.8"),

@@ -16,7 +16,9 @@ UNIT = Scales((StateScale("linear", 0.0, 1.0), StateScale("linear", 0.0, 1.0)), 
 
 
 def record_of(*lengths, window=5, spacing=0.5):
-    return Record.of(table_of(*((np.arange(n) * spacing, rotation(np.arange(n) * spacing)) for n in lengths)).series, UNIT, window)
+    return Record.of(
+        table_of(*((np.arange(n) * spacing, rotation(np.arange(n) * spacing)) for n in lengths)).series, UNIT, window
+    )
 
 
 # ---- split ------------------------------------------------------------------------------------------------------------

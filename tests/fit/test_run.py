@@ -251,7 +251,7 @@ def test_a_file_is_whole_or_not_there(tmp_path):
     with pytest.raises(OSError, match="disk full"):
         place(tmp_path / "a.txt", fails)
     assert (tmp_path / "a.txt").read_text() == "before"
-    assert os.listdir(tmp_path) == ["a.txt"]
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
 # ---- configuration ----------------------------------------------------------------------------------------------------

@@ -140,25 +140,35 @@ def test_only_the_beginning_of_a_long_held_out_part_is_scored():
 
 
 @pytest.mark.parametrize(
-    ("neural", "last", "linear", "sentence"),
+    ("neural", "last", "linear", "count", "sentence"),
     [
         (
             0.5,
             1.0,
             0.8,
-            "The neural ODE wins on the held-out part: its error (0.5) is 38% lower than that of the linear ODE.",
+            100,
+            "wins on the held-out part: its error (0.5) is 38% lower than that of the linear ODE (0.8).",
         ),
-        (0.5, 0.6, 0.8, "lower than that of persistence"),
-        (0.81, 1.0, 0.8, "no better than the linear ODE (0.8): prefer the simpler model"),
-        (1.2, 1.0, 0.8, "does not beat the linear ODE on the held-out part: its error is 1.2 against 0.8"),
-        (1.2, 1.0, 1.8, "does not beat persistence"),
-        (None, 1.0, None, "does not stay finite on the held-out part: persistence"),
-        (1.0, None, None, "finite, unlike the baselines'"),
+        (0.5, 0.6, 0.8, 100, "lower than that of persistence"),
+        (0.81, 1.0, 0.8, 10**6, "cannot be told apart by 1000000 observations: prefer the simpler model"),
+        (
+            0.7,
+            1.0,
+            0.8,
+            36,
+            "the neural ODE (error 0.7) and the linear ODE (0.8) cannot be told apart by 36 observations",
+        ),
+        (0.7, 1.0, 0.8, 100, "The neural ODE wins"),
+        (0.9, 1.0, 0.8, 36, "cannot be told apart"),
+        (1.2, 1.0, 0.8, 36, "does not beat the linear ODE on the held-out part: its error is 1.2 against 0.8"),
+        (1.2, 1.0, 1.8, 36, "does not beat persistence"),
+        (None, 1.0, None, 36, "does not stay finite on the held-out part: persistence"),
+        (1.0, None, None, 36, "finite, unlike the baselines'"),
     ],
 )
-def test_the_verdict_may_say_no(neural, last, linear, sentence):
-    scores = [{"model": m, "nrmse": v} for m, v in ((NEURAL, neural), (LAST, last), (LINEAR, linear))]
-    assert sentence in verdict(scores)
+def test_the_verdict_may_say_no(neural, last, linear, count, sentence):
+    models = ((NEURAL, neural), (LAST, last), (LINEAR, linear))
+    assert sentence in verdict([{"model": m, "nrmse": v, "observations": count} for m, v in models])
 
 
 def test_a_column_that_is_not_observed_in_the_held_out_part_has_no_score():

@@ -12,7 +12,7 @@ import pytest
 import torch
 from series import csv_of, rotation
 
-from isocline.fit import Config, UserError, fit, predict, resume
+from isocline.fit import Config, UserError, fit, resume
 from isocline.fit.files import place, write
 
 QUICK = Config(iterations=40, starts=2, window=5)
@@ -44,7 +44,7 @@ class After:
 
 
 # ---- the same numbers -------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("breaks", [[20], [5], [13], [30], [4, 9, 20]], ids=str)
+@pytest.mark.parametrize("breaks", [[5], [4, 9, 20]], ids=str)
 def test_a_broken_run_goes_on_to_the_same_bits(table, tmp_path, breaks):
     fit(table, QUICK, tmp_path / "straight")
     report = fit(table, QUICK, tmp_path / "broken", stop=After(breaks[0]))
@@ -56,22 +56,21 @@ def test_a_broken_run_goes_on_to_the_same_bits(table, tmp_path, breaks):
 
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint_to_the_same_bits(table, tmp_path):
-    config = QUICK.model_copy(update={"iterations": 600})
+    config = QUICK.model_copy(update={"iterations": 200})
     fit(table, config, tmp_path / "straight")
     code = (
         "import sys, torch; from isocline.fit import Config, fit, loop; loop.SAVE_EVERY = 0.05; torch.set_num_threads(1);"
-        "fit(sys.argv[1], Config(iterations=600, starts=2, window=5), sys.argv[2])"
+        "fit(sys.argv[1], Config(iterations=200, starts=2, window=5), sys.argv[2])"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(table), str(tmp_path / "killed")])
     checkpoint = tmp_path / "killed" / "checkpoint.pt"
     while not checkpoint.exists():
         assert process.poll() is None, "the run ended before it could be killed"
         time.sleep(0.01)
-    time.sleep(0.3)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (tmp_path / "killed" / "report.json").exists()
-    assert torch.load(checkpoint, weights_only=True)["iteration"] < 600
+    assert torch.load(checkpoint, weights_only=True)["iteration"] < 200
     resume(tmp_path / "killed")
     assert numbers(tmp_path / "killed") == numbers(tmp_path / "straight")
 
@@ -274,13 +273,3 @@ def test_a_setting_that_cannot_be_is_named(settings, message):
 def test_a_configuration_does_not_change():
     with pytest.raises(ValueError, match="frozen"):
         Config().seed = 3
-
-
-def test_the_prediction_goes_on_where_the_report_s_forecast_would(table, tmp_path):
-    fit(table, Config(iterations=300, starts=1, window=10), tmp_path / "run")
-    header, rows, lost = predict(tmp_path / "run", until=float(T[-1]) + 3.0)
-    assert header == ["t", "x0", "x1"]
-    assert not lost
-    ts = np.array([float(r[0]) for r in rows])
-    np.testing.assert_allclose(ts, T[-1] + 0.3 * np.arange(1, 11), rtol=1e-9)
-    np.testing.assert_allclose([r[1:] for r in rows], rotation(ts), atol=0.25)

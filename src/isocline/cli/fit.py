@@ -121,7 +121,10 @@ class Screen:
         """After every iteration."""
         (done, total), history = trainer.progress, trainer.history
         valid = next((v for v in reversed(history.valid) if v is not None), None)
-        loss = f"misfit {history.train[-1]:.3g}" + (f"  validation {valid:.3g}" if valid is not None else "")
+        trial = (
+            f"start {trainer.trial + 1}/{trainer.config.starts}  " if trainer.trial < trainer.config.starts > 1 else ""
+        )
+        loss = f"{trial}misfit {history.train[-1]:.3g}" + (f"  validation {valid:.3g}" if valid is not None else "")
         if self.progress is not None:
             if self.task is None:
                 self.progress.start()
@@ -141,8 +144,8 @@ def roles(table: Table, scales: Scales) -> None:
     grid = Grid()
     for name in ("column", "role", "unit", "scale"):
         grid.add_column(name)
-    tau = f"{scales.tau:.3g} {table.clock.unit or table.time.unit}".strip()
-    grid.add_row(Text(table.time.header), "time", Text(table.time.unit), Text(f"1 = {tau}"))
+    unit = table.clock.unit or table.time.unit or table.time.name
+    grid.add_row(Text(table.time.header), "time", Text(table.time.unit), Text(f"1 unit = {scales.tau:.3g} {unit}"))
     if table.id:
         grid.add_row(Text(table.id.header), "id")
     for column, scale in zip(table.states, scales.states, strict=True):

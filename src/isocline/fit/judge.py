@@ -19,7 +19,7 @@ from isocline.fit.windows import Record
 
 NEURAL, LAST, LINEAR = "neural ODE", "persistence", "linear ODE"
 MAX_HORIZON, MAX_SCORED = 1000, 200  # held-out rows of a series, and series, that are scored
-CLOSE = 0.03  # errors that differ by less than this share count as equal
+CLOSE = 0.03  # errors that differ by less than this share count as equal, however many observations there are
 
 Scores = list[dict[str, Any]]
 
@@ -81,6 +81,7 @@ def _scores(forecasts: dict[str, list[np.ndarray]], held: list[Series], scales: 
         out.append(
             {
                 "model": m,
+                "observations": int((~np.isnan(seen)).sum()),
                 "rmse": {c.header: number(v) for c, v in zip(table.states, columns, strict=True)},
                 "nrmse": number(pooled[m]),
                 "skill": number(1 - pooled[m] / pooled[LAST]) if pooled[LAST] > 0 else None,
@@ -99,23 +100,31 @@ def _rmse(predicted: np.ndarray, seen: np.ndarray) -> np.ndarray:
 
 
 def verdict(scores: Scores) -> str:
-    """Who wins on the held-out part, in one plain sentence; it may say no."""
+    """Who wins on the held-out part, in one plain sentence; it may say no.
+
+    The relative standard error of a root mean square of n independent errors is 1/√(2n), of the ratio of two 1/√n (at
+    least: errors of neighbouring times are alike): a difference below that is no difference.
+    """
     if not scores:
         return "Nothing was held out, so nothing is known of how well the model predicts: hold out a tail or a series to learn it."
     by = {s["model"]: math.inf if s["nrmse"] is None else s["nrmse"] for s in scores}
     neural, rival = by[NEURAL], min((LAST, LINEAR), key=lambda m: by[m])
-    best = by[rival]
+    best, count = by[rival], scores[0]["observations"]
+    close = max(CLOSE, 1 / math.sqrt(count))
     if neural == math.inf:
         return f"The neural ODE's forecast does not stay finite on the held-out part: {_the(rival)} is the better model here (error {best:.3g})."
-    if neural < (1 - CLOSE) * best:
-        margin = (
-            f"{1 - neural / best:.0%} lower than that of {_the(rival)}"
-            if best < math.inf
-            else "finite, unlike the baselines'"
+    if best == math.inf:
+        return f"The neural ODE wins on the held-out part: its error ({neural:.3g}) is finite, unlike the baselines'."
+    if abs(neural / best - 1) <= close:
+        return (
+            f"On the held-out part the neural ODE (error {neural:.3g}) and {_the(rival)} ({best:.3g}) cannot be told apart "
+            f"by {count} observations: prefer the simpler model."
         )
-        return f"The neural ODE wins on the held-out part: its error ({neural:.3g}) is {margin}."
-    if neural <= (1 + CLOSE) * best:
-        return f"On the held-out part the neural ODE ({neural:.3g}) is no better than {_the(rival)} ({best:.3g}): prefer the simpler model."
+    if neural < best:
+        return (
+            f"The neural ODE wins on the held-out part: its error ({neural:.3g}) is {1 - neural / best:.0%} lower than that "
+            f"of {_the(rival)} ({best:.3g})."
+        )
     return (
         f"The neural ODE does not beat {_the(rival)} on the held-out part: its error is {neural:.3g} against {best:.3g}. "
         f"Prefer the simpler model, or measure more."

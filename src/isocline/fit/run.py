@@ -144,7 +144,7 @@ def _go(
     notify: Notify,
     stop: Callable[[], bool],
 ) -> dict[str, Any]:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     from isocline.report import write_report
 
@@ -159,7 +159,7 @@ def _go(
     scores, warnings = judge(trainer.model, table, split, scales, config.window)
     report = summary(table, split, scales, trainer, reason, kept, scores, warnings)
     weights = {k: v.detach().contiguous() for k, v in trainer.model.state_dict().items()}
-    place(folder / "model.safetensors", lambda aside: save_file(weights, aside))
+    place(folder / "model.safetensors", lambda aside: aside.write_bytes(save(weights)))
     write(folder / "states.json", json.dumps(end_states(flow_of(trainer.model), table.series, scales)))
     write(folder / "report.json", json.dumps(report, indent=1, allow_nan=False))
     write_report(report, folder / "report.html")

@@ -121,13 +121,13 @@ def test_a_forecast_that_is_lost_is_a_sentence():
     assert scores[0]["nrmse"] is None
     assert scores[0]["rmse"] == {"x0": None, "x1": None}
     assert "the forecast of the neural ODE is finite only up to t" in warnings[0]
-    assert "does not stay finite" in verdict(scores)
+    assert "does not stay finite" in verdict(scores)[0]
 
 
 def test_nothing_held_out_is_nothing_judged():
     scores, _ = judged(Rotation(), hold_out=0.0)
     assert scores == []
-    assert verdict(scores).startswith("Nothing was held out")
+    assert verdict(scores)[0].startswith("Nothing was held out")
 
 
 def test_only_the_beginning_of_a_long_held_out_part_is_scored():
@@ -168,7 +168,8 @@ def test_only_the_beginning_of_a_long_held_out_part_is_scored():
 )
 def test_the_verdict_may_say_no(neural, last, linear, count, sentence):
     models = ((NEURAL, neural), (LAST, last), (LINEAR, linear))
-    assert sentence in verdict([{"model": m, "nrmse": v, "observations": count} for m, v in models])
+    text, won = verdict([{"model": m, "nrmse": v, "observations": count} for m, v in models])
+    assert sentence in text and won == ("wins" in text)
 
 
 def test_a_column_that_is_not_observed_in_the_held_out_part_has_no_score():

@@ -83,6 +83,7 @@ def lynx_hare_report(seed: int = 0) -> Report:
             {"model": "linear ODE", "rmse": {"hare": 23.4, "lynx": 14.2}, "nrmse": 0.82, "skill": 0.32},
         ],
         "score_scale": "NRMSE: root mean square error in the scaled coordinates the model works in, all states together",
+        "won": True,
         "verdict": "The neural ODE wins on the held-out part: its error (0.47) is 43% lower than that of the linear ODE.",
         "phase": {
             "x": "hare",
@@ -162,6 +163,7 @@ def bare_report() -> Report:
     for path in report["model_path"]:
         path["part"] = "fit"
     report["scores"] = []
+    report["won"] = False
     report["verdict"] = "Nothing was held out, so nothing is compared."
     report["history"]["valid"] = [None] * len(report["history"]["train"])
     report["table"]["notes"] = []

@@ -99,35 +99,48 @@ def _rmse(predicted: np.ndarray, seen: np.ndarray) -> np.ndarray:
     return np.sqrt(np.where(count > 0, total / np.maximum(count, 1), np.nan))
 
 
-def verdict(scores: Scores) -> str:
-    """Who wins on the held-out part, in one plain sentence; it may say no.
+def verdict(scores: Scores) -> tuple[str, bool]:
+    """Who wins on the held-out part, in one plain sentence that may say no; and whether the neural ODE does.
 
     The relative standard error of a root mean square of n independent errors is 1/√(2n), of the ratio of two 1/√n (at
     least: errors of neighbouring times are alike): a difference below that is no difference.
     """
     if not scores:
-        return "Nothing was held out, so nothing is known of how well the model predicts: hold out a tail or a series to learn it."
+        return (
+            "Nothing was held out, so nothing is known of how well the model predicts: hold out a tail or a series to learn it.",
+            False,
+        )
     by = {s["model"]: math.inf if s["nrmse"] is None else s["nrmse"] for s in scores}
     neural, rival = by[NEURAL], min((LAST, LINEAR), key=lambda m: by[m])
     best, count = by[rival], scores[0]["observations"]
     close = max(CLOSE, 1 / math.sqrt(count))
     if neural == math.inf:
-        return f"The neural ODE's forecast does not stay finite on the held-out part: {_the(rival)} is the better model here (error {best:.3g})."
+        return (
+            f"The neural ODE's forecast does not stay finite on the held-out part: {_the(rival)} is the better model here "
+            f"(error {best:.3g}).",
+            False,
+        )
     if best == math.inf:
-        return f"The neural ODE wins on the held-out part: its error ({neural:.3g}) is finite, unlike the baselines'."
+        return (
+            f"The neural ODE wins on the held-out part: its error ({neural:.3g}) is finite, unlike the baselines'.",
+            True,
+        )
     if abs(neural / best - 1) <= close:
         return (
             f"On the held-out part the neural ODE (error {neural:.3g}) and {_the(rival)} ({best:.3g}) cannot be told apart "
-            f"by {count} observations: prefer the simpler model."
+            f"by {count} observations: prefer the simpler model.",
+            False,
         )
     if neural < best:
         return (
             f"The neural ODE wins on the held-out part: its error ({neural:.3g}) is {1 - neural / best:.0%} lower than that "
-            f"of {_the(rival)} ({best:.3g})."
+            f"of {_the(rival)} ({best:.3g}).",
+            True,
         )
     return (
         f"The neural ODE does not beat {_the(rival)} on the held-out part: its error is {neural:.3g} against {best:.3g}. "
-        f"Prefer the simpler model, or measure more."
+        f"Prefer the simpler model, or measure more.",
+        False,
     )
 
 

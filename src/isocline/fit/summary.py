@@ -47,6 +47,7 @@ def summary(
             "integrated forwards and back, the fitted path does not return to its start: it contracts onto an attractor, "
             "so the field is known near the data only",
         ]
+    sentence, won = verdict(scores)
     shown = list(zip(split.train, split.held, split.learned, strict=True))[:MAX_SERIES]
     return {
         "isocline": kept["isocline"],
@@ -59,7 +60,8 @@ def summary(
         "history": {k: plain(v) for k, v in vars(trainer.history).items()},
         "scores": scores,
         "score_scale": "NRMSE: root mean square error in the scaled coordinates the model works in, all states together",
-        "verdict": verdict(scores),
+        "verdict": sentence,
+        "won": won,
         "phase": _phase(model, split.train, scales, table, paths),
         "solver": solver,
         "stopped": reason,

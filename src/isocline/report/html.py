@@ -70,7 +70,6 @@ def _parts(report: dict[str, Any]) -> dict[str, Any]:
         "cards": figures.trajectories(report),
         "losses": figures.losses(report),
         "phase": figures.phase(report),
-        "won": report["verdict"].startswith("The neural ODE wins"),
         "best": min(known, default=None),
         "worst": max(known, default=None),
         "thinned": max(len(s["t"]) for s in report["series"]) * len(report["table"]["states"]) > figures.MAX_DOTS,

@@ -26,15 +26,19 @@ class Tolerance:
     def __init__(self, controller: PID, layout: Layout) -> None:
         bits = torch.finfo(layout.time_dtype).bits
         self.rtol = _laid_out(controller.rtol, DEFAULT_RTOL[bits], layout, "rtol")
-        self.atol = _laid_out(controller.atol, DEFAULT_ATOL[bits], layout, "atol")
-        if not isinstance(self.atol, Tensor):
-            # y identically zero under a purely relative tolerance: 0/0 must read "no error", not NaN.
-            self.atol = max(self.atol, torch.finfo(layout.dtype).tiny)
+        atol = _laid_out(controller.atol, DEFAULT_ATOL[bits], layout, "atol")
+        # y identically zero under a purely relative tolerance: 0/0 must read "no error", not NaN. A tensor, because
+        # PyTorch adds one in a third of the time of a number.
+        self.atol = torch.as_tensor(atol, dtype=layout.dtype, device=layout.device).clamp(
+            min=torch.finfo(layout.dtype).tiny
+        )
         self.norm = controller.norm
 
     def scale(self, y: Tensor) -> Tensor:
         """atol + rtol · y for y ≥ 0."""
-        return torch.mul(y, self.rtol).add_(self.atol)
+        if isinstance(self.rtol, Tensor):
+            return torch.addcmul(self.atol, y, self.rtol)
+        return torch.add(self.atol, y, alpha=self.rtol)
 
     def shared(self, x: Tensor) -> float:
         """Norm of a vector already in units of the tolerance, as a Python float: the one synchronisation of a step."""

@@ -122,9 +122,9 @@ class Workspace:
         self.K = y.new_empty(tableau.stages, *y.shape)
         flat = self.K.view(tableau.stages, -1)
         self.flat_t = flat.t()
-        self.shape, self.is_flat = y.shape, y.dim() == 1
+        self.is_flat = y.dim() == 1
         self.rows = list(shaped(self.K).unbind(0))
-        self.stage_shape = self.rows[0].shape
+        self.like = self.rows[0]  # gives stages the field's shape: `view_as` takes half the time of `view(shape)`
         # Only the stages already filled enter a product: a stale inf times a zero weight would be NaN.
         self.plan = [
             (self.flat_t.narrow(1, 0, i + 1), row, out)
@@ -141,13 +141,13 @@ class Workspace:
             y: state at the start of the step, never written to.
         """
         flat = stage = y if self.is_flat else y.view(-1)
-        shape = self.stage_shape
+        like = self.like
         for (filled, row, out), time in zip(self.plan, times[1:], strict=True):
             stage = torch.addmv(flat, filled, row, alpha=scale)
-            f(time, stage.view(shape), out)
+            f(time, stage.view_as(like), out)
         if not self.fsal:
             stage = torch.addmv(flat, self.flat_t, self.b, alpha=scale)
-        return stage if self.is_flat else stage.view(self.shape)
+        return stage if self.is_flat else stage.view_as(y)
 
     def error(self) -> Float[Tensor, " flat"]:
         """Σ (b_i − b̂_i) k_i: the error estimate per unit of `scale`, flat."""

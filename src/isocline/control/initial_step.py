@@ -33,6 +33,7 @@ class Tolerance:
             min=torch.finfo(layout.dtype).tiny
         )
         self.norm = controller.norm
+        self.mean = torch.full((layout.size,), 1.0 / layout.size, dtype=layout.dtype, device=layout.device)
 
     def scale(self, y: Tensor) -> Tensor:
         """atol + rtol · y for y ≥ 0."""
@@ -47,10 +48,10 @@ class Tolerance:
         return (torch.dot(x, x).item() / x.numel()) ** 0.5
 
     def rows(self, x: Tensor) -> Tensor:
-        """The same for every row."""
+        """The same for every row, as a tensor: a product with (1/N, …, 1/N) is the fastest mean of few numbers."""
         if self.norm is not None:
             return self.norm(x)
-        return torch.linalg.vector_norm(x, dim=-1).mul_(x.shape[-1] ** -0.5)
+        return torch.mv(x * x, self.mean).sqrt_()
 
 
 def _laid_out(value: Any, default: float, layout: Layout, name: str) -> float | Tensor:

@@ -6,7 +6,8 @@ small operations, about as many as the step itself; so a step only puts aside th
 
 from __future__ import annotations
 
-from typing import Any
+from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,9 +29,35 @@ class Inner:
         self.value: tuple[Tensor, Tensor, Tensor]
         self.position: Tensor | None = None
 
+    def positions(self, sample: Tensor) -> Tensor:
+        """Where the rows `sample` of the batch stand among the step's own."""
+        return sample if self.position is None else self.position.index_select(0, sample)
+
+
+class Passed(NamedTuple):
+    """The observations that lie in one step: those of the rows `sample` (m,), of all rows (R, …) then present.
+
+    `seen`, `reach` count what each row had behind it before and after. Tensors over all rows are never written to
+    again, so they are kept as they are; states and stages are overwritten, so the rows that matter are picked at once.
+    """
+
+    inner: Inner
+    count: int
+    sample: Tensor
+    seen: Tensor
+    reach: Tensor
+    ids: Tensor
+    t: Tensor
+    t1: Tensor
+    y: Tensor
+    y1: Tensor
+    hk: Tensor
+
 
 class Observations:
     """Collects and writes.
+
+    `index_select` throughout: indexing with brackets takes three to ten times as long.
 
     Args:
         out: (T, B, N), written to.
@@ -40,68 +67,53 @@ class Observations:
 
     def __init__(self, out: Tensor, keys: Tensor, dense: DenseStep) -> None:
         self.out, self.keys, self.dense = out, keys, dense
-        self.pending: list[dict[str, Any]] = []
+        self.pending: list[Passed] = []
         self.size = 0
 
-    def put(
-        self,
-        count: int,
-        sample: Tensor,
-        saves: Tensor,
-        seen: Tensor,
-        ids: Tensor,
-        t: Tensor,
-        t1: Tensor,
-        y: Tensor,
-        y1: Tensor,
-        K: Tensor,
-    ) -> Inner:
-        """One step with `count` observations, in the rows `sample`, `saves` of each row; `seen` were behind before it."""
-        inner = Inner()
-        # Tensors over all rows are never written to again, so they are kept as they are; the stages are overwritten.
-        self.pending.append(
-            {
-                "count": count,
-                "sample": sample,
-                "saves": saves,
-                "seen": seen,
-                "ids": ids,
-                "t": t,
-                "t1": t1,
-                "inner": inner,
-            }
-            | {"y": y[sample], "y1": y1[sample], "hk": K[:, sample]}
-        )
-        self.size += len(sample) * K.shape[0] * K.shape[2]
+    def put(self, passed: Passed) -> Inner:
+        """One step; its `y`, `y1` and `hk` are those of all rows present, and picked here."""
+        y, y1, hk = passed.y, passed.y1, passed.hk
+        self.size += 5 * len(y)
+        if len(passed.sample) < len(y):
+            y, y1, hk = (x.index_select(d, passed.sample) for d, x in ((0, y), (0, y1), (1, hk)))
+            self.size += hk.numel()
+        else:
+            hk = hk.clone()
+            self.size += 3 * hk.numel()
+        self.pending.append(passed._replace(y=y, y1=y1, hk=hk))
         if self.size > PENDING:
             self.flush()
-        return inner
+        return passed.inner
 
     def flush(self) -> None:
         """Interpolates and writes what is waiting."""
         steps, self.pending, self.size = self.pending, [], 0
         if not steps:
             return
-        count = sum(s["count"] for s in steps)
-        saves, first, ids, t, t1 = (
-            torch.cat([s[name][s["sample"]] for s in steps]) for name in ("saves", "seen", "ids", "t", "t1")
-        )
-        y, y1 = (torch.cat([s[name] for s in steps]) for name in ("y", "y1"))
-        hk = torch.cat([s["hk"] for s in steps], 1).transpose(0, 1)
-        entry = torch.repeat_interleave(torch.arange(len(saves), device=saves.device), saves, output_size=count)
-        # The k-th observation of an entry: its position in the list, less where the entry's begin.
-        column = torch.arange(count, device=saves.device) + (first - saves.cumsum(0) + saves)[entry]
-        ids, t, t1 = ids[entry], t[entry], t1[entry]
-        when = self.keys[ids, column]
+        # Positions among the rows of all steps, and among the picked ones.
+        starts = [0, *accumulate(len(s.ids) for s in steps)]
+        row = torch.cat([s.sample + start for s, start in zip(steps, starts, strict=False)])
+        seen, ids, t, t1 = (torch.cat([s[i] for s in steps]).index_select(0, row) for i in (3, 5, 6, 7))
+        y, y1 = torch.cat([s.y for s in steps]), torch.cat([s.y1 for s in steps])
+        hk = torch.cat([s.hk for s in steps], 1)
+        position = torch.cat([s.inner.positions(s.sample) for s in steps])
+        count = sum(s.count for s in steps)
+        column = seen
+        if count > len(row):  # some step passed several observations of one row
+            reach = torch.cat([s.reach for s in steps]).index_select(0, row)
+            passed = reach - seen
+            entry = torch.repeat_interleave(passed, output_size=count)
+            # The k-th observation of an entry: its position in the list, less where the entry's begin.
+            column = torch.arange(count, device=row.device) + (seen - passed.cumsum(0) + passed).index_select(0, entry)
+            ids, t, t1, y, y1, position = (x.index_select(0, entry) for x in (ids, t, t1, y, y1, position))
+            hk = hk.index_select(1, entry)
+        when = self.keys.view(-1).index_select(0, ids * self.keys.shape[1] + column)
         weights = self.dense.weights(((when - t) / (t1 - t)).to(y.dtype))
-        values = y[entry].unsqueeze(1).baddbmm(weights.unsqueeze(1), hk[entry]).squeeze(1)
+        values = y.unsqueeze(1).baddbmm(weights.unsqueeze(1), hk.transpose(0, 1)).squeeze(1)
         # An observation at the end of a step takes the step's result itself, not the interpolant's rounding of it.
-        values = torch.where((when == t1).unsqueeze(1), y1[entry], values)
+        values = torch.where((when == t1).unsqueeze(1), y1, values)
         row = column * self.out.shape[1] + ids
         self.out.view(-1, self.out.shape[-1]).index_copy_(0, row, values)
-        position = torch.cat(
-            [s["sample"] if s["inner"].position is None else s["inner"].position[s["sample"]] for s in steps]
-        )[entry]
-        counts = [s["count"] for s in steps]
+        counts = [s.count for s in steps]
         for s, *value in zip(steps, position.split(counts), row.split(counts), weights.split(counts), strict=True):
-            s["inner"].value = tuple(value)
+            s.inner.value = tuple(value)

@@ -16,7 +16,7 @@ from isocline.control import PID, FixedStep
 from isocline.control.initial_step import Tolerance, hairer_finish_rows, hairer_start_rows
 from isocline.control.schedule import row_stops
 from isocline.engines.eager.coupling import rows_are_independent
-from isocline.engines.eager.observations import Observations
+from isocline.engines.eager.observations import Inner, Observations, Passed
 from isocline.engines.eager.problem import Failure, OnStep, Problem, Trajectory
 from isocline.engines.eager.steps import RowStep, row_times, stage_nodes
 from isocline.field import VectorField
@@ -64,11 +64,11 @@ class _Loop:
         self.i_stop = torch.zeros_like(self.ids)
         self.at_jump = self._is_jump(ts[:, 0])
         self.r1 = self.r2 = torch.ones_like(self.t)
-        self.taken, self.steps_taken = torch.zeros_like(self.t), torch.zeros_like(self.ids)
+        self.rejects, self.steps_taken = torch.zeros_like(self.ids), torch.zeros_like(self.ids)
         self.alive: Tensor | None = None  # None: every row present is running
         self.running = self.batch
         self.retreated = False  # whether the last step was rejected by some row
-        self.rows = ["ids", "y", "t", "t_end", "sign", "keys", "stops", "seen", "taken", "steps_taken"]
+        self.rows = ["ids", "y", "t", "t_end", "sign", "keys", "stops", "seen", "rejects", "steps_taken"]
         if self.many_stops:
             self.rows += ["i_stop", "jumps", "at_jump"]
 
@@ -137,11 +137,12 @@ class _Loop:
         low, high = self._inside(self.t, t1, self.at_jump), t1
         if self.problem.jump_ts:
             high = self._inside(t1, self.t, clipped & self._stop_jumps())
-        y1, k_last = self._stages(t1, low, high)
+        step = t1 - self.t
+        y1, k_last = self._stages(step, t1, low, high)
+        size1 = y1.abs()
         r = None
         if self.adaptive:
-            size1 = y1.abs()
-            error = self.workspace.error().view(y1.shape).div_(self.tolerance.scale(torch.maximum(self.size, size1)))
+            error = self.workspace.error().view_as(y1).div_(self.tolerance.scale(torch.maximum(self.size, size1)))
             r = self.tolerance.rows(error)
             accepted = r <= 1.0
         else:
@@ -149,36 +150,39 @@ class _Loop:
         if self.alive is not None:
             accepted = accepted & self.alive
         reach = torch.searchsorted(self.keys, t1.unsqueeze(1), right=True).squeeze(1)
-        saves = (reach - self.seen).mul_(accepted)
-        leaving = accepted & (t1 == self.t_end)
+        reach = torch.where(accepted, reach, self.seen)
+        saves = reach - self.seen
+        leaving = accepted & (t1 == self.t_end if self.many_stops else clipped)
         failed = None
         if r is None:
             failed = self._not(accepted)
         else:
             if self.retreated:  # a step can only be too short after one that was rejected
                 failed = self._not(accepted) & (self.h <= torch.maximum(t1.abs().mul_(2.0**-51), self.spacing))
-            self._next_h(t1, clipped, accepted, r)
+            self._next_h(step, clipped, accepted, r)
         if failed is not None:
             leaving = leaving | failed
         # The one synchronisation of the step.
-        counts = torch.stack((accepted.sum(), saves.sum(), leaving.sum(), (saves > 0).sum())).tolist()
-        self._record(counts, accepted, saves, t1, low, high, y1)
-        self._commit(counts[0], accepted, clipped, t1, y1, k_last, reach)
+        counts = torch.stack((accepted.count_nonzero(), saves.sum(), leaving.count_nonzero(), saves.count_nonzero()))
+        counts = counts.tolist()
+        self._record(counts, accepted, saves, reach, t1, low, high, y1)
+        self._commit(counts[0], accepted, clipped, t1, y1, size1, k_last, reach)
         self.retreated = counts[0] < self.running
         if counts[2]:
             if failed is not None:
                 self.status[self.ids[failed]] = int(Status.STEP_TOO_SMALL if self.adaptive else Status.NON_FINITE)
             self._leave(leaving, counts[2])
 
-    def _stages(self, t1: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _stages(self, step: Tensor, t1: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor | None]:
         """Fills the workspace with h·k; returns y₁ and the unscaled last stage."""
-        t0, step = self.t, t1 - self.t
+        t0 = self.t
         if self.backwards:
             step = step * self.sign
             t0, t1, low, high = (x * self.sign for x in (t0, t1, low, high))
-        h = step.to(self.y.dtype).view(self.row_shape)
-        times = row_times(self.field, self.c, t0, t1, low, high, self.backwards)
         rows, field_fill = self.workspace.rows, self.field.fill
+        # In full: a factor that is broadcast along short rows doubles the time of a product.
+        h = step.to(self.y.dtype).view(self.row_shape).expand_as(rows[0]).contiguous()
+        times = row_times(self.field, self.c, t0, t1, low, high, self.backwards)
         torch.mul(self.field.shaped(self.f), h, out=rows[0])
         k = None
 
@@ -189,38 +193,45 @@ class _Loop:
         y1 = self.workspace.step(fill, times, 1.0, self.y)
         return y1, (k.reshape(y1.shape) if k is not None and self.tableau.fsal else None)
 
-    def _next_h(self, t1: Tensor, clipped: Tensor, accepted: Tensor, r: Tensor) -> None:
+    def _next_h(self, step: Tensor, clipped: Tensor, accepted: Tensor, r: Tensor) -> None:
         """Sets h of the next attempt by `PID.factor`, row by row."""
         controller = self.controller
         assert isinstance(controller, PID)
         e0, e1, e2 = self.exponents
-        ratio = r.to(self.t.dtype)
-        factor = controller.safety * ratio**e0
+        factor = (r**e0).mul_(controller.safety)
         if e1 or e2:
             factor = factor * self.r1**e1 * self.r2**e2
-            finite = ratio.isfinite()
+            finite = r.isfinite()
             self.r2 = torch.where(finite, torch.where(accepted, self.r1, self.r2), 1.0)
-            self.r1 = torch.where(finite, torch.where(accepted, ratio.clamp(min=1e-8), self.r1), 1.0)
+            self.r1 = torch.where(finite, torch.where(accepted, r.clamp(min=1e-8), self.r1), 1.0)
             factor = torch.where(accepted, factor, factor.clamp(max=controller.safety))
-        # A NaN becomes the largest cut; an accepted step does not shrink the next.
-        factor = factor.nan_to_num_(nan=0.0).clamp_(controller.min_factor, controller.max_factor)
-        step = (t1 - self.t).mul_(torch.maximum(factor, accepted.to(factor.dtype)))
+        # An accepted step does not shrink the next; a NaN becomes the largest cut.
+        factor = torch.fmax(factor, accepted.to(factor.dtype)).clamp_(controller.min_factor, controller.max_factor)
+        h = factor.to(step.dtype).mul_(step) if factor.dtype != step.dtype else factor.mul_(step)
         if self.many_stops:
             # A step cut short by a stop says nothing about how long the next one may be.
-            step = torch.where(accepted & clipped, torch.maximum(self.h, step), step)
+            h = torch.where(accepted & clipped, torch.maximum(self.h, h), h)
         if self.alive is not None:
-            step = torch.where(self.alive, step, self.h)
-        self.h = step if controller.max_step == math.inf else step.clamp(max=controller.max_step)
+            h = torch.where(self.alive, h, self.h)
+        self.h = h if controller.max_step == math.inf else h.clamp(max=controller.max_step)
 
     def _not(self, accepted: Tensor) -> Tensor:
         """Running rows that did not accept the step."""
         return ~accepted if self.alive is None else self.alive & ~accepted
 
     def _record(
-        self, counts: list[int], accepted: Tensor, saves: Tensor, t1: Tensor, low: Tensor, high: Tensor, y1: Tensor
+        self,
+        counts: list[int],
+        accepted: Tensor,
+        saves: Tensor,
+        reach: Tensor,
+        t1: Tensor,
+        low: Tensor,
+        high: Tensor,
+        y1: Tensor,
     ) -> None:
         """Writes the observations of this step, and hands the step on where somebody records."""
-        inner, ends = self._observations(counts[1], counts[3], saves, t1, y1) if counts[1] else (None, None)
+        inner, ends = self._observations(counts[1], counts[3], saves, reach, t1, y1) if counts[1] else (None, None)
         if not counts[0] or not (self.on_step is not None or self.problem.dense):
             return
         if self.independent is None and counts[0] < len(self.ids):
@@ -252,15 +263,16 @@ class _Loop:
         if self.on_step is not None:
             self.on_step(step)
 
-    def _observations(self, count: int, rows: int, saves: Tensor, t1: Tensor, y1: Tensor) -> tuple[Any, Any]:
+    def _observations(
+        self, count: int, rows: int, saves: Tensor, reach: Tensor, t1: Tensor, y1: Tensor
+    ) -> tuple[Any, Any]:
         """Writes them, now or later; returns what a recorded step needs to know of them."""
         sample = torch.nonzero_static(saves, size=rows).squeeze(1)
         if not self.only_ends:
-            return self.waiting.put(
-                count, sample, saves, self.seen, self.ids, self.t, t1, self.y, y1, self.workspace.K
-            ), None
-        row = self.seen[sample] * self.batch + self.ids[sample]
-        self.out.view(-1, self.out.shape[-1]).index_copy_(0, row, y1[sample])
+            clock, states = (self.ids, self.t, t1), (self.y, y1, self.workspace.K)
+            return self.waiting.put(Passed(Inner(), count, sample, self.seen, reach, *clock, *states)), None
+        row = self.seen.index_select(0, sample) * self.batch + self.ids.index_select(0, sample)
+        self.out.view(-1, self.out.shape[-1]).index_copy_(0, row, y1.index_select(0, sample))
         return None, (sample, row)
 
     def _commit(
@@ -270,33 +282,37 @@ class _Loop:
         clipped: Tensor,
         t1: Tensor,
         y1: Tensor,
+        size1: Tensor,
         k_last: Tensor | None,
         reach: Tensor,
     ) -> None:
         """Makes the accepted rows' results the state, and the slope there the next first stage."""
+        if count < len(self.ids):
+            self.rejects = self.rejects + self._not(accepted)
         if not count:
             return
-        self.taken = self.taken + accepted
         if self.many_stops:
             hit = accepted & clipped
             if self.problem.jump_ts:
                 self.at_jump = torch.where(accepted, hit & self._stop_jumps(), self.at_jump)
             self.i_stop = (self.i_stop + hit).clamp_(max=self.stops.shape[1] - 1)
         if count == len(self.ids):
-            self.t, self.y, self.seen = t1, y1, reach
+            self.t, self.y, self.size = t1, y1, size1
             self.f = self.f if k_last is None else k_last
         else:
             row = accepted.unsqueeze(1)
-            self.t, self.seen = torch.where(accepted, t1, self.t), torch.where(accepted, reach, self.seen)
-            self.y = torch.where(row, y1, self.y)
+            self.t = torch.where(accepted, t1, self.t)
+            self.y, self.size = torch.where(row, y1, self.y), torch.where(row, size1, self.size)
             self.f = self.f if k_last is None else torch.where(row, k_last, self.f)
-        self.size = self.y.abs()
+        self.seen = reach
         if k_last is None or (self.problem.jump_ts and bool((self.at_jump & (self.t != self.t_end)).any())):
             self._fresh_slopes()
         if self.problem.progress is not None:
             start = self.keys[:, 0]
             done = ((self.t - start) / (self.t_end - start)).min()
-            self.problem.progress(float(done), float((self.t * self.sign).min()), int(self.taken.max()))
+            self.problem.progress(
+                float(done), float((self.t * self.sign).min()), int((self.step_count - self.rejects).max())
+            )
 
     def _fresh_slopes(self) -> None:
         stop = self.stops.gather(1, self.i_stop.unsqueeze(1)).squeeze(1)
@@ -314,8 +330,9 @@ class _Loop:
             self._look_for_coupling()
         if self.running and (self.independent is False or self.running > CROWDED * len(self.ids)):
             return
-        self._store((~self.alive).nonzero().squeeze(1))
-        keep = self.alive.nonzero().squeeze(1)
+        present = len(self.ids)
+        self._store(torch.nonzero_static(~self.alive, size=present - self.running).squeeze(1))
+        keep = torch.nonzero_static(self.alive, size=self.running).squeeze(1)
         for name in self.rows:
             setattr(self, name, getattr(self, name).index_select(0, keep))
         if not self.many_stops:
@@ -327,11 +344,15 @@ class _Loop:
 
     def _store(self, rows: Tensor) -> None:
         """Keeps, by sample, where these rows stand."""
-        ids = self.ids[rows]
-        self.y_end[ids], self.t_left[ids] = self.y[rows], (self.t * self.sign)[rows]
-        self.accepted[ids], self.attempts[ids] = self.taken[rows].long(), self.steps_taken[rows]
+        ids = self.ids.index_select(0, rows)
+        steps = self.steps_taken.index_select(0, rows)
+        here = (self.t * self.sign).index_select(0, rows)
+        self.y_end.index_copy_(0, ids, self.y.index_select(0, rows))
+        self.t_left.index_copy_(0, ids, here)
+        self.attempts.index_copy_(0, ids, steps)
+        self.accepted.index_copy_(0, ids, steps - self.rejects.index_select(0, rows))
         if hasattr(self, "h"):
-            self.h_left[ids] = self.h[rows]
+            self.h_left.index_copy_(0, ids, self.h.index_select(0, rows))
 
     def _whole_state(self) -> Tensor:
         return self.y_end.index_copy(0, self.ids, self.y)
@@ -385,6 +406,16 @@ class _Loop:
     def _finish(self) -> Trajectory:
         """Statistics, and overflow that no error estimate saw."""
         self.waiting.flush()
+        if not math.isfinite(self.out.sum().item()):
+            self._look_for_overflow()
+        stats = self.trajectory.stats
+        stats.accepted, stats.rejected = self.accepted, self.attempts - self.accepted
+        stats.evaluations = self._evaluations()
+        self.trajectory.status = self.status
+        self.trajectory.failure = Failure(self.t_left, self.y_end, self.h_left)
+        return self.trajectory
+
+    def _look_for_overflow(self) -> None:
         ts: Tensor = self.problem.ts
         sign = torch.where(self.t_left >= ts[:, 0], 1.0, -1.0).to(ts.dtype).unsqueeze(1)
         behind = (ts * sign <= self.t_left.unsqueeze(1) * sign).sum(1)
@@ -392,12 +423,6 @@ class _Loop:
         self.status[bad.any(0) & (self.status == 0)] = int(Status.NON_FINITE)
         if bool(bad.any()):
             self.out[bad.long().cummax(0).values.bool()] = torch.nan
-        stats = self.trajectory.stats
-        stats.accepted, stats.rejected = self.accepted, self.attempts - self.accepted
-        stats.evaluations = self._evaluations()
-        self.trajectory.status = self.status
-        self.trajectory.failure = Failure(self.t_left, self.y_end, self.h_left)
-        return self.trajectory
 
     def _evaluations(self) -> Tensor:
         """Of every sample: the stages of its attempts, its first slope, the probe of the first step."""

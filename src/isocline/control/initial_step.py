@@ -47,11 +47,15 @@ class Tolerance:
             return float(self.norm(x))
         return (torch.dot(x, x).item() / x.numel()) ** 0.5
 
-    def rows(self, x: Tensor) -> Tensor:
-        """The same for every row, as a tensor: a product with (1/N, …, 1/N) is the fastest mean of few numbers."""
+    def squares(self, x: Tensor) -> Tensor:
+        """The square of the norm of every row; a product with (1/N, …, 1/N) is the fastest mean of few numbers."""
         if self.norm is not None:
-            return self.norm(x)
-        return torch.mv(x * x, self.mean).sqrt_()
+            return self.norm(x) ** 2
+        return torch.mv(x * x, self.mean)
+
+    def rows(self, x: Tensor) -> Tensor:
+        """The norm of every row."""
+        return self.squares(x).sqrt_()
 
 
 def _laid_out(value: Any, default: float, layout: Layout, name: str) -> float | Tensor:

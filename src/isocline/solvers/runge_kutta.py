@@ -123,28 +123,43 @@ class Workspace:
         flat = self.K.view(tableau.stages, -1)
         self.flat_t = flat.t()
         self.is_flat = y.dim() == 1
+        self.last: Tensor | None = None
         self.rows = list(shaped(self.K).unbind(0))
         self.like = self.rows[0]  # gives stages the field's shape: `view_as` takes half the time of `view(shape)`
+        size = y.numel()
         # Only the stages already filled enter a product: a stale inf times a zero weight would be NaN.
         self.plan = [
-            (self.flat_t.narrow(1, 0, i + 1), row, out)
+            (self.K.as_strided((size, i + 1), (1, size)), row, out)
             for i, (row, out) in enumerate(zip(rows, self.rows[1:], strict=True))
         ]
 
-    def step(self, f: Callable[[Any, Tensor, Tensor], object], times: Sequence[Any], scale: float, y: Tensor) -> Tensor:
-        """Fills rows 2 … s from row 1 (k₁, already there) and returns y₁, a fresh tensor.
+    def paces(self, h: Float[Tensor, " rows"]) -> Tensor:
+        """The rows' step sizes for `step`, in the field's shape: broadcasting along short rows takes twice the time."""
+        return h.to(self.K.dtype).view(-1, *[1] * (self.like.dim() - 1)).expand_as(self.like).contiguous()
+
+    def step(
+        self,
+        f: Callable[[Any, Tensor, Tensor, Tensor | None], Tensor],
+        times: Sequence[Any],
+        scale: float,
+        y: Tensor,
+        paces: Tensor | None = None,
+    ) -> Tensor:
+        """Fills rows 2 … s from row 1 (k₁, already there) and returns y₁, a fresh tensor; `last` is then f's last value.
 
         Args:
-            f: `f(time, y, out)` writes the evaluation into `out`, both in the field's shape.
+            f: `f(time, y, out, paces)` writes the evaluation, times `paces` if given, into `out`, all in the field's
+                shape, and returns the evaluation.
             times: the time handed to each stage, the first unused.
             scale: h, or 1 where `f` writes h·k.
             y: state at the start of the step, never written to.
+            paces: handed on to `f`.
         """
         flat = stage = y if self.is_flat else y.view(-1)
         like = self.like
         for (filled, row, out), time in zip(self.plan, times[1:], strict=True):
             stage = torch.addmv(flat, filled, row, alpha=scale)
-            f(time, stage.view_as(like), out)
+            self.last = f(time, stage.view_as(like), out, paces)
         if not self.fsal:
             stage = torch.addmv(flat, self.flat_t, self.b, alpha=scale)
         return stage if self.is_flat else stage.view_as(y)

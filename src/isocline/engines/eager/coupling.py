@@ -26,15 +26,14 @@ def rows_are_independent(field: VectorField, t: Tensor, y: Tensor, slopes: Tenso
         ids: (R,) which samples they are.
         batch: number of samples.
     """
-    half = torch.arange(0, len(ids), 2, device=y.device)
-    want = slopes[half]
+    want, half = slopes[::2], ids[::2]
     size = float(want.nan_to_num(0.0, 0.0, 0.0).abs().max()) if want.numel() else 0.0
     leaves = pytree.tree_leaves(field.args)
     batched = frozenset(i for i, x in enumerate(leaves) if isinstance(x, Tensor) and x.dim() and x.shape[0] == batch)
     for reading in dict.fromkeys((batched, frozenset[int]())):
         field.batch_args = reading
         try:
-            got = field.of_rows(ids[half]).at(t[half], y[half])
+            got = field.of_rows(half).at(t[::2], y[::2].contiguous())
         except (RuntimeError, ValueError, IndexError):
             continue
         if torch.allclose(got, want, rtol=1e-3, atol=1e-5 * size, equal_nan=True):

@@ -141,7 +141,7 @@ def fastest_rate(problem: Problem, t: Any, y: Tensor, iterations: int = 12) -> f
 def _time(problem: Problem, t: Any, y: Tensor) -> Tensor:
     layout = problem.field.layout
     clock = torch.as_tensor(t, dtype=problem.field.time_dtype, device=layout.device)
-    return clock.expand(layout.time_shape(len(y))) if y.dim() == 2 else clock
+    return clock.expand(len(y), *layout.time_tail) if y.dim() == 2 else clock
 
 
 def _component(layout: Layout, mask: Tensor) -> str:

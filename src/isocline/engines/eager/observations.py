@@ -37,11 +37,11 @@ class Inner:
 class Passed(NamedTuple):
     """The observations that lie in one step: those of the rows `sample` (m,), of all rows (R, …) then present.
 
-    `seen`, `reach` count what each row had behind it before and after. Tensors over all rows are never written to
+    `inner` is for whoever records the step. `seen`, `reach` count what each row had behind it before and after. Tensors over all rows are never written to
     again, so they are kept as they are; states and stages are overwritten, so the rows that matter are picked at once.
     """
 
-    inner: Inner
+    inner: Inner | None
     count: int
     sample: Tensor
     seen: Tensor
@@ -70,11 +70,12 @@ class Observations:
         self.pending: list[Passed] = []
         self.size = 0
 
-    def put(self, passed: Passed) -> Inner:
+    def put(self, passed: Passed) -> Inner | None:
         """One step; its `y`, `y1` and `hk` are those of all rows present, and picked here."""
         y, y1, hk = passed.y, passed.y1, passed.hk
-        self.size += 5 * len(y)
-        if len(passed.sample) < len(y):
+        rows = y.shape[0]
+        self.size += 5 * rows
+        if passed.sample.shape[0] < rows:
             y, y1, hk = (x.index_select(d, passed.sample) for d, x in ((0, y), (0, y1), (1, hk)))
             self.size += hk.numel()
         else:
@@ -93,19 +94,19 @@ class Observations:
         # Positions among the rows of all steps, and among the picked ones.
         starts = [0, *accumulate(len(s.ids) for s in steps)]
         row = torch.cat([s.sample + start for s, start in zip(steps, starts, strict=False)])
-        seen, ids, t, t1 = (torch.cat([s[i] for s in steps]).index_select(0, row) for i in (3, 5, 6, 7))
+        per_row = zip(*((s.seen, s.ids, s.t, s.t1) for s in steps), strict=True)
+        seen, ids, t, t1 = (torch.cat(x).index_select(0, row) for x in per_row)
         y, y1 = torch.cat([s.y for s in steps]), torch.cat([s.y1 for s in steps])
         hk = torch.cat([s.hk for s in steps], 1)
-        position = torch.cat([s.inner.positions(s.sample) for s in steps])
         count = sum(s.count for s in steps)
-        column = seen
+        column, entry = seen, None
         if count > len(row):  # some step passed several observations of one row
             reach = torch.cat([s.reach for s in steps]).index_select(0, row)
             passed = reach - seen
             entry = torch.repeat_interleave(passed, output_size=count)
             # The k-th observation of an entry: its position in the list, less where the entry's begin.
             column = torch.arange(count, device=row.device) + (seen - passed.cumsum(0) + passed).index_select(0, entry)
-            ids, t, t1, y, y1, position = (x.index_select(0, entry) for x in (ids, t, t1, y, y1, position))
+            ids, t, t1, y, y1 = (x.index_select(0, entry) for x in (ids, t, t1, y, y1))
             hk = hk.index_select(1, entry)
         when = self.keys.view(-1).index_select(0, ids * self.keys.shape[1] + column)
         weights = self.dense.weights(((when - t) / (t1 - t)).to(y.dtype))
@@ -114,6 +115,10 @@ class Observations:
         values = torch.where((when == t1).unsqueeze(1), y1, values)
         row = column * self.out.shape[1] + ids
         self.out.view(-1, self.out.shape[-1]).index_copy_(0, row, values)
-        counts = [s.count for s in steps]
-        for s, *value in zip(steps, position.split(counts), row.split(counts), weights.split(counts), strict=True):
-            s.inner.value = tuple(value)
+        recorded = [s.inner for s in steps if s.inner is not None]
+        if recorded:  # all or none
+            position = torch.cat([inner.positions(s.sample) for inner, s in zip(recorded, steps, strict=True)])
+            position = position if entry is None else position.index_select(0, entry)
+            counts = [s.count for s in steps]
+            for inner, *value in zip(recorded, *(x.split(counts) for x in (position, row, weights)), strict=True):
+                inner.value = tuple(value)

@@ -63,12 +63,13 @@ class _Loop:
         self.waiting = Observations(self.out, self.keys, self.dense_step)
         self.i_stop = torch.zeros_like(self.ids)
         self.at_jump = self._is_jump(ts[:, 0])
+        self.h = torch.full_like(self.t, math.inf)
         self.r1 = self.r2 = torch.ones_like(self.t)
         self.rejects, self.steps_taken = torch.zeros_like(self.ids), torch.zeros_like(self.ids)
         self.alive: Tensor | None = None  # None: every row present is running
-        self.running = self.batch
+        self.running = self.present = self.batch  # rows still going, and rows in the tensors
         self.retreated = False  # whether the last step was rejected by some row
-        self.rows = ["ids", "y", "t", "t_end", "sign", "keys", "stops", "seen", "rejects", "steps_taken"]
+        self.rows = ["ids", "y", "t", "t_end", "sign", "keys", "stops", "h", "seen", "rejects", "steps_taken"]
         if self.many_stops:
             self.rows += ["i_stop", "jumps", "at_jump"]
 
@@ -87,17 +88,17 @@ class _Loop:
         self._first_observations()
         done = self.t == self.t_end
         self._leave(done, int(done.sum()))
-        if len(self.ids):
+        if self.present:
             self._start()
         while self.running and self.step_count < self.problem.max_steps:
             self.step_count += 1
             self._step()
-        if len(self.ids):
+        if self.present:
             running = torch.ones_like(self.ids, dtype=torch.bool) if self.alive is None else self.alive
-            self.status[self.ids[running]] = int(Status.MAX_STEPS)
+            self._give_up(running, Status.MAX_STEPS)
             self._leave(running, self.running)
-            if len(self.ids):  # coupled rows stay together to the end
-                self._store(torch.arange(len(self.ids), device=self.ids.device))
+            if self.present:  # coupled rows stay together to the end
+                self._store(torch.arange(self.present, device=self.ids.device))
         return self._finish()
 
     def _start(self) -> None:
@@ -105,101 +106,94 @@ class _Loop:
         slope = self.problem.take_first_slope()
         # A copy: a field that writes into its argument is refused before it can spoil the caller's y0.
         self.f = self._slopes(low, self.y.clone()) if slope is None else slope[self.ids]
-        self.h = torch.full_like(self.t, math.inf)
         self.spacing = 1e-9 * 2.0**-52 * (self.t_end - self.t)
         self.size = self.y.abs()
-        self.rows += ["f", "h", "spacing", "size"]
+        self.rows += ["f", "spacing", "size"]
         if isinstance(self.controller, PID):
             self.tolerance = Tolerance(self.controller, self.field.layout)
+            self.one = self.y.new_ones(())
             self.exponents = self.controller.exponents(self.problem.solver.error_order)
             self.rows += ["r1", "r2"] if any(self.exponents[1:]) else []
-            self.h = self._first_step(self.controller, low)
+            self.h = torch.minimum(self.h, self._first_step(self.controller, low))
             self.spacing = self.spacing.clamp(min=self.controller.min_step)
             bad = ~self.f.isfinite().all(1)
             if bool(bad.any()):
-                self.status[self.ids[bad]] = int(Status.NON_FINITE)
+                self._give_up(bad, Status.NON_FINITE)
                 self._leave(bad, int(bad.sum()))
+        self.c = stage_nodes(self.tableau, self.t)
         self._bind()
 
     def _bind(self) -> None:
         """What depends on the number of rows."""
-        if len(self.ids):
+        if self.present:
             self.workspace = Workspace(self.tableau, self.y, self.field.shaped)
-            self.c = stage_nodes(self.tableau, self.t)
-            self.row_shape = (-1, *[1] * (self.workspace.rows[0].dim() - 1))
 
     def _step(self) -> None:
         stop = self.stops.gather(1, self.i_stop.unsqueeze(1)).squeeze(1) if self.many_stops else self.t_end
         t1 = torch.minimum(self.t + self.h, stop)
         clipped = t1 == stop
-        if self.alive is not None:
-            t1 = torch.where(self.alive, t1, self.t)
         low, high = self._inside(self.t, t1, self.at_jump), t1
         if self.problem.jump_ts:
             high = self._inside(t1, self.t, clipped & self._stop_jumps())
         step = t1 - self.t
         y1, k_last = self._stages(step, t1, low, high)
         size1 = y1.abs()
-        r = None
+        square = None
         if self.adaptive:
             error = self.workspace.error().view_as(y1).div_(self.tolerance.scale(torch.maximum(self.size, size1)))
-            r = self.tolerance.rows(error)
-            accepted = r <= 1.0
+            square = self.tolerance.squares(error)
+            accepted = square <= self.one  # a number would take twice the time
         else:
             accepted = y1.isfinite().all(1)
         if self.alive is not None:
             accepted = accepted & self.alive
-        reach = torch.searchsorted(self.keys, t1.unsqueeze(1), right=True).squeeze(1)
-        reach = torch.where(accepted, reach, self.seen)
+        t = torch.where(accepted, t1, self.t)
+        reach = torch.searchsorted(self.keys, t.unsqueeze(1), right=True).squeeze(1)
         saves = reach - self.seen
         leaving = accepted & (t1 == self.t_end if self.many_stops else clipped)
         failed = None
-        if r is None:
+        if square is None:
             failed = self._not(accepted)
         else:
             if self.retreated:  # a step can only be too short after one that was rejected
-                failed = self._not(accepted) & (self.h <= torch.maximum(t1.abs().mul_(2.0**-51), self.spacing))
-            self._next_h(step, clipped, accepted, r)
+                failed = self._not(accepted) & (step <= torch.maximum(t1.abs().mul_(2.0**-51), self.spacing))
+            self._next_h(step, clipped, accepted, square)
         if failed is not None:
             leaving = leaving | failed
         # The one synchronisation of the step.
-        counts = torch.stack((accepted.count_nonzero(), saves.sum(), leaving.count_nonzero(), saves.count_nonzero()))
-        counts = counts.tolist()
+        sums = [accepted.count_nonzero(), saves.sum(), leaving.count_nonzero(), saves.count_nonzero()]
+        if failed is not None:
+            sums.append(failed.count_nonzero())
+        counts: list[int] = torch.stack(sums).tolist()
         self._record(counts, accepted, saves, reach, t1, low, high, y1)
-        self._commit(counts[0], accepted, clipped, t1, y1, size1, k_last, reach)
+        self._commit(counts[0], accepted, clipped, t, y1, size1, k_last, reach)
         self.retreated = counts[0] < self.running
         if counts[2]:
-            if failed is not None:
-                self.status[self.ids[failed]] = int(Status.STEP_TOO_SMALL if self.adaptive else Status.NON_FINITE)
+            if failed is not None and counts[4]:
+                self._give_up(failed, Status.STEP_TOO_SMALL if self.adaptive else Status.NON_FINITE)
             self._leave(leaving, counts[2])
 
     def _stages(self, step: Tensor, t1: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor | None]:
         """Fills the workspace with h·k; returns y₁ and the unscaled last stage."""
-        t0 = self.t
+        t0, workspace = self.t, self.workspace
         if self.backwards:
             step = step * self.sign
             t0, t1, low, high = (x * self.sign for x in (t0, t1, low, high))
-        rows, field_fill = self.workspace.rows, self.field.fill
-        # In full: a factor that is broadcast along short rows doubles the time of a product.
-        h = step.to(self.y.dtype).view(self.row_shape).expand_as(rows[0]).contiguous()
-        times = row_times(self.field, self.c, t0, t1, low, high, self.backwards)
-        torch.mul(self.field.shaped(self.f), h, out=rows[0])
-        k = None
-
-        def fill(time: Tensor, z: Tensor, out: Tensor) -> None:
-            nonlocal k
-            k = field_fill(time, z, out, h)
-
-        y1 = self.workspace.step(fill, times, 1.0, self.y)
+        h = workspace.paces(step)
+        times = row_times(self.field, self.c, t0, t1, low, high)
+        torch.mul(self.field.shaped(self.f), h, out=workspace.rows[0])
+        y1 = workspace.step(self.field.fill, times, 1.0, self.y, h)
+        k = workspace.last
         return y1, (k.reshape(y1.shape) if k is not None and self.tableau.fsal else None)
 
-    def _next_h(self, step: Tensor, clipped: Tensor, accepted: Tensor, r: Tensor) -> None:
-        """Sets h of the next attempt by `PID.factor`, row by row."""
+    def _next_h(self, step: Tensor, clipped: Tensor, accepted: Tensor, square: Tensor) -> None:
+        """Sets h of the next attempt by `PID.factor`, row by row; `square` is r²."""
         controller = self.controller
         assert isinstance(controller, PID)
         e0, e1, e2 = self.exponents
-        factor = (r**e0).mul_(controller.safety)
+        factor = (square ** (e0 / 2)).mul_(controller.safety)
         if e1 or e2:
+            r = square.sqrt()
             factor = factor * self.r1**e1 * self.r2**e2
             finite = r.isfinite()
             self.r2 = torch.where(finite, torch.where(accepted, self.r1, self.r2), 1.0)
@@ -211,8 +205,6 @@ class _Loop:
         if self.many_stops:
             # A step cut short by a stop says nothing about how long the next one may be.
             h = torch.where(accepted & clipped, torch.maximum(self.h, h), h)
-        if self.alive is not None:
-            h = torch.where(self.alive, h, self.h)
         self.h = h if controller.max_step == math.inf else h.clamp(max=controller.max_step)
 
     def _not(self, accepted: Tensor) -> Tensor:
@@ -234,11 +226,11 @@ class _Loop:
         inner, ends = self._observations(counts[1], counts[3], saves, reach, t1, y1) if counts[1] else (None, None)
         if not counts[0] or not (self.on_step is not None or self.problem.dense):
             return
-        if self.independent is None and counts[0] < len(self.ids):
+        if self.independent is None and counts[0] < self.present:
             self._look_for_coupling()
-        everyone = counts[0] == len(self.ids) or not self.independent
+        everyone = counts[0] == self.present or not self.independent
         y, hk, ids, sign, clock = self.y, self.workspace.K, self.ids, self.sign, (self.t, t1, low, high)
-        if everyone and counts[0] < len(self.ids):
+        if everyone and counts[0] < self.present:
             # Coupled rows are replayed together; those that did not accept take a step of length zero.
             still = torch.where(accepted, t1, self.t)
             clock = (self.t, still, low, still)
@@ -270,7 +262,8 @@ class _Loop:
         sample = torch.nonzero_static(saves, size=rows).squeeze(1)
         if not self.only_ends:
             clock, states = (self.ids, self.t, t1), (self.y, y1, self.workspace.K)
-            return self.waiting.put(Passed(Inner(), count, sample, self.seen, reach, *clock, *states)), None
+            inner = None if self.on_step is None else Inner()
+            return self.waiting.put(Passed(inner, count, sample, self.seen, reach, *clock, *states)), None
         row = self.seen.index_select(0, sample) * self.batch + self.ids.index_select(0, sample)
         self.out.view(-1, self.out.shape[-1]).index_copy_(0, row, y1.index_select(0, sample))
         return None, (sample, row)
@@ -280,14 +273,14 @@ class _Loop:
         count: int,
         accepted: Tensor,
         clipped: Tensor,
-        t1: Tensor,
+        t: Tensor,
         y1: Tensor,
         size1: Tensor,
         k_last: Tensor | None,
         reach: Tensor,
     ) -> None:
         """Makes the accepted rows' results the state, and the slope there the next first stage."""
-        if count < len(self.ids):
+        if count < self.present:
             self.rejects = self.rejects + self._not(accepted)
         if not count:
             return
@@ -296,15 +289,15 @@ class _Loop:
             if self.problem.jump_ts:
                 self.at_jump = torch.where(accepted, hit & self._stop_jumps(), self.at_jump)
             self.i_stop = (self.i_stop + hit).clamp_(max=self.stops.shape[1] - 1)
-        if count == len(self.ids):
-            self.t, self.y, self.size = t1, y1, size1
+        if count == self.present:
+            self.y, self.size = y1, size1
             self.f = self.f if k_last is None else k_last
         else:
-            row = accepted.unsqueeze(1)
-            self.t = torch.where(accepted, t1, self.t)
-            self.y, self.size = torch.where(row, y1, self.y), torch.where(row, size1, self.size)
+            row = accepted.unsqueeze(1).expand_as(y1).contiguous()
+            self.y = torch.where(row, y1, self.y)
+            self.size = self.y.abs()
             self.f = self.f if k_last is None else torch.where(row, k_last, self.f)
-        self.seen = reach
+        self.t, self.seen = t, reach
         if k_last is None or (self.problem.jump_ts and bool((self.at_jump & (self.t != self.t_end)).any())):
             self._fresh_slopes()
         if self.problem.progress is not None:
@@ -326,18 +319,19 @@ class _Loop:
         self.running -= count
         self.alive = ~gone if self.alive is None else self.alive & ~gone
         self.steps_taken = torch.where(gone, self.step_count, self.steps_taken)
+        self.h = torch.where(gone, 0.0, self.h)  # who stays as dead weight stands still
         if self.running and self.independent is None and hasattr(self, "f"):
             self._look_for_coupling()
-        if self.running and (self.independent is False or self.running > CROWDED * len(self.ids)):
+        if self.running and (self.independent is False or self.running > CROWDED * self.present):
             return
-        present = len(self.ids)
-        self._store(torch.nonzero_static(~self.alive, size=present - self.running).squeeze(1))
+        self._store(torch.nonzero_static(~self.alive, size=self.present - self.running).squeeze(1))
         keep = torch.nonzero_static(self.alive, size=self.running).squeeze(1)
         for name in self.rows:
             setattr(self, name, getattr(self, name).index_select(0, keep))
         if not self.many_stops:
-            self.i_stop, self.at_jump = torch.zeros_like(self.ids), self.at_jump[keep]
-        self.alive = None
+            self.i_stop = self.i_stop[: self.running]
+            self.at_jump = self.at_jump.index_select(0, keep) if self.problem.jump_ts else self.at_jump[: self.running]
+        self.alive, self.present = None, self.running
         self.field = self.problem.field.of_rows(self.ids)
         if hasattr(self, "workspace"):
             self._bind()
@@ -351,8 +345,10 @@ class _Loop:
         self.t_left.index_copy_(0, ids, here)
         self.attempts.index_copy_(0, ids, steps)
         self.accepted.index_copy_(0, ids, steps - self.rejects.index_select(0, rows))
-        if hasattr(self, "h"):
-            self.h_left.index_copy_(0, ids, self.h.index_select(0, rows))
+
+    def _give_up(self, rows: Tensor, status: Status) -> None:
+        self.status[self.ids[rows]] = int(status)
+        self.h_left[self.ids[rows]] = self.h[rows]
 
     def _whole_state(self) -> Tensor:
         return self.y_end.index_copy(0, self.ids, self.y)

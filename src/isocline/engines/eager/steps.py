@@ -46,7 +46,7 @@ class SharedStep(NamedTuple):
         """How many rows of the dense output it makes."""
         return 1
 
-    def times(self, field: VectorField, tableau: ButcherTableau) -> list[Tensor]:
+    def times(self, field: VectorField, tableau: ButcherTableau) -> Sequence[Tensor]:
         """The time handed to each stage."""
         return field.times(stage_times(tableau.c, self.t, self.t1, self.low, self.high))
 
@@ -144,13 +144,9 @@ class RowStep(NamedTuple):
         part = field.of_rows(self.rows)
         workspace = Workspace(tableau, y, field.shaped)
         times = row_times(part, stage_nodes(tableau, self.t), self.t, self.t1, self.low, self.high)
-        h = (self.t1 - self.t).to(y.dtype).view(-1, *[1] * (workspace.rows[0].dim() - 1))
-
-        def fill(time: Tensor, z: Tensor, out: Tensor) -> None:
-            part.fill(time, z, out, h)
-
-        fill(times[0], field.shaped(y), workspace.rows[0])
-        return self.merge(state, workspace.step(fill, times, 1.0, y))
+        h = workspace.paces(self.t1 - self.t)
+        part.fill(times[0], field.shaped(y), workspace.rows[0], h)
+        return self.merge(state, workspace.step(part.fill, times, 1.0, y, h))
 
     def start(self, state: Tensor) -> Tensor:
         """The rows that take this step, of a (B, N) tensor."""
@@ -202,18 +198,13 @@ def stage_nodes(tableau: ButcherTableau, t: Tensor) -> Tensor:
     return t.new_tensor(tableau.c).unsqueeze(1)
 
 
-def row_times(
-    field: VectorField, c: Tensor, t: Tensor, t1: Tensor, low: Tensor, high: Tensor, backwards: bool = True
-) -> list[Tensor]:
+def row_times(field: VectorField, c: Tensor, t: Tensor, t1: Tensor, low: Tensor, high: Tensor) -> Sequence[Tensor]:
     """The time handed to each stage, (r, 1, …, 1) in the field's dtype; computed in float64, all stages at once.
 
-    t + 1·h rounds: the result is held inside [low, high]; `backwards`: some sample may run that way.
+    `lerp` ends at t1 exactly, where t + 1·(t1 − t) would round; at jumps the result is held inside [low, high].
     """
-    times = torch.addcmul(t, c, t1 - t)
-    if low is t and high is t1 and not backwards:
-        times = torch.minimum(times, t1)
-    else:
+    times = torch.lerp(t, t1, c)
+    if low is not t or high is not t1:
         first, last = torch.minimum(low, high), torch.maximum(low, high)
         times = times.maximum(first).minimum(last)
-    times = times.to(field.time_dtype)
-    return list(times.view(len(c), *field.layout.time_shape(len(t))).unbind(0))
+    return times.to(field.time_dtype).view(*times.shape, *field.time_tail).unbind(0)

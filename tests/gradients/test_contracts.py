@@ -14,7 +14,7 @@ from isocline.gradients import Gradient
 from isocline.gradients.checkpointed import Record, split
 
 F64 = torch.float64
-GRADIENTS = sorted(Gradient.registry)
+GRADIENTS = [*sorted(Gradient.registry), ic.Checkpointed(graphs=0)]
 TS = [0.0, 0.4, 1.0]
 
 
@@ -132,7 +132,9 @@ def test_a_field_that_differentiates_itself(gradient, careful, batching):
 
 # ---- second derivatives -------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("batching", ["shared", "per_sample"])
-@pytest.mark.parametrize("gradient", ["backprop", "checkpointed", ic.Checkpointed(memory=64)])
+@pytest.mark.parametrize(
+    "gradient", ["backprop", "checkpointed", ic.Checkpointed(graphs=0), ic.Checkpointed(memory=64)]
+)
 def test_second_derivatives_are_right(gradient, batching):
     """y' = a y², y(0) = 1: y(1) = y0/(1 − a y0); a gradient penalty's derivative (torchdiffeq's adjoint drops it silently)."""
     a = torch.tensor(0.3, dtype=F64, requires_grad=True)
@@ -303,9 +305,52 @@ def test_the_seminorm_saves_evaluations_and_keeps_the_gradient():
 # ---- Checkpointed -------------------------------------------------------------------------------------------------
 def test_checkpointed_counts_one_extra_forward():
     y0 = one(requires_grad=True)
-    sol = ic.solve(lambda t, y: -y * t, y0, [0.0, 3.0])
+    sol = ic.solve(lambda t, y: -y * t, y0, [0.0, 3.0], gradient=ic.Checkpointed(graphs=0))
     sol.ys[-1].sum().backward()
     assert sol.stats.evaluations_backward == 6 * sol.stats.accepted
+
+
+@pytest.mark.parametrize("options", [{}, {"solver": "rk4", "step": 0.1}, {"jump_ts": [0.0, 1.3]}, {"dense": True}])
+def test_steps_that_kept_their_graph_are_not_taken_again(options):
+    """All, some or none of them: the same gradient, and calls of f on the way back for the others only."""
+    field = ic.nn.MLP((2, 16, 2), seed=0, dtype=F64)
+    y0 = torch.ones(3, 2, dtype=F64, requires_grad=True)
+
+    def run(gradient):
+        sol = ic.solve(field, y0, [0.0, 0.4, 1.3, 2.0], gradient=gradient, **options)
+        y = sol.at(torch.tensor([0.2, 1.9])) if "dense" in options else sol.ys
+        return torch.autograd.grad((y**2).sum(), [y0, *field.parameters()], retain_graph=True), sol
+
+    want, _ = run(ic.Backprop())
+    calls = []
+    for graphs in (64 * 2**20, 10_000, 1):
+        got, sol = run(ic.Checkpointed(graphs=graphs))
+        calls.append(sol.stats.evaluations_backward)
+        for x, y in zip(got, want, strict=True):
+            assert torch.allclose(x, y, rtol=1e-10, atol=1e-12)
+    assert calls[0] == 0 < calls[1] < calls[2]
+
+
+def test_graphs_are_freed_with_the_solution_and_may_be_differentiated_twice():
+    y0 = one(requires_grad=True)
+    kept = []
+
+    def f(t, y):
+        k = torch.tanh(y) * t
+        kept.append(weakref.ref(k))
+        return k
+
+    gc.collect()
+    gc.disable()
+    try:
+        y = ic.solve(f, y0, TS).ys[-1].sum()
+        first = torch.autograd.grad(y, y0, retain_graph=True)[0]
+        assert torch.equal(first, torch.autograd.grad(y, y0)[0])
+        assert any(ref() is not None for ref in kept)
+        del y
+        assert all(ref() is None for ref in kept)
+    finally:
+        gc.enable()
 
 
 def test_a_parameter_changed_between_the_two_ways_is_noticed():

@@ -36,6 +36,8 @@ CASES = [(name, {"step": 0.05}) for name in sorted(Solver.registry)]
 CASES += [(name, {"rtol": 1e-12, "atol": 1e-13}) for name in ("dopri5", "dopri8", "tsit5")]
 
 
+# Euler backwards misses the start by its own error, which the check reports.
+@pytest.mark.filterwarnings("ignore:Backsolve. y integrated backwards")
 @pytest.mark.parametrize("batching", ["shared", "per_sample"])
 @pytest.mark.parametrize("gradient", GRADIENTS)
 @pytest.mark.parametrize(("solver", "options"), CASES)
@@ -75,7 +77,13 @@ def test_checkpointed_is_backprop_to_rounding(solver, batching):
     a = torch.ones(3, 1, dtype=F64, requires_grad=True)
     options = {"solver": solver, "batching": batching, "step": 0.07}
     grads = {}
-    for gradient in (ic.Backprop(), ic.Checkpointed(), ic.Checkpointed(memory=400), ic.Checkpointed(memory=1)):
+    for gradient in (
+        ic.Backprop(),
+        ic.Checkpointed(),
+        ic.Checkpointed(graphs=0),
+        ic.Checkpointed(memory=400),
+        ic.Checkpointed(memory=1),
+    ):
         loss = losses(field, y0, [0.1, 0.5, 1.1], a, gradient=gradient, **options)
         grads[gradient] = torch.autograd.grad(loss, [y0, a, *field.parameters()])
     reference = grads.pop(ic.Backprop())

@@ -58,12 +58,14 @@ class Inputs:
         parameters: leaves `f` reaches by itself: of modules, closures, globals.
         field: `f` bound to stand-ins of the args, so that a graph through it ends at them.
         stand_ins: those, parallel to `args`.
+        saved: bytes that the graph of one evaluation keeps alive, beside y and the parameters.
     """
 
     args: list[Tensor]
     parameters: list[Tensor]
     field: VectorField
     stand_ins: list[Tensor]
+    saved: int = 0
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -90,15 +92,36 @@ class Inputs:
             leaves[i] = stand_in
         field = problem.field.with_args(pytree.tree_unflatten(leaves, spec))
         known = {id(p): p for p in reachable(problem.field.f) if p.requires_grad and p.is_leaf}
-        with torch.enable_grad():
-            t0 = torch.tensor(problem.ts[0], dtype=torch.float64) if y0.dim() == 1 else problem.ts[:, 0]
-            slope = field.at(t0, y0.detach().clone())
-            known.update((id(p), p) for p in graph_leaves(slope))
-        problem.first_slope = slope.detach()
+        start = y0.detach().clone().requires_grad_()
+        t0 = torch.tensor(problem.ts[0], dtype=torch.float64) if y0.dim() == 1 else problem.ts[:, 0]
+        saved = SavedBytes()
+        with torch.enable_grad(), saved:
+            slope = field.at(t0, start)
+        known.update((id(p), p) for p in graph_leaves(slope))
+        problem.start = start, slope
         problem.field.differentiates = field.differentiates
-        for stand_in in stand_ins:
-            known.pop(id(stand_in), None)
-        return Inputs(args, list(known.values()), field, stand_ins)
+        for other in (start, *stand_ins):
+            known.pop(id(other), None)
+        parameters = list(known.values())
+        return Inputs(args, parameters, field, stand_ins, saved.beside([start, *stand_ins, *parameters]))
+
+
+class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
+    """Counts, by storage, what autograd saves inside."""
+
+    def __init__(self) -> None:
+        self.sizes: dict[int, int] = {}
+        super().__init__(self._count, lambda x: x)
+
+    def _count(self, x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        self.sizes[storage.data_ptr()] = storage.nbytes()
+        return x.detach()  # x itself would keep the node alive that keeps x
+
+    def beside(self, known: Iterable[Tensor]) -> int:
+        """Bytes of all storages but those of `known`."""
+        own = {x.untyped_storage().data_ptr() for x in known}
+        return sum(size for pointer, size in self.sizes.items() if pointer not in own)
 
 
 def graph_leaves(output: Tensor) -> Iterator[Tensor]:

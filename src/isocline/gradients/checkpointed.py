@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import comb
 from typing import Any
 
@@ -18,13 +18,17 @@ from isocline.solution import Stats
 
 @dataclass(frozen=True)
 class Checkpointed(Gradient):
-    """The default: exact like `Backprop`, in the memory of the trajectory plus one step.
+    """The default: exact like `Backprop`, in the memory of the trajectory plus one step, and of what `graphs` allows.
 
-    The way forward builds no graph and keeps each accepted step's start (t, h, y). The way back takes the steps from
-    last to first, evaluates one again with a graph, and differentiates it: one extra forward in all. Every replay
-    starts from the recorded state, so rounding does not drift.
+    The way forward keeps each accepted step's start (t, h, y). The way back takes the steps from last to first,
+    evaluates one again with a graph, and differentiates it: one extra forward in all. Every replay starts from the
+    recorded state, so rounding does not drift. With shared steps, the first ones keep their graph, each its own, while
+    that fits into `graphs`: they need not be evaluated again.
 
     Args:
+        graphs: budget in bytes for the graphs of steps kept from the way forward, estimated from what the first
+            evaluation saves; 0 takes every step again. Not used together with `memory`, nor with samples that step on
+            their own.
         memory: budget in bytes for the recorded states, None for no limit. Beyond it only every second, fourth, …
             state is kept, and the missing ones are recomputed on the way back with the freed room, split binomially
             (Griewank & Walther, ACM Trans. Math. Softw. 26 (2000); unknown length: every second is dropped when full).
@@ -42,8 +46,11 @@ class Checkpointed(Gradient):
     """
 
     memory: int | None = None
+    graphs: int = 64 * 2**20
 
     def __post_init__(self) -> None:
+        if not (isinstance(self.graphs, int) and self.graphs >= 0):
+            raise ValueError(f"Checkpointed: graphs={self.graphs!r}, expected a number of bytes, 0 for none")
         if self.memory is not None and not (isinstance(self.memory, int) and self.memory > 0):
             raise ValueError(f"Checkpointed: memory={self.memory!r}, expected a positive number of bytes or None")
 
@@ -53,7 +60,11 @@ class Checkpointed(Gradient):
             return eager.integrate(problem, y0)
         slots = None if self.memory is None else max(1, self.memory // max(1, y0.numel() * y0.element_size()))
         problem.whole_states = slots is not None
-        plan = Plan(problem, inputs, slots)
+        stages = problem.solver.tableau.stages
+        state = y0.numel() * y0.element_size()
+        replayed = slots is not None or problem.field.layout.batch is not None
+        segments = 0 if replayed else self.graphs // (stages * (inputs.saved + 2 * state) + 1)
+        plan = Plan(problem, inputs, slots, segments)
         ys, dense_y, dense_hk = _Replayed.apply(plan, y0, *inputs.tensors)
         trajectory, plan.trajectory = plan.trajectory, None
         assert trajectory is not None
@@ -129,8 +140,8 @@ def split(length: int, free: int) -> int:
 class Plan:
     """What the way forward leaves for the way back; it must not hold the outputs, or the graph would never be freed."""
 
-    def __init__(self, problem: Problem, inputs: Inputs, slots: int | None = None) -> None:
-        self.problem, self.inputs = problem, inputs
+    def __init__(self, problem: Problem, inputs: Inputs, slots: int | None = None, segments: int = 0) -> None:
+        self.problem, self.inputs, self.segments = problem, inputs, segments
         self.tableau = problem.solver.tableau
         self.record = Record(slots)
         self.stats = Stats()
@@ -138,7 +149,10 @@ class Plan:
 
     def solve(self, y0: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The way forward; the trajectory is handed over through `self`."""
-        trajectory = eager.integrate(self.problem, y0, self.record.add)
+        problem = self.problem
+        if self.segments:
+            problem, problem.start = replace(problem, field=self.inputs.field), None
+        trajectory = eager.integrate(problem, y0, self.record.add, self.segments)
         self.inputs.field.batch_args = self.problem.field.batch_args
         self.stats, self.trajectory = trajectory.stats, trajectory
         empty = y0.new_empty(0)
@@ -153,24 +167,27 @@ class Plan:
         field = self.inputs.field
         count = field.evaluations
         totals: list[Tensor | None] = [None] * len(self.inputs.sources)
-        a = torch.zeros_like(grad_ys[0])
+        a, a_slope = torch.zeros_like(grad_ys[0]), None
         offset = sum(step.accepted for step in self.record.steps)
         for step, state in self.record.backwards(lambda step, state: step.advance(field, self.tableau, state)):
             offset -= step.accepted
             dense = None if grad_dense is None else [g[offset : offset + step.accepted] for g in grad_dense]
-            a, parts = self._pull_step(step, state, a, grad_ys, dense)
+            gy, ghk, gy1 = step.pull_back(grad_ys)
+            if dense is not None:
+                dense_y, dense_hk = step.pull_back_dense(*dense)
+                gy, ghk = _add(gy, dense_y), _add(ghk, dense_hk)
+            if step.segment is None:
+                a, parts = self._pull_step(step, state, a, gy, ghk, gy1)
+            else:
+                a, a_slope, parts = self._pull_segment(step, _add(a, gy1), a_slope, gy, ghk)
             add_up(totals, parts)
         self.stats.evaluations_backward += field.evaluations - count
         return [a + self._at_start(grad_ys), *totals]
 
     def _pull_step(
-        self, step: Any, state: Tensor, a: Tensor, grad_ys: Tensor, dense: Any
+        self, step: Any, state: Tensor, a: Tensor, gy: Any, ghk: Any, gy1: Any
     ) -> tuple[Tensor, Sequence[Tensor | None]]:
         """One step back: the cotangent of the state after it to that before it, and the sources' share."""
-        gy, ghk, gy1 = step.pull_back(grad_ys)
-        if dense is not None:
-            dense_y, dense_hk = step.pull_back_dense(*dense)
-            gy, ghk = _add(gy, dense_y), _add(ghk, dense_hk)
         with torch.enable_grad():
             y = state if getattr(step, "whole", True) is False else step.start(state)
             y = y.detach().requires_grad_()
@@ -185,6 +202,32 @@ class Plan:
                 outputs, [y, *self.inputs.sources], cotangents, allow_unused=True, retain_graph=True
             )
         return step.merge(a, _add(back, gy)), parts
+
+    def _pull_segment(
+        self, step: Any, a: Tensor | None, a_slope: Tensor | None, gy: Any, ghk: Any
+    ) -> tuple[Tensor, Tensor | None, Sequence[Tensor | None]]:
+        """The same for a step that kept its graph; `a_slope` is the cotangent of its last stage, the next step's k₁."""
+        segment = step.segment
+        weights: list[Any] = [None] * len(segment.ks) if ghk is None else list((ghk * (step.t1 - step.t)).unbind(0))
+        if a_slope is not None:
+            weights[-1] = _add(weights[-1], a_slope)
+        targets, first = [segment.y, *self.inputs.sources], None
+        if segment.shares_slope:
+            targets.append(segment.k1)
+            first, weights[0] = weights[0], None
+        used = [
+            i for i, (k, w) in enumerate(zip(segment.ks, weights, strict=True)) if w is not None and k.requires_grad
+        ]
+        # retain_graph: as above, and for a second way back.
+        back, *parts = torch.autograd.grad(
+            [segment.y1, *(segment.ks[i] for i in used)],
+            targets,
+            [a, *(weights[i] for i in used)],
+            allow_unused=True,
+            retain_graph=True,
+        )
+        slope = _add(parts.pop(), first) if segment.shares_slope else None
+        return _add(back, gy), slope, parts
 
     def _at_start(self, grad_ys: Tensor) -> Tensor:
         """Cotangent of the observations at t0 itself, which are y0."""
@@ -289,6 +332,6 @@ class _SecondOrder(torch.autograd.Function):
         return (None, *grads)
 
 
-def _add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+def _add(a: Any, b: Any) -> Any:
     """a + b, None meaning zero."""
     return b if a is None else a if b is None else a + b

@@ -8,8 +8,11 @@ from isocline.engines.eager.problem import OnStep, Problem, Trajectory
 __all__ = ["Problem", "Trajectory", "integrate"]
 
 
-def integrate(problem: Problem, y0: Tensor, on_step: OnStep | None = None) -> Trajectory:
-    """Solves without a graph, in the batching of `problem`; `on_step` gets every accepted step."""
+def integrate(problem: Problem, y0: Tensor, on_step: OnStep | None = None, segments: int = 0) -> Trajectory:
+    """Solves without a graph, in the batching of `problem`; `on_step` gets every accepted step.
+
+    With shared steps the first `segments` of them carry a graph of their own.
+    """
     if problem.field.layout.batch is None:
-        return shared.integrate(problem, y0, on_step=on_step)
+        return shared.integrate(problem, y0, on_step=on_step, segments=segments)
     return per_sample.integrate(problem, y0, on_step)

@@ -103,9 +103,9 @@ class _Loop:
 
     def _start(self) -> None:
         low = self._inside(self.t, self.stops[:, 0], self.at_jump)
-        slope = self.problem.take_first_slope()
+        start = self.problem.take_start()
         # A copy: a field that writes into its argument is refused before it can spoil the caller's y0.
-        self.f = self._slopes(low, self.y.clone()) if slope is None else slope[self.ids]
+        self.f = self._slopes(low, self.y.clone()) if start is None else start[1].detach()[self.ids]
         self.spacing = 1e-9 * 2.0**-52 * (self.t_end - self.t)
         self.size = self.y.abs()
         self.rows += ["f", "spacing", "size"]

@@ -31,7 +31,7 @@ class Problem:
         dense: keep the stages of every accepted step.
         whole_states: per-sample: record the whole batch's state with a step, so that checkpoints can be thinned.
         progress: called with (fraction done, time, accepted steps).
-        first_slope: f at the start, flat, where a gradient method had to evaluate it already.
+        start: (y0, f there), flat, where a gradient method had to evaluate it already: a leaf and its graph.
     """
 
     field: VectorField
@@ -44,13 +44,13 @@ class Problem:
     dense: bool = False
     whole_states: bool = False
     progress: Progress | None = None
-    first_slope: Tensor | None = None
+    start: tuple[Tensor, Tensor] | None = None
 
-    def take_first_slope(self) -> Tensor | None:
-        """The slope found while looking for parameters, once; None where `f` jumps at the start and must be asked anew."""
-        slope, self.first_slope = self.first_slope, None
-        starts = self.ts[:1] if isinstance(self.ts, list) else self.ts[:, 0].tolist()
-        return None if set(starts) & set(self.jump_ts) else slope
+    def take_start(self) -> tuple[Tensor, Tensor] | None:
+        """`start`, once; None where `f` jumps there and must be asked anew."""
+        start, self.start = self.start, None
+        times = self.ts[:1] if isinstance(self.ts, list) else self.ts[:, 0].tolist()
+        return None if set(times) & set(self.jump_ts) else start
 
 
 @dataclass

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -17,7 +17,7 @@ from isocline._types import Float, Tensor
 from isocline.control import PID, FixedStep, Stops
 from isocline.control.initial_step import Tolerance, hairer_finish, hairer_start
 from isocline.engines.eager.problem import Failure, Problem, Trajectory
-from isocline.engines.eager.steps import SharedStep, stage_times
+from isocline.engines.eager.steps import Segment, SharedStep, stage_times
 from isocline.field import VectorField
 from isocline.solution import Stats, Status
 from isocline.solvers.runge_kutta import DenseStep, Workspace, step_with_graph
@@ -29,6 +29,7 @@ def integrate(
     *,
     graph: bool = False,
     on_step: Callable[[SharedStep], None] | None = None,
+    segments: int = 0,
 ) -> Trajectory:
     """Integrates from ts[0] to ts[-1].
 
@@ -37,13 +38,23 @@ def integrate(
         y0: flat state (N,).
         graph: let autograd record every accepted step (plain backpropagation).
         on_step: called with every accepted `SharedStep`, in order.
+        segments: give the first so many accepted steps a graph of their own, from a leaf at the step's start.
     """
-    return _Loop(problem, y0, graph, on_step).run()
+    return _Loop(problem, y0, graph, on_step, segments).run()
 
 
 class _Loop:
-    def __init__(self, problem: Problem, y0: Tensor, graph: bool, on_step: Callable[[SharedStep], None] | None) -> None:
-        self.problem, self.graph, self.on_step = problem, graph, on_step
+    def __init__(
+        self,
+        problem: Problem,
+        y0: Tensor,
+        graph: bool,
+        on_step: Callable[[SharedStep], None] | None,
+        segments: int = 0,
+    ) -> None:
+        self.problem, self.graph, self.on_step, self.segments = problem, graph, on_step, segments
+        self.segment: Segment | None = None  # of the step just attempted
+        self.origin: tuple[Tensor, Tensor] | None = None  # the leaf y, and k₁, where the next segment begins
         self.field: VectorField = problem.field
         self.tableau = problem.solver.tableau
         self.ts: list[float] = problem.ts
@@ -147,9 +158,22 @@ class _Loop:
         if self.workspace is None:
             assert self.k1 is not None
             y1, self.ks = step_with_graph(self.tableau, self.field, times, t1 - t, self.y, self.k1)
+        elif self.origin is not None:
+            y1 = self._attempt_segment(times, t1 - t)
         else:
+            self.segment = None
             y1 = self.workspace.step(self.field.fill, times, t1 - t, self.y)
         return y1, low, high
+
+    def _attempt_segment(self, times: Sequence[Tensor], h: float) -> Tensor:
+        """The step with a graph of its own; its stages are copied to where the others are."""
+        assert self.origin is not None and self.workspace is not None
+        with torch.enable_grad():
+            y1, ks = step_with_graph(self.tableau, self.field, times, h, *self.origin)
+        self.segment = Segment(*self.origin, y1, ks)
+        if len(ks) > 1:
+            torch.stack([k.detach() for k in ks[1:]], out=self.workspace.K[1:])
+        return y1.detach()
 
     def _error(self) -> Tensor:
         if self.workspace is not None:
@@ -195,7 +219,7 @@ class _Loop:
         if inner:
             powers = [self.dense_step.row((x - t) / (t1 - t)) for x in self.ts[first : first + inner]]
             weights = self.y.new_tensor(powers) @ self.dense_step.coefficients
-        return SharedStep(t, t1, low, high, first, last, weights, self.y)
+        return SharedStep(t, t1, low, high, first, last, weights, self.y, self.segment)
 
     def _save(self, step: SharedStep, y1: Tensor) -> None:
         inner = step.first + (0 if step.weights is None else len(step.weights))
@@ -212,23 +236,43 @@ class _Loop:
 
     # ---- slopes and the first step --------------------------------------------------------------------------------
     def _start(self, low: float) -> None:
-        slope = self.problem.take_first_slope() if self.workspace is not None else None
-        self.stats.evaluations = 0 if slope is None else 1
-        # A copy: a field that writes into its argument is refused before it can spoil the caller's y0.
-        self._set_slope(self.field(self.field.time(low), self.y.clone()) if slope is None else slope)
+        start = self.problem.take_start() if self.workspace is not None else None
+        self.stats.evaluations = 0 if start is None else 1
+        if start is None:
+            # A copy: a field that writes into its argument is refused before it can spoil the caller's y0.
+            self._ask(low, self.y.clone())
+        else:
+            self._set_slope(start[1].detach())
+            self.origin = start if self.segments else None
 
     def _set_slope(self, k1: Tensor) -> None:
         self.k1 = k1
         if self.workspace is not None:
             self.workspace.rows[0].copy_(k1.view_as(self.workspace.like))
 
+    def _ask(self, low: float, y: Tensor) -> None:
+        """Evaluates k₁ anew; with a graph where the next step keeps its own."""
+        if self.stats.accepted >= self.segments:
+            self.origin = None
+            self._set_slope(self.field(self.field.time(low), y))
+            return
+        with torch.enable_grad():
+            y = y.detach().requires_grad_()
+            k1 = self.field(self.field.time(low), y)
+        self.origin = y, k1
+        self._set_slope(k1.detach())
+
     def _next_slope(self, t: float, low: float, jump: bool) -> None:
         if jump or not self.tableau.fsal:
-            self._set_slope(self.field(self.field.time(low), self.y))
+            self._ask(low, self.y)
         elif self.workspace is None:
             self.k1 = self.ks[-1]
         else:
             self.workspace.rows[0].copy_(self.workspace.rows[-1])
+            self.origin = None
+            if self.stats.accepted < self.segments:
+                # Sums keep nothing of what they add, so the leaf may lie in the buffer.
+                self.origin = self.y.detach().requires_grad_(), self.workspace.K[0].detach().requires_grad_()
 
     def _first_step(self, controller: PID, tolerance: Tolerance, t: float, stops: Stops) -> float:
         span = abs(stops.times[0] - t)

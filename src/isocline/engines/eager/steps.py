@@ -25,11 +25,25 @@ def stage_times(c: Sequence[float], t: float, t1: float, low: float, high: float
     return [low if ci == 0 else high if ci == 1 else max(t + ci * h, high) for ci in c]
 
 
+class Segment(NamedTuple):
+    """The graph of one step, kept from the way forward: from `y`, and from `k1` where that is a leaf, to `y1` and `ks`."""
+
+    y: Tensor
+    k1: Tensor
+    y1: Tensor
+    ks: list[Tensor]
+
+    @property
+    def shares_slope(self) -> bool:
+        """k₁ is the last stage of the step before, whose cotangent is handed on to it."""
+        return self.k1.is_leaf
+
+
 class SharedStep(NamedTuple):
     """From `t` to `t1`; `f` sees times from `low` to `high` (moved inside at jumps).
 
     Observations first … last − 1 lie in it: those strictly inside have `weights` b_i(θ), (m, s); the rest is at its end.
-    `y` is the state at its start, None where a checkpoint was dropped.
+    `y` is the state at its start, None where a checkpoint was dropped. `segment` is its graph, where that was kept.
     """
 
     t: float
@@ -40,6 +54,7 @@ class SharedStep(NamedTuple):
     last: int
     weights: Tensor | None
     y: Tensor | None
+    segment: Segment | None
 
     @property
     def accepted(self) -> int:
@@ -118,6 +133,7 @@ class RowStep(NamedTuple):
     ends: tuple[Tensor, Tensor] | None
     whole: bool
     y: Tensor | None
+    segment: None = None  # steps of samples are always taken again
 
     @property
     def accepted(self) -> int:

@@ -101,6 +101,8 @@ def torchdiffeq_way(solve: Callable[..., Tensor]) -> Way:
 WAYS: dict[str, Way] = {
     "Backprop": isocline_way(ic.Backprop()),
     "Checkpointed": isocline_way(ic.Checkpointed()),
+    "Checkpointed, graphs = 4 MiB": isocline_way(ic.Checkpointed(graphs=4 * 2**20)),
+    "Checkpointed, graphs = 0": isocline_way(ic.Checkpointed(graphs=0)),
     f"Checkpointed, {BUDGET_STATES} states": isocline_way(ic.Checkpointed(memory=BUDGET_STATES * STATE)),
     "Backsolve": isocline_way(ic.Backsolve()),
     "torchdiffeq backprop": torchdiffeq_way(torchdiffeq.odeint),
@@ -134,9 +136,10 @@ script). The numbers are counts, the same on every machine.
 ## Peak, KiB
 
 {peak}
-`Backprop` grows with the number of steps by the graph of a step; `Checkpointed` by one state a step, on top of the
-graph of a single step; under a budget of {budget} states it does not grow, and pays in calls of f; `Backsolve` does not
-grow. "Per step" is the slope between the last two columns.
+`Backprop` grows with the number of steps by the graph of a step. `Checkpointed` keeps such graphs too while they fit
+into `graphs` (64 MiB unless told otherwise: here, all of them), so as not to call f again; beyond, and from the start with
+`graphs=0`, it grows by one state a step, on top of the graph of a single step. Under a budget of {budget} states it does
+not grow, and pays in calls of f; `Backsolve` does not grow. "Per step" is the slope between the last two columns.
 
 ## Held between the way forward and the way back, KiB
 

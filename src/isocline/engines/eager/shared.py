@@ -219,7 +219,10 @@ class _Loop:
         if inner:
             powers = [self.dense_step.row((x - t) / (t1 - t)) for x in self.ts[first : first + inner]]
             weights = self.y.new_tensor(powers) @ self.dense_step.coefficients
-        return SharedStep(t, t1, low, high, first, last, weights, self.y, self.segment)
+        segment = self.segment
+        if segment is not None and weights is None and not self.problem.dense:
+            segment = segment.of_last_stage(self.tableau.fsal)
+        return SharedStep(t, t1, low, high, first, last, weights, self.y, segment)
 
     def _save(self, step: SharedStep, y1: Tensor) -> None:
         inner = step.first + (0 if step.weights is None else len(step.weights))

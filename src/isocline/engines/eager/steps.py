@@ -31,7 +31,11 @@ class Segment(NamedTuple):
     y: Tensor
     k1: Tensor
     y1: Tensor
-    ks: list[Tensor]
+    ks: Sequence[Tensor | None]
+
+    def of_last_stage(self, fsal: bool) -> Segment:
+        """Without the stages that nothing but y₁ depends on: all, or all but the last, with which the next step begins."""
+        return self._replace(ks=[*[None] * (len(self.ks) - 1), self.ks[-1] if fsal else None])
 
     @property
     def shares_slope(self) -> bool:

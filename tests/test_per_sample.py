@@ -203,3 +203,21 @@ def test_statistics_are_per_sample():
     assert stats.evaluations.shape == (2,)
     assert torch.equal(stats.evaluations, 2 + 6 * (stats.accepted + stats.rejected))
     assert int(stats.evaluations[1]) > 3 * int(stats.evaluations[0])
+
+
+def test_a_device_without_float64_keeps_its_clocks_in_float32(monkeypatch):
+    """Many small steps far from t = 0: the clock must not drift."""
+    monkeypatch.setattr("isocline.field.WITHOUT_FLOAT64", {"cpu"})
+    k = torch.tensor([[1.0], [0.5]], requires_grad=True)
+    ts = torch.tensor([[10.0, 10.5, 12.0], [10.0, 11.0, 13.0]])
+    for options in ({}, {"step": 0.001}, {"max_step": 0.01}):
+        sol = ic.solve(
+            lambda t, y, k: -k * y, torch.ones(2, 1), ts, args=(k,), batching="per_sample", dense=True, **options
+        )
+        want = torch.exp(-k.detach() * (ts - 10.0)).t()
+        assert torch.allclose(sol.ys[..., 0], want, rtol=2e-5, atol=2e-6)
+        assert torch.allclose(
+            sol.at([10.7, 11.7])[..., 0], torch.exp(-k.detach() * torch.tensor([0.7, 1.7])).t(), rtol=1e-4
+        )
+        grad = torch.autograd.grad(sol.ys[-1].sum(), k)[0]
+        assert torch.allclose(grad, -(ts[:, 2:] - 10.0) * want[-1:].t(), rtol=1e-4)

@@ -22,6 +22,7 @@ IN_PLACE = (
     "field: it changed its argument y in place (an in-place activation, y += …, y[...] = …); "
     "the solver still needs that state: use the out-of-place operation or y = y.clone() first"
 )
+WITHOUT_FLOAT64 = {"mps"}  # device types
 REAL_OF = {torch.complex64: torch.float32, torch.complex128: torch.float64, torch.complex32: torch.float16}
 
 
@@ -99,6 +100,14 @@ class Layout:
         for dtype in real[1:]:
             widest = torch.promote_types(widest, dtype)
         return widest
+
+    @property
+    def clock_dtype(self) -> torch.dtype:
+        """The dtype of times kept on the device: float64 where it has that.
+
+        Where it has not, a float32 clock still does not drift: a step is the exact difference of two of its readings.
+        """
+        return torch.float32 if self.device.type in WITHOUT_FLOAT64 else torch.float64
 
     @property
     def plain(self) -> bool:

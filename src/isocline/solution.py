@@ -130,7 +130,8 @@ class Solution:
     def _interpolate(self, t: Any, derivative: bool) -> Any:
         if self._dense is None:
             raise ValueError("Solution.at needs the steps between the observations: call solve(..., dense=True)")
-        times = torch.as_tensor(t, dtype=torch.float64, device=self._dense.layout.device)
+        layout = self._dense.layout
+        times = torch.as_tensor(t, dtype=layout.clock_dtype, device=layout.device)
         if times.dim() > 1:
             raise ValueError(f"t: shape {tuple(times.shape)}, expected a number or a vector of times")
         if torch.isnan(times).any():
@@ -145,7 +146,7 @@ class DensePath:
     Args:
         layout: of the state.
         weights: θ (M, …) -> b_i(θ) (M, …, s) and the same for their derivatives.
-        starts, ends: of the steps, (n,) float64, or (B, n) padded with NaN.
+        starts, ends: of the steps, (n,) on the clock, or (B, n) padded with NaN.
         y: states at the starts: (n, N), or (n_total, N).
         hk: h·k of the stages: (n, s, N), or (n_total, s, N).
         rows: per-sample batching: (B, n) index of a sample's step into the first dimension of `y` and `hk`.

@@ -142,7 +142,7 @@ class Times:
 
     Attributes:
         given: as a tensor, (T,) or (B, T).
-        plain: what the engine reads: floats, or (B, T) in float64.
+        plain: what the engine reads: floats, or (B, T) on the device.
         differentiable: (T,) or (T, B) where gradients are wanted, else None.
     """
 
@@ -172,7 +172,7 @@ class Times:
             raise ValueError(
                 f"ts: shape {tuple(given.shape)}, expected (T,) or ({layout.batch}, T) for a batch of {layout.batch}"
             )
-        plain = rows.detach().to(device=layout.device, dtype=torch.float64)
+        plain = rows.detach().to(device=layout.device, dtype=layout.clock_dtype)
         return Times(given, plain, rows.t() if wanted else None)
 
 
@@ -319,9 +319,9 @@ def dense_path(problem: Problem, trajectory: Trajectory, y0: Tensor) -> tuple[De
     y = torch.cat(trajectory.dense_y) if trajectory.dense_y else y0.new_empty(0, y0.shape[-1])
     hk = torch.cat(trajectory.dense_hk) if trajectory.dense_hk else y0.new_empty(0, stages, y0.shape[-1])
     if layout.batch is None:
-        ends = torch.tensor([t1 for _, t1 in trajectory.steps], dtype=torch.float64, device=y0.device)
-        starts = torch.tensor([t for t, _ in trajectory.steps], dtype=torch.float64, device=y0.device)
-        first = torch.tensor(problem.ts[:1], dtype=torch.float64, device=y0.device)
+        ends = torch.tensor([t1 for _, t1 in trajectory.steps], dtype=layout.clock_dtype, device=y0.device)
+        starts = torch.tensor([t for t, _ in trajectory.steps], dtype=layout.clock_dtype, device=y0.device)
+        first = torch.tensor(problem.ts[:1], dtype=layout.clock_dtype, device=y0.device)
         return DensePath(layout, calls, starts, ends, y, hk), torch.cat([first, ends])
     none = problem.ts.new_empty(0)
     rows, starts, ends = (torch.cat(x) for x in zip((none.long(), none, none), *trajectory.steps, strict=True))

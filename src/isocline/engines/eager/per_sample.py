@@ -1,6 +1,6 @@
 """The loop in which every sample has its own time, step size, error norm, accept decision and observation times.
 
-Control runs in float64 tensors over the rows still running, one synchronisation a step. A finished or failed sample
+Control runs in tensors over the rows still running, one synchronisation a step. A finished or failed sample
 leaves the batch as soon as a quarter of its rows stands idle.
 """
 
@@ -106,7 +106,8 @@ class _Loop:
         start = self.problem.take_start()
         # A copy: a field that writes into its argument is refused before it can spoil the caller's y0.
         self.f = self._slopes(low, self.y.clone()) if start is None else start[1].detach()[self.ids]
-        self.spacing = 1e-9 * 2.0**-52 * (self.t_end - self.t)
+        self.eps = torch.finfo(self.t.dtype).eps
+        self.spacing = 1e-9 * self.eps * (self.t_end - self.t)
         self.size = self.y.abs()
         self.rows += ["f", "spacing", "size"]
         if isinstance(self.controller, PID):
@@ -156,7 +157,7 @@ class _Loop:
             failed = self._not(accepted)
         else:
             if self.retreated:  # a step can only be too short after one that was rejected
-                failed = self._not(accepted) & (step <= torch.maximum(t1.abs().mul_(2.0**-51), self.spacing))
+                failed = self._not(accepted) & (step <= torch.maximum(t1.abs().mul_(2 * self.eps), self.spacing))
             self._next_h(step, clipped, accepted, square)
         if failed is not None:
             leaving = leaving | failed
@@ -396,7 +397,7 @@ class _Loop:
             d2 = rows((self._slopes(low + h0, ahead) - self.f).div_(scale)).to(self.t.dtype) / h0
             h = hairer_finish_rows(span, h0, d1, d2, self.problem.solver.error_order)
             h = h.clamp(controller.min_step, controller.max_step)
-        return torch.maximum(h, self.t.abs() * 2.0**-50)
+        return torch.maximum(h, self.t.abs() * (4 * self.eps))
 
     # ---- the end --------------------------------------------------------------------------------------------------
     def _finish(self) -> Trajectory:

@@ -24,7 +24,7 @@ class Problem:
 
     Attributes:
         field: `f` on flat buffers.
-        ts: observation times as Python floats; per-sample: (B, T) float64, NaN where padded.
+        ts: observation times as Python floats; per-sample: (B, T) on the device, NaN where padded.
         solver, controller: resolved.
         step_ts, jump_ts: times to step to exactly; at the latter `f` jumps.
         max_steps: attempted steps before giving up (of each sample, per-sample).

@@ -219,7 +219,7 @@ def stage_nodes(tableau: ButcherTableau, t: Tensor) -> Tensor:
 
 
 def row_times(field: VectorField, c: Tensor, t: Tensor, t1: Tensor, low: Tensor, high: Tensor) -> Sequence[Tensor]:
-    """The time handed to each stage, (r, 1, …, 1) in the field's dtype; computed in float64, all stages at once.
+    """The time handed to each stage, (r, 1, …, 1) in the field's dtype; all stages at once.
 
     `lerp` ends at t1 exactly, where t + 1·(t1 − t) would round; at jumps the result is held inside [low, high].
     """

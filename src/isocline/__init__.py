@@ -6,23 +6,29 @@ from isocline.control import PID, Controller, FixedStep
 from isocline.gradients import Backprop, Backsolve, Checkpointed, Gradient, GradientError
 from isocline.solution import Solution, SolveError, Stats, Status
 from isocline.solve import solve
+from isocline.solvers.adaptive_heun import AdaptiveHeun
 from isocline.solvers.base import Solver
 from isocline.solvers.bosh3 import Bosh3
 from isocline.solvers.dopri5 import Dopri5
 from isocline.solvers.dopri8 import Dopri8
 from isocline.solvers.euler import Euler
+from isocline.solvers.fehlberg2 import Fehlberg2
 from isocline.solvers.heun import Heun
+from isocline.solvers.heun3 import Heun3
 from isocline.solvers.midpoint import Midpoint
 from isocline.solvers.ralston import Ralston
 from isocline.solvers.rk4 import RK4
 from isocline.solvers.rk4_three_eighths import RK4ThreeEighths
 from isocline.solvers.runge_kutta import ExplicitRungeKutta
+from isocline.solvers.ssprk3 import SSPRK3
 from isocline.solvers.tableau import ButcherTableau
 from isocline.solvers.tsit5 import Tsit5
 
 __all__ = [
     "PID",
     "RK4",
+    "SSPRK3",
+    "AdaptiveHeun",
     "Backprop",
     "Backsolve",
     "Bosh3",
@@ -33,10 +39,12 @@ __all__ = [
     "Dopri8",
     "Euler",
     "ExplicitRungeKutta",
+    "Fehlberg2",
     "FixedStep",
     "Gradient",
     "GradientError",
     "Heun",
+    "Heun3",
     "Midpoint",
     "RK4ThreeEighths",
     "Ralston",

@@ -20,7 +20,7 @@ from isocline.field import Layout, VectorField
 from isocline.gradients import Gradient
 from isocline.gradients.times import attach_observations, attach_start
 from isocline.solution import DensePath, Solution, SolveError, Stats, Status
-from isocline.solvers import ExplicitRungeKutta, Solver, snake_case
+from isocline.solvers import RungeKutta, Solver, snake_case
 from isocline.solvers.runge_kutta import DenseStep
 
 
@@ -254,7 +254,7 @@ def unknown(name: Any, options: Sequence[str]) -> str:
     return f"unknown {name!r}, expected one of {', '.join(sorted(options))}{guess}"
 
 
-def resolve_solver(solver: Any) -> ExplicitRungeKutta:
+def resolve_solver(solver: Any) -> RungeKutta:
     """A solver from a solver, its class or its name."""
     if isinstance(solver, str):
         if solver not in Solver.registry:
@@ -262,7 +262,7 @@ def resolve_solver(solver: Any) -> ExplicitRungeKutta:
         solver = Solver.named(solver)
     if isinstance(solver, type) and issubclass(solver, Solver):
         solver = solver()
-    if not isinstance(solver, ExplicitRungeKutta):
+    if not isinstance(solver, RungeKutta):
         raise TypeError(f"solver: expected a solver or its name, got {solver!r}")
     return solver
 
@@ -281,7 +281,7 @@ def resolve_gradient(gradient: Any) -> Gradient:
 
 
 def resolve_controller(
-    controller: Any, solver: ExplicitRungeKutta, rtol: Any, atol: Any, step: float | None, max_step: float | None
+    controller: Any, solver: RungeKutta, rtol: Any, atol: Any, step: float | None, max_step: float | None
 ) -> Controller:
     """One controller from the controller or its shorthands; refuses contradictions."""
     shorthands = {"rtol": rtol, "atol": atol, "step": step, "max_step": max_step}

@@ -28,7 +28,7 @@ from isocline.field import Layout, VectorField
 from isocline.gradients.base import Gradient, GradientError, Inputs
 from isocline.gradients.intervals import Interval, RowInterval
 from isocline.solution import Stats, Status
-from isocline.solvers import ExplicitRungeKutta, Solver
+from isocline.solvers import RungeKutta, Solver
 
 RAISE_ABOVE = 1e-2  # measured on 238 cases: of 28 garbage gradients 27 reconstruct y worse than this
 WARN_ABOVE = 1e-3
@@ -66,7 +66,7 @@ class Backsolve(Gradient):
         0.367879
     """
 
-    solver: ExplicitRungeKutta | str | None = None
+    solver: RungeKutta | str | None = None
     controller: PID | FixedStep | None = None
     rtol: float | None = None
     atol: float | None = None
@@ -170,7 +170,7 @@ class _Plan:
 
         layout = Layout.of(torch.empty(2 * size + parameters, dtype=y.dtype, device=y.device))
         solver = self.method.solver or self.problem.solver
-        assert isinstance(solver, ExplicitRungeKutta)
+        assert isinstance(solver, RungeKutta)
         return Problem(
             VectorField(augmented, layout),
             interval.clock,

@@ -142,7 +142,7 @@ class Plan:
 
     def __init__(self, problem: Problem, inputs: Inputs, slots: int | None = None, segments: int = 0) -> None:
         self.problem, self.inputs, self.segments = problem, inputs, segments
-        self.tableau = problem.solver.tableau
+        self.solver = problem.solver
         self.record = Record(slots)
         self.stats = Stats()
         self.trajectory: Trajectory | None = None
@@ -169,7 +169,7 @@ class Plan:
         totals: list[Tensor | None] = [None] * len(self.inputs.sources)
         a, a_slope = torch.zeros_like(grad_ys[0]), None
         offset = sum(step.accepted for step in self.record.steps)
-        for step, state in self.record.backwards(lambda step, state: step.advance(field, self.tableau, state)):
+        for step, state in self.record.backwards(lambda step, state: step.advance(field, self.solver, state)):
             offset -= step.accepted
             dense = None if grad_dense is None else [g[offset : offset + step.accepted] for g in grad_dense]
             gy, ghk, gy1 = step.pull_back(grad_ys)
@@ -191,7 +191,7 @@ class Plan:
         with torch.enable_grad():
             y = state if getattr(step, "whole", True) is False else step.start(state)
             y = y.detach().requires_grad_()
-            y1, ks, scale = step.replay(self.inputs.field, self.tableau, y, last_stage=ghk is not None)
+            y1, ks, scale = step.replay(self.inputs.field, self.solver, y, last_stage=ghk is not None)
             outputs, cotangents = [y1], [_add(step.start(a), gy1)]
             if ghk is not None:
                 used = [i for i, k in enumerate(ks) if k.requires_grad]
@@ -244,7 +244,7 @@ class Plan:
         index, values = [], []
         for step in self.record.steps:
             y = step.start(state)
-            y1, ks, scale = step.replay(self.inputs.field, self.tableau, y, last_stage=True)
+            y1, ks, scale = step.replay(self.inputs.field, self.solver, y, last_stage=True)
             hk = torch.stack(ks) * scale
             for into, part in zip((index, values), step.observations(y, y1, hk), strict=True):
                 into.append(part)

@@ -4,7 +4,7 @@ import importlib
 import pkgutil
 
 from isocline.solvers.base import Solver, snake_case
-from isocline.solvers.runge_kutta import ExplicitRungeKutta
+from isocline.solvers.runge_kutta import ExplicitRungeKutta, RungeKutta
 from isocline.solvers.tableau import ButcherTableau
 
 for _module in pkgutil.iter_modules(__path__):
@@ -15,6 +15,7 @@ globals().update({cls.__name__: cls for cls in Solver.registry.values()})
 __all__ = [
     "ButcherTableau",
     "ExplicitRungeKutta",
+    "RungeKutta",
     "Solver",
     "snake_case",
     *(cls.__name__ for cls in Solver.registry.values()),

@@ -4,8 +4,8 @@ Both compute, for i = 2 … s (Hairer, Nørsett & Wanner I, II.1):
 
     Y_i = y + h Σ_{j<i} a_ij k_j,    k_i = f(t + c_i h, Y_i),    y₁ = y + h Σ b_i k_i.
 
-`step` writes the k_i into the rows of one buffer and combines them with a single matrix–vector product: the fastest
-form without an autograd graph. `step_with_graph` keeps them in a list and adds them up one by one, which records the
+`Workspace.step` writes the k_i into the rows of one buffer and combines them with a single matrix–vector product: the
+fastest form without an autograd graph. `recorded` keeps them in a list and adds them up one by one, which records the
 cheapest graph. They round differently in the last digit.
 
 The size of the step enters as `scale`. With one step size for the whole state, the rows hold k_i and `scale` is h.
@@ -22,20 +22,17 @@ from typing import Any, ClassVar
 import torch
 
 from isocline._types import Float, Tensor
+from isocline.field import VectorField
 from isocline.solvers.base import Solver
 from isocline.solvers.tableau import ButcherTableau
 
-Evaluate = Callable[[Any, Tensor], Tensor]
-
 
 @dataclass(frozen=True)
-class ExplicitRungeKutta(Solver, abstract=True):
-    """Base of the explicit methods: a subclass gives its tableau and its source, nothing else.
+class RungeKutta(Solver, abstract=True):
+    """A method whose step is a sum of stages: y₁ = y + h Σ b_i k_i, its error h Σ (b_i − b̂_i) k_i, inside h Σ b_i(θ) k_i.
 
-    Example:
-        >>> from isocline.solvers import Tsit5
-        >>> Tsit5.order, Tsit5.tableau.stages, Tsit5.tableau.fsal
-        (5, 7, True)
+    k₁ is always the slope at the start of the step. How the other stages are found is the subclass's: `workspace`
+    does it without a graph, `recorded` with one.
     """
 
     tableau: ClassVar[ButcherTableau]
@@ -47,6 +44,71 @@ class ExplicitRungeKutta(Solver, abstract=True):
             cls.error_order = cls.tableau.embedded_order + 1 if cls.tableau.b_error else 0
             cls.dense_order = cls.tableau.dense_order
 
+    def workspace(self, y: Tensor, field: VectorField) -> Workspace:
+        """The stage buffer of one solve, for states like `y`: (N,), or (R, N) with a step size a row."""
+        raise NotImplementedError
+
+    def recorded(
+        self,
+        field: VectorField,
+        times: Sequence[Any],
+        scale: float,
+        y: Tensor,
+        k1: Tensor,
+        paces: Tensor | None = None,
+        *,
+        last_stage: bool = True,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """One step recorded by autograd: y₁ and the list of k_i.
+
+        Args:
+            field: `field(time, y)`, flat in and out.
+            times: the time handed to each stage, the first unused (k1 is given).
+            scale: h, or 1 where `paces` are given.
+            y: state at the start of the step.
+            k1: f there, times `paces`.
+            paces: the rows' step sizes (R, 1); the stages are then h·k.
+            last_stage: whether the first-same-as-last stage is wanted; without it one evaluation is saved.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class ExplicitRungeKutta(RungeKutta, abstract=True):
+    """Base of the explicit methods: a subclass gives its tableau and its source, nothing else.
+
+    Example:
+        >>> from isocline.solvers import Tsit5
+        >>> Tsit5.order, Tsit5.tableau.stages, Tsit5.tableau.fsal
+        (5, 7, True)
+    """
+
+    def workspace(self, y: Tensor, field: VectorField) -> Workspace:
+        return Workspace(self.tableau, y, field.shaped)
+
+    def recorded(
+        self,
+        field: VectorField,
+        times: Sequence[Any],
+        scale: float,
+        y: Tensor,
+        k1: Tensor,
+        paces: Tensor | None = None,
+        *,
+        last_stage: bool = True,
+    ) -> tuple[Tensor, list[Tensor]]:
+        ks = [k1]
+        y1 = None
+        for row, time in zip(self.tableau.a, times[1:], strict=True):
+            stage = combine(y, row, ks, scale)
+            if self.tableau.fsal and len(ks) + 1 == self.tableau.stages:
+                y1 = stage
+                if not last_stage:
+                    break
+            k = field(time, stage)
+            ks.append(k if paces is None else k * paces)
+        return (combine(y, self.tableau.b, ks, scale) if y1 is None else y1), ks
+
 
 def combine(
     y: Float[Tensor, "*state"], weights: Sequence[float], ks: Sequence[Tensor], scale: float
@@ -56,42 +118,6 @@ def combine(
         if weight:
             y = torch.add(y, k, alpha=weight * scale)
     return y
-
-
-def step_with_graph(
-    tableau: ButcherTableau,
-    f: Evaluate,
-    times: Sequence[Any],
-    scale: float,
-    y: Tensor,
-    k1: Tensor,
-    *,
-    last_stage: bool = True,
-) -> tuple[Tensor, list[Tensor]]:
-    """One step recorded by autograd.
-
-    Args:
-        tableau: the method.
-        f: `f(time, y)`, flat in and out.
-        times: the time handed to each stage, the first unused (k1 is given).
-        scale: h, or 1 where `f` returns h·k.
-        y: state at the start of the step.
-        k1: f there.
-        last_stage: whether the first-same-as-last stage is wanted; without it one evaluation is saved.
-
-    Returns:
-        y₁ and the list of k_i.
-    """
-    ks = [k1]
-    y1 = None
-    for row, time in zip(tableau.a, times[1:], strict=True):
-        stage = combine(y, row, ks, scale)
-        if tableau.fsal and len(ks) + 1 == tableau.stages:
-            y1 = stage
-            if not last_stage:
-                break
-        ks.append(f(time, stage))
-    return (combine(y, tableau.b, ks, scale) if y1 is None else y1), ks
 
 
 @lru_cache(maxsize=256)

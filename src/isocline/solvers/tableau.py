@@ -52,11 +52,12 @@ def _density(tree: Tree) -> int:
 
 @dataclass(frozen=True)
 class ButcherTableau:
-    """The coefficients of an explicit Runge–Kutta method, checked when it is made.
+    """The coefficients of a Runge–Kutta method whose first stage is explicit, checked when it is made.
 
     Args:
         c: nodes of the stages, `c[0] = 0`.
-        a: strictly lower triangular rows; row i (from the second stage on) has i + 1 entries.
+        a: rows from the second stage on; of an explicit method row i holds the i stages before it, of an implicit one
+            more, up to all.
         b: weights of the solution, one a stage.
         b_error: weights of the error estimate, b − b̂; None for a method without one.
         order: order of the solution.
@@ -89,10 +90,16 @@ class ButcherTableau:
         """Number of stages, the shared first-same-as-last one included."""
         return len(self.c)
 
+    @property
+    def explicit(self) -> bool:
+        """Whether every stage depends on earlier ones only."""
+        return all(len(row) == i for i, row in enumerate(self.a, start=1))
+
     @cached_property
     def fsal(self) -> bool:
         """Whether the last stage is evaluated at the step's result and serves the next step as its first."""
-        return self.stages > 1 and self.c[-1] == 1 and self.a[-1] == self.b[:-1] and self.b[-1] == 0
+        last = self.a[-1] + (0.0,) * (self.stages - len(self.a[-1])) if self.a else ()
+        return self.stages > 1 and self.c[-1] == 1 and last == self.b
 
     def __post_init__(self) -> None:
         if not (len(self.a) + 1 == len(self.b) == len(self.c) == len(self.dense)):
@@ -100,7 +107,7 @@ class ButcherTableau:
                 f"tableau: {len(self.c)} nodes, {len(self.a)} rows, {len(self.b)} weights do not fit together"
             )
         for i, row in enumerate(self.a, start=1):
-            if len(row) != i or not isclose(sum(row), self.c[i], rel_tol=0, abs_tol=self.tolerance):
+            if not i <= len(row) <= self.stages or not isclose(sum(row), self.c[i], rel_tol=0, abs_tol=self.tolerance):
                 raise ValueError(f"tableau: row {i + 1} of a sums to {sum(row)}, its node is {self.c[i]}")
         self._check_order("the solution", self.b, self.order, 1.0)
         if self.b_error is not None:

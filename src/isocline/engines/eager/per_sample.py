@@ -21,7 +21,7 @@ from isocline.engines.eager.problem import Failure, OnStep, Problem, Trajectory
 from isocline.engines.eager.steps import RowStep, row_times, stage_nodes
 from isocline.field import VectorField
 from isocline.solution import Stats, Status
-from isocline.solvers.runge_kutta import DenseStep, Workspace
+from isocline.solvers.runge_kutta import DenseStep
 
 # Finished rows leave when at most this share of the rows is running: more often costs more than it saves.
 CROWDED = 0.75
@@ -127,7 +127,7 @@ class _Loop:
     def _bind(self) -> None:
         """What depends on the number of rows."""
         if self.present:
-            self.workspace = Workspace(self.tableau, self.y, self.field.shaped)
+            self.workspace = self.problem.solver.workspace(self.y, self.field)
 
     def _step(self) -> None:
         stop = self.stops.gather(1, self.i_stop.unsqueeze(1)).squeeze(1) if self.many_stops else self.t_end

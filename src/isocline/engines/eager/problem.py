@@ -12,7 +12,7 @@ from torch import Tensor
 from isocline.control import Controller
 from isocline.field import VectorField
 from isocline.solution import Stats, Status
-from isocline.solvers import ExplicitRungeKutta
+from isocline.solvers import RungeKutta
 
 Progress = Callable[[float, float, int], None]
 OnStep = Callable[[Any], None]
@@ -36,7 +36,7 @@ class Problem:
 
     field: VectorField
     ts: Any
-    solver: ExplicitRungeKutta
+    solver: RungeKutta
     controller: Controller
     step_ts: list[float] = field(default_factory=list)
     jump_ts: list[float] = field(default_factory=list)

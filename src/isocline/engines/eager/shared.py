@@ -20,7 +20,7 @@ from isocline.engines.eager.problem import Failure, Problem, Trajectory
 from isocline.engines.eager.steps import Segment, SharedStep, stage_times
 from isocline.field import VectorField
 from isocline.solution import Stats, Status
-from isocline.solvers.runge_kutta import DenseStep, Workspace, step_with_graph
+from isocline.solvers.runge_kutta import DenseStep
 
 
 def integrate(
@@ -61,7 +61,7 @@ class _Loop:
         self.sign = 1.0 if self.ts[-1] >= self.ts[0] else -1.0
         self.adaptive = isinstance(problem.controller, PID)
         self.dense_step = DenseStep.of(self.tableau, y0)
-        self.workspace = None if graph else Workspace(self.tableau, y0, self.field.shaped)
+        self.workspace = None if graph else problem.solver.workspace(y0, self.field)
         self.y = y0
         self.k1: Tensor | None = None
         self.ks: list[Tensor] = []
@@ -157,7 +157,7 @@ class _Loop:
         times = self.field.times(stage_times(self.tableau.c, t, t1, low, high))
         if self.workspace is None:
             assert self.k1 is not None
-            y1, self.ks = step_with_graph(self.tableau, self.field, times, t1 - t, self.y, self.k1)
+            y1, self.ks = self.problem.solver.recorded(self.field, times, t1 - t, self.y, self.k1)
         elif self.origin is not None:
             y1 = self._attempt_segment(times, t1 - t)
         else:
@@ -169,7 +169,7 @@ class _Loop:
         """The step with a graph of its own; its stages are copied to where the others are."""
         assert self.origin is not None and self.workspace is not None
         with torch.enable_grad():
-            y1, ks = step_with_graph(self.tableau, self.field, times, h, *self.origin)
+            y1, ks = self.problem.solver.recorded(self.field, times, h, *self.origin)
         self.segment = Segment(*self.origin, y1, ks)
         if len(ks) > 1:
             torch.stack([k.detach() for k in ks[1:]], out=self.workspace.K[1:])

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from isocline.engines.eager.observations import Inner
 from isocline.field import VectorField
-from isocline.solvers.runge_kutta import Workspace, step_with_graph
+from isocline.solvers.runge_kutta import RungeKutta
 from isocline.solvers.tableau import ButcherTableau
 
 
@@ -65,23 +65,23 @@ class SharedStep(NamedTuple):
         """How many rows of the dense output it makes."""
         return 1
 
-    def times(self, field: VectorField, tableau: ButcherTableau) -> Sequence[Tensor]:
+    def times(self, field: VectorField, solver: RungeKutta) -> Sequence[Tensor]:
         """The time handed to each stage."""
-        return field.times(stage_times(tableau.c, self.t, self.t1, self.low, self.high))
+        return field.times(stage_times(solver.tableau.c, self.t, self.t1, self.low, self.high))
 
     def replay(
-        self, field: VectorField, tableau: ButcherTableau, y: Tensor, last_stage: bool
+        self, field: VectorField, solver: RungeKutta, y: Tensor, last_stage: bool
     ) -> tuple[Tensor, list[Tensor], float]:
         """The step again from `y` with a graph: y₁, the stages, and the factor that turns a stage into h·k."""
         h = self.t1 - self.t
-        times = self.times(field, tableau)
-        y1, ks = step_with_graph(tableau, field, times, h, y, field(times[0], y), last_stage=last_stage)
+        times = self.times(field, solver)
+        y1, ks = solver.recorded(field, times, h, y, field(times[0], y), last_stage=last_stage)
         return y1, ks, h
 
-    def advance(self, field: VectorField, tableau: ButcherTableau, state: Tensor) -> Tensor:
+    def advance(self, field: VectorField, solver: RungeKutta, state: Tensor) -> Tensor:
         """The step again without a graph, by the kernel of the way forward: the next step's start, to the bit."""
-        workspace = Workspace(tableau, state, field.shaped)
-        times = self.times(field, tableau)
+        workspace = solver.workspace(state, field)
+        times = self.times(field, solver)
         field.fill(times[0], field.shaped(state), workspace.rows[0])
         return workspace.step(field.fill, times, self.t1 - self.t, state)
 
@@ -145,25 +145,21 @@ class RowStep(NamedTuple):
         return len(self.rows)
 
     def replay(
-        self, field: VectorField, tableau: ButcherTableau, y: Tensor, last_stage: bool
+        self, field: VectorField, solver: RungeKutta, y: Tensor, last_stage: bool
     ) -> tuple[Tensor, list[Tensor], float]:
         """The step again from `y` (r, N) with a graph: y₁, the stages (h·k already), and 1."""
         field = field.of_rows(self.rows)
-        times = row_times(field, stage_nodes(tableau, self.t), self.t, self.t1, self.low, self.high)
+        times = row_times(field, stage_nodes(solver.tableau, self.t), self.t, self.t1, self.low, self.high)
         h = (self.t1 - self.t).to(y.dtype).unsqueeze(1)
-
-        def scaled(time: Tensor, z: Tensor) -> Tensor:
-            return field(time, z) * h
-
-        y1, ks = step_with_graph(tableau, scaled, times, 1.0, y, scaled(times[0], y), last_stage=last_stage)
+        y1, ks = solver.recorded(field, times, 1.0, y, field(times[0], y) * h, h, last_stage=last_stage)
         return y1, ks, 1.0
 
-    def advance(self, field: VectorField, tableau: ButcherTableau, state: Tensor) -> Tensor:
+    def advance(self, field: VectorField, solver: RungeKutta, state: Tensor) -> Tensor:
         """The step again without a graph; `state` is (B, N)."""
         y = self.start(state)
         part = field.of_rows(self.rows)
-        workspace = Workspace(tableau, y, field.shaped)
-        times = row_times(part, stage_nodes(tableau, self.t), self.t, self.t1, self.low, self.high)
+        workspace = solver.workspace(y, part)
+        times = row_times(part, stage_nodes(solver.tableau, self.t), self.t, self.t1, self.low, self.high)
         h = workspace.paces(self.t1 - self.t)
         part.fill(times[0], field.shaped(y), workspace.rows[0], h)
         return self.merge(state, workspace.step(part.fill, times, 1.0, y, h))

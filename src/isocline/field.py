@@ -300,7 +300,12 @@ class VectorField:
             return self._evaluate(t, state)
         first = state if isinstance(state, Tensor) else pytree.tree_leaves(state)[0]
         version = first._version
-        out = self.f(t, state, *self.args) if self._trusted else self._evaluate(t, state)
+        try:
+            out = self.f(t, state, *self.args) if self._trusted else self._evaluate(t, state)
+        except RuntimeError as error:
+            if "leaf Variable that requires grad is being used in an in-place" in str(error):
+                raise ValueError(IN_PLACE) from error
+            raise
         if first._version != version:
             raise ValueError(IN_PLACE)
         return out

@@ -54,39 +54,64 @@ def nudge(t: float, towards: float, dtype: torch.dtype) -> float:
 
 
 def row_stops(
-    controller: Controller, ts: Tensor, t_end: Tensor, step_ts: Sequence[float], jump_ts: Sequence[float]
+    controller: Controller,
+    ts: Tensor,
+    t_end: Tensor,
+    step_ts: Sequence[float],
+    jump_ts: Sequence[float],
+    row_step_ts: Tensor | None = None,
+    row_jump_ts: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Stops of every sample and which of them are jumps, (B, J) both, padded with the sample's end.
+    """Stops of every sample and which of them are jumps, (B, S) both, padded with the sample's end.
 
     Args:
         controller: of fixed steps, whose grid points are all stops, or adaptive.
         ts: observation times (B, T), NaN where padded.
-        t_end: the last of each, (B,).
+        t_end: the last of each, (B, 1).
         step_ts, jump_ts: common to all samples.
+        row_step_ts, row_jump_ts: of each sample, (B, J), NaN where padded.
     """
-    extra = [*step_ts, *jump_ts]
-    fixed = isinstance(controller, FixedStep)
-    if not extra and not fixed:
-        stops = t_end.unsqueeze(1)
-    elif not extra and fixed and controller.max_step is not None and _within(ts, controller.max_step):
-        stops = torch.where(ts.isnan(), t_end.unsqueeze(1), ts)[:, 1:] if ts.shape[1] > 1 else t_end.unsqueeze(1)
+    common = [ts.new_tensor([*step_ts, *jump_ts]).expand(len(ts), -1)] if step_ts or jump_ts else []
+    extra = [*common, *(x for x in (row_step_ts, row_jump_ts) if x is not None)]
+    if isinstance(controller, FixedStep):
+        if not extra and controller.max_step is not None and _within(ts, controller.max_step):
+            stops = torch.where(ts.isnan(), t_end, ts)[:, 1:] if ts.shape[1] > 1 else t_end
+        else:
+            further = torch.cat(extra, 1).tolist() if extra else [()] * len(ts)
+            rows = [_grid(controller, row, more) for row, more in zip(ts.tolist(), further, strict=True)]
+            width = max(map(len, rows))
+            stops = ts.new_tensor([row + [row[-1]] * (width - len(row)) for row in rows])
     else:
-        rows = [_one_row(controller, row, extra) for row in ts.tolist()]
-        width = max(map(len, rows))
-        stops = ts.new_tensor([row + [row[-1]] * (width - len(row)) for row in rows])
-    if not jump_ts:
-        return stops.contiguous(), torch.zeros_like(stops, dtype=torch.bool)
-    return stops.contiguous(), torch.isin(stops, ts.new_tensor(list(jump_ts)))
+        stops = _between(ts[:, :1], t_end, torch.cat(extra, 1)) if extra else t_end
+    return stops.contiguous(), jumps_at(stops, jump_ts, row_jump_ts)
+
+
+def jumps_at(t: Tensor, jump_ts: Sequence[float], row_jump_ts: Tensor | None) -> Tensor:
+    """Which of the times `t` (B, S) are jumps, common ones or of their sample."""
+    found = torch.isin(t, t.new_tensor(list(jump_ts))) if jump_ts else torch.zeros_like(t, dtype=torch.bool)
+    if row_jump_ts is None or not row_jump_ts.shape[1]:
+        return found
+    # Compared with their neighbour from above: a table of all pairs would grow with the square of the knots.
+    ordered = row_jump_ts.nan_to_num(nan=torch.inf).sort(1).values
+    place = torch.searchsorted(ordered, t.contiguous()).clamp_(max=ordered.shape[1] - 1)
+    return found | (ordered.gather(1, place) == t)
+
+
+def _between(start: Tensor, end: Tensor, times: Tensor) -> Tensor:
+    """The times (B, J) strictly between `start` and `end` (B, 1), each once, in the order of travel; then `end`."""
+    sign = torch.where(end >= start, 1.0, -1.0).to(times.dtype)
+    clock, last = times * sign, end * sign
+    clock = torch.where((clock > start * sign) & (clock < last), clock, torch.inf).sort(1).values
+    repeated = torch.cat([torch.zeros_like(last, dtype=torch.bool), clock[:, 1:] == clock[:, :-1]], 1)
+    clock = torch.where(repeated, torch.inf, clock).sort(1).values
+    width = int(clock.isfinite().sum(1).max()) if clock.numel() else 0
+    return torch.cat([torch.minimum(clock[:, :width], last), last], 1) * sign
 
 
 def _within(ts: Tensor, max_step: float) -> bool:
     return bool((ts.diff(dim=1).abs().nan_to_num(nan=0.0) <= max_step).all())
 
 
-def _one_row(controller: Controller, row: list[float], extra: Sequence[float]) -> list[float]:
-    times = [t for t in row if t == t]
-    if isinstance(controller, FixedStep):
-        return controller.grid(list(dict.fromkeys(times)), extra)[1:] or [times[-1]]
-    low, high = min(times[0], times[-1]), max(times[0], times[-1])
-    inside = {t for t in extra if low < t < high}
-    return [*sorted(inside, reverse=times[-1] < times[0]), times[-1]]
+def _grid(controller: FixedStep, row: list[float], extra: Sequence[float]) -> list[float]:
+    times = list(dict.fromkeys(t for t in row if t == t))
+    return controller.grid(times, [t for t in extra if t == t])[1:] or [times[-1]]

@@ -18,7 +18,7 @@ def rows_are_independent(field: VectorField, t: Tensor, y: Tensor, slopes: Tenso
 
     That is so with batch normalisation, with tensors of the batch's size caught in a closure, with noise. Arguments
     whose first dimension is the batch's may be per-sample or not: the reading that reproduces the slopes is right, and
-    is left in `field.batch_args`.
+    is left in `field.batch_args`. What stands there before is known to be per-sample and stays.
 
     Args:
         field: of the whole batch.
@@ -30,7 +30,8 @@ def rows_are_independent(field: VectorField, t: Tensor, y: Tensor, slopes: Tenso
     size = float(want.nan_to_num(0.0, 0.0, 0.0).abs().max()) if want.numel() else 0.0
     leaves = pytree.tree_leaves(field.args)
     batched = frozenset(i for i, x in enumerate(leaves) if isinstance(x, Tensor) and x.dim() and x.shape[0] == batch)
-    for reading in dict.fromkeys((batched, frozenset[int]())):
+    known = field.batch_args
+    for reading in dict.fromkeys((batched | known, known)):
         field.batch_args = reading
         try:
             got = field.of_rows(half).at(t[::2], y[::2].contiguous())
@@ -38,7 +39,7 @@ def rows_are_independent(field: VectorField, t: Tensor, y: Tensor, slopes: Tenso
             continue
         if torch.allclose(got, want, rtol=1e-3, atol=1e-5 * size, equal_nan=True):
             return True
-    field.batch_args = frozenset()
+    field.batch_args = known
     logger.warning(
         "the field couples the samples of a batch (or captured a tensor of the batch's size): finished samples stay "
         "in the batch; hand per-sample tensors over in args to let them leave"

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from isocline.control import PID, FixedStep
 from isocline.control.initial_step import Tolerance, hairer_finish_rows, hairer_start_rows
-from isocline.control.schedule import row_stops
+from isocline.control.schedule import jumps_at, row_stops
 from isocline.engines.eager.coupling import rows_are_independent
 from isocline.engines.eager.observations import Inner, Observations, Passed
 from isocline.engines.eager.problem import Failure, OnStep, Problem, Trajectory
@@ -55,14 +55,16 @@ class _Loop:
         self.keys = (ts * self.sign).nan_to_num(nan=torch.inf)
         self.t, self.t_end = self.keys[:, 0].contiguous(), (end * self.sign).squeeze(1)
         self.sign = self.sign.squeeze(1)
-        stops, self.jumps = row_stops(problem.controller, ts, end.squeeze(1), problem.step_ts, problem.jump_ts)
+        by_row = (problem.row_step_ts, problem.row_jump_ts)
+        stops, self.jumps = row_stops(problem.controller, ts, end, problem.step_ts, problem.jump_ts, *by_row)
+        self.jumping = bool(problem.jump_ts) or problem.row_jump_ts is not None
         self.stops = stops * self.sign.unsqueeze(1)
         self.many_stops = self.stops.shape[1] > 1
         # With a step from every observation to the next nothing is ever interpolated.
         self.only_ends = isinstance(problem.controller, FixedStep) and problem.controller.max_step is not None
         self.waiting = Observations(self.out, self.keys, self.dense_step)
         self.i_stop = torch.zeros_like(self.ids)
-        self.at_jump = self._is_jump(ts[:, 0])
+        self.at_jump = jumps_at(ts[:, :1], problem.jump_ts, problem.row_jump_ts).squeeze(1)
         self.h = torch.full_like(self.t, math.inf)
         self.r1 = self.r2 = torch.ones_like(self.t)
         self.rejects, self.steps_taken = torch.zeros_like(self.ids), torch.zeros_like(self.ids)
@@ -117,7 +119,7 @@ class _Loop:
             self.rows += ["r1", "r2"] if any(self.exponents[1:]) else []
             self.h = torch.minimum(self.h, self._first_step(self.controller, low))
             self.spacing = self.spacing.clamp(min=self.controller.min_step)
-            bad = ~self.f.isfinite().all(1)
+            bad = self._not(self.f.isfinite().all(1))
             if bool(bad.any()):
                 self._give_up(bad, Status.NON_FINITE)
                 self._leave(bad, int(bad.sum()))
@@ -134,7 +136,7 @@ class _Loop:
         t1 = torch.minimum(self.t + self.h, stop)
         clipped = t1 == stop
         low, high = self._inside(self.t, t1, self.at_jump), t1
-        if self.problem.jump_ts:
+        if self.jumping:
             high = self._inside(t1, self.t, clipped & self._stop_jumps())
         step = t1 - self.t
         y1, k_last = self._stages(step, t1, low, high)
@@ -287,7 +289,7 @@ class _Loop:
             return
         if self.many_stops:
             hit = accepted & clipped
-            if self.problem.jump_ts:
+            if self.jumping:
                 self.at_jump = torch.where(accepted, hit & self._stop_jumps(), self.at_jump)
             self.i_stop = (self.i_stop + hit).clamp_(max=self.stops.shape[1] - 1)
         if count == self.present:
@@ -299,7 +301,7 @@ class _Loop:
             self.size = self.y.abs()
             self.f = self.f if k_last is None else torch.where(row, k_last, self.f)
         self.t, self.seen = t, reach
-        if k_last is None or (self.problem.jump_ts and bool((self.at_jump & (self.t != self.t_end)).any())):
+        if k_last is None or (self.jumping and bool((self.at_jump & (self.t != self.t_end)).any())):
             self._fresh_slopes()
         if self.problem.progress is not None:
             start = self.keys[:, 0]
@@ -331,7 +333,7 @@ class _Loop:
             setattr(self, name, getattr(self, name).index_select(0, keep))
         if not self.many_stops:
             self.i_stop = self.i_stop[: self.running]
-            self.at_jump = self.at_jump.index_select(0, keep) if self.problem.jump_ts else self.at_jump[: self.running]
+            self.at_jump = self.at_jump.index_select(0, keep) if self.jumping else self.at_jump[: self.running]
         self.alive, self.present = None, self.running
         self.field = self.problem.field.of_rows(self.ids)
         if hasattr(self, "workspace"):
@@ -366,17 +368,12 @@ class _Loop:
         for column in range(int(self.seen.max())):
             self.out[column] = torch.where((self.seen > column).unsqueeze(1), self.y, torch.nan)
 
-    def _is_jump(self, t: Tensor) -> Tensor:
-        if not self.problem.jump_ts:
-            return torch.zeros_like(t, dtype=torch.bool)
-        return torch.isin(t, t.new_tensor(self.problem.jump_ts))
-
     def _stop_jumps(self) -> Tensor:
         return self.jumps.gather(1, self.i_stop.unsqueeze(1)).squeeze(1)
 
     def _inside(self, t: Tensor, towards: Tensor, jump: Tensor) -> Tensor:
         """`t` itself, or at jumps the next number in the field's dtype; the same tensor where nothing jumps."""
-        if not self.problem.jump_ts:
+        if not self.jumping:
             return t
         dtype = self.field.time_dtype
         return torch.where(jump, torch.nextafter(t.to(dtype), towards.to(dtype)).to(t.dtype), t)

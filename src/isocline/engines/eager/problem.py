@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from isocline.control import Controller
+from isocline.control.schedule import jumps_at
 from isocline.field import VectorField
 from isocline.solution import Stats, Status
 from isocline.solvers import RungeKutta
@@ -27,6 +28,7 @@ class Problem:
         ts: observation times as Python floats; per-sample: (B, T) on the device, NaN where padded.
         solver, controller: resolved.
         step_ts, jump_ts: times to step to exactly; at the latter `f` jumps.
+        row_step_ts, row_jump_ts: per-sample: further ones of each sample, (B, J), NaN where padded.
         max_steps: attempted steps before giving up (of each sample, per-sample).
         dense: keep the stages of every accepted step.
         whole_states: per-sample: record the whole batch's state with a step, so that checkpoints can be thinned.
@@ -40,6 +42,8 @@ class Problem:
     controller: Controller
     step_ts: list[float] = field(default_factory=list)
     jump_ts: list[float] = field(default_factory=list)
+    row_step_ts: Tensor | None = None
+    row_jump_ts: Tensor | None = None
     max_steps: int = 100_000
     dense: bool = False
     whole_states: bool = False
@@ -49,8 +53,11 @@ class Problem:
     def take_start(self) -> tuple[Tensor, Tensor] | None:
         """`start`, once; None where `f` jumps there and must be asked anew."""
         start, self.start = self.start, None
-        times = self.ts[:1] if isinstance(self.ts, list) else self.ts[:, 0].tolist()
-        return None if set(times) & set(self.jump_ts) else start
+        if start is None:
+            return None
+        if isinstance(self.ts, list):
+            return None if self.ts[0] in self.jump_ts else start
+        return None if bool(jumps_at(self.ts[:, :1], self.jump_ts, self.row_jump_ts).any()) else start
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from isocline import audit, nn, problems
 from isocline._version import __version__
-from isocline.control import PID, Controller, FixedStep
+from isocline.control import PID, Controller, FixedStep, Observer
 from isocline.gradients import Backprop, Backsolve, Checkpointed, Gradient, GradientError
 from isocline.solution import Solution, SolveError, Stats, Status
 from isocline.solve import solve
@@ -46,6 +46,7 @@ __all__ = [
     "Heun",
     "Heun3",
     "Midpoint",
+    "Observer",
     "RK4ThreeEighths",
     "Ralston",
     "Solution",

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isocline.control import PID, Controller, FixedStep
+from isocline.control import PID, Controller, FixedStep, Observer
 from isocline.engines import eager
 from isocline.engines.eager import Problem, Trajectory
 from isocline.engines.eager.diagnosis import diagnose, diagnose_rows
@@ -45,6 +45,7 @@ def solve(
     max_steps: int = 100_000,
     throw: bool = True,
     progress: bool | Callable[[float, float, int], None] = False,
+    observer: Observer | None = None,
 ) -> Solution:
     """Solves dy/dt = f(t, y, *args) from y(ts[0]) = y0 and returns y at all `ts`, differentiable.
 
@@ -69,6 +70,7 @@ def solve(
         max_steps: attempted steps (of each sample) before giving up.
         throw: raise `SolveError` when the end is not reached; False returns what there is, NaN beyond.
         progress: True shows a line on the terminal; or a callable `(fraction, t, accepted steps)`.
+        observer: functions called at every step tried, accepted, rejected; with shared batching.
 
     Returns:
         A `Solution`. Its `ys` are differentiable with respect to y0, every parameter `f` reaches, `args` and all `ts`.
@@ -95,6 +97,8 @@ def solve(
         raise TypeError(f"args: expected a tuple, got {type(args).__name__}; write args=(x,) for a single argument")
     if not (isinstance(max_steps, int) and max_steps > 0):
         raise ValueError(f"max_steps={max_steps!r}, expected a positive integer")
+    if observer is not None and batching == "per_sample":
+        raise ValueError("observer: sees steps of the whole state; use batching='shared', or progress")
     method = resolve_solver(solver)
     way_back = resolve_gradient(gradient)
     layout = Layout.of(y0, per_sample=batching == "per_sample")
@@ -109,6 +113,7 @@ def solve(
         max_steps=max_steps,
         dense=dense,
         progress=_bar() if progress is True else (progress or None),
+        observer=observer,
     )
     flat = layout.flatten(y0)
     if flat.numel() == 0:

@@ -88,6 +88,7 @@ class PID(Controller):
             mildly stiff problems. The two settle at different errors for the same tolerance: compare solvers at
             equal error, not at equal tolerance.
         min_step, max_step: bounds of |h|, in units of time. A step that would have to be shorter than `min_step` fails.
+        force_min_step: instead, take steps of `min_step` whatever their error, unless that is NaN or infinite.
         first_step: |h| of the first step; None: Hairer's rule, two evaluations of which one serves the first stage.
         safety: 0 < safety < 1.
         min_factor, max_factor: bounds of the change of h in one step, 0 < min_factor < 1 < max_factor. After a
@@ -119,6 +120,7 @@ class PID(Controller):
     min_factor: float = 0.2
     max_factor: float = 10.0
     norm: Norm | None = None
+    force_min_step: bool = False
 
     @staticmethod
     def pi(rtol: Any = None, atol: Any = None, **settings: Any) -> PID:
@@ -152,6 +154,10 @@ class PID(Controller):
         """Exponents of r_n, r_{n−1}, r_{n−2} in the factor; signs turned, because r = 1/δ."""
         p, i, d = self.pcoeff, self.icoeff, self.dcoeff
         return -(p + i + d) / k, (p + 2 * d) / k, -d / k
+
+    def forces(self, r: float, step: float) -> bool:
+        """Whether a step is taken although its error ratio `r` is above 1; `per_sample` has the same on tensors."""
+        return self.force_min_step and step <= self.min_step * (1 + 1e-10) and math.isfinite(r)
 
     def factor(self, exponents: tuple[float, float, float], r: float, r1: float, r2: float, accepted: bool) -> float:
         """Change of h after a step with error ratio `r`, the two accepted ones before it `r1`, `r2`.

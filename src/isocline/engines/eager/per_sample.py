@@ -119,6 +119,7 @@ class _Loop:
             self.rows += ["r1", "r2"] if any(self.exponents[1:]) else []
             self.h = torch.minimum(self.h, self._first_step(self.controller, low))
             self.spacing = self.spacing.clamp(min=self.controller.min_step)
+            self.forced = self.controller.min_step if self.controller.force_min_step else 0.0
             bad = self._not(self.f.isfinite().all(1))
             if bool(bad.any()):
                 self._give_up(bad, Status.NON_FINITE)
@@ -146,6 +147,8 @@ class _Loop:
             error = self.workspace.error().view_as(y1).div_(self.tolerance.scale(torch.maximum(self.size, size1)))
             square = self.tolerance.squares(error)
             accepted = square <= self.one  # a number would take twice the time
+            if self.forced:
+                accepted = accepted | ((step <= self.forced * (1 + 1e-10)) & square.isfinite())
         else:
             accepted = y1.isfinite().all(1)
         if self.alive is not None:
@@ -208,6 +211,8 @@ class _Loop:
         if self.many_stops:
             # A step cut short by a stop says nothing about how long the next one may be.
             h = torch.where(accepted & clipped, torch.maximum(self.h, h), h)
+        if self.forced:
+            h = torch.where(h > 0, h.clamp(min=self.forced), h)
         self.h = h if controller.max_step == math.inf else h.clamp(max=controller.max_step)
 
     def _not(self, accepted: Tensor) -> Tensor:

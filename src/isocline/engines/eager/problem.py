@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
-from isocline.control import Controller
+from isocline.control import Controller, Observer
 from isocline.control.schedule import jumps_at
 from isocline.field import VectorField
 from isocline.solution import Stats, Status
@@ -33,6 +33,7 @@ class Problem:
         dense: keep the stages of every accepted step.
         whole_states: per-sample: record the whole batch's state with a step, so that checkpoints can be thinned.
         progress: called with (fraction done, time, accepted steps).
+        observer: looks on, shared batching.
         start: (y0, f there), flat, where a gradient method had to evaluate it already: a leaf and its graph.
     """
 
@@ -48,6 +49,7 @@ class Problem:
     dense: bool = False
     whole_states: bool = False
     progress: Progress | None = None
+    observer: Observer | None = None
     start: tuple[Tensor, Tensor] | None = None
 
     def take_start(self) -> tuple[Tensor, Tensor] | None:

@@ -10,6 +10,7 @@ import itertools
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -106,12 +107,14 @@ class _Loop:
             t1 = stop if clipped else t + self.sign * h
             if not clipped and h <= max(2 * math.ulp(t), spacing):
                 return self._failed(Status.STEP_TOO_SMALL, t, h)
+            self._tell("tried", t, t1)
             y1, low, high = self._attempt(t, t1, stops)
             step = abs(t1 - t)
             error, size1 = self._error(), (y1.detach() if self.graph else y1).abs()
             r = tolerance.shared(error.div_(tolerance.scale(torch.maximum(size, size1)))) * step
-            accepted = r <= 1.0
+            accepted = r <= 1.0 or controller.forces(r, step)
             factor = controller.factor(exponents, r, r1, r2, accepted)
+            self._tell("accepted" if accepted else "rejected", t, t1)
             if accepted:
                 self._accept(self._step(t, t1, low, high), y1)
                 size, t = size1, t1
@@ -128,9 +131,9 @@ class _Loop:
                 h = step * factor
                 if not math.isfinite(r):
                     r1 = r2 = 1.0
-                if h < controller.min_step:
+                if h < controller.min_step and not (controller.force_min_step and math.isfinite(r)):
                     return self._failed(Status.STEP_TOO_SMALL, t, h)
-            h = min(h, controller.max_step)
+            h = min(max(h, controller.min_step), controller.max_step)
         return self._failed(Status.MAX_STEPS, t, h)
 
     def _fixed(self, watch: bool = False) -> Status:
@@ -145,11 +148,20 @@ class _Loop:
                 return self._failed(Status.MAX_STEPS, t, abs(t1 - t))
             if i:
                 self._next_slope(t, stops.inside(t, t1), stops.is_jump(t))
+            self._tell("tried", t, t1)
             y1, low, high = self._attempt(t, t1, stops)
             if watch and not bool(y1.isfinite().all()):
                 return self._failed(Status.NON_FINITE, t, abs(t1 - t))
+            self._tell("accepted", t, t1)
             self._accept(self._step(t, t1, low, high), y1)
         return Status.SUCCESS
+
+    def _tell(self, what: str, t: float, t1: float) -> None:
+        """The observer, of the step from the present state."""
+        if self.problem.observer is not None:
+            call = getattr(self.problem.observer, what)
+            if call is not None:
+                call(t, self.field.layout.unflatten(self.y), t1 - t)
 
     # ---- one step -------------------------------------------------------------------------------------------------
     def _attempt(self, t: float, t1: float, stops: Stops) -> tuple[Tensor, float, float]:
@@ -320,7 +332,7 @@ class _Loop:
             before = max(int((~finite).nonzero()[0]) - 1, 0)
             out.failure = Failure(self.ts[before], out.ys[before].detach())
             if not self.adaptive:
-                again = _Loop(self.problem, out.ys[0].detach(), graph=False, on_step=None)
+                again = _Loop(replace(self.problem, observer=None), out.ys[0].detach(), graph=False, on_step=None)
                 with torch.no_grad():
                     again._fixed(watch=True)
                 out.failure = again.trajectory.failure or out.failure

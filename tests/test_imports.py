@@ -17,7 +17,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "isocline"
 LAYERS = [
     {"_types", "_version"},
     {"field", "problems"},
-    {"control"},
+    {"control", "inputs"},
     {"solvers", "solution"},
     {"engines"},
     {"gradients"},

@@ -4,6 +4,7 @@ from isocline import audit, nn, problems
 from isocline._version import __version__
 from isocline.control import PID, Controller, FixedStep, Observer
 from isocline.gradients import Backprop, Backsolve, Checkpointed, Gradient, GradientError
+from isocline.inputs import CubicHermite, LinearInterpolation, Signal, ZeroOrderHold
 from isocline.solution import Solution, SolveError, Stats, Status
 from isocline.solve import solve
 from isocline.solvers.adaptive_heun import AdaptiveHeun
@@ -35,6 +36,7 @@ __all__ = [
     "ButcherTableau",
     "Checkpointed",
     "Controller",
+    "CubicHermite",
     "Dopri5",
     "Dopri8",
     "Euler",
@@ -45,16 +47,19 @@ __all__ = [
     "GradientError",
     "Heun",
     "Heun3",
+    "LinearInterpolation",
     "Midpoint",
     "Observer",
     "RK4ThreeEighths",
     "Ralston",
+    "Signal",
     "Solution",
     "SolveError",
     "Solver",
     "Stats",
     "Status",
     "Tsit5",
+    "ZeroOrderHold",
     "__version__",
     "audit",
     "nn",

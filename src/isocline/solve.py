@@ -16,9 +16,10 @@ from isocline.control import PID, Controller, FixedStep, Observer
 from isocline.engines import eager
 from isocline.engines.eager import Problem, Trajectory
 from isocline.engines.eager.diagnosis import diagnose, diagnose_rows
-from isocline.field import Layout, VectorField
+from isocline.field import Layout
 from isocline.gradients import Gradient
 from isocline.gradients.times import attach_observations, attach_start
+from isocline.inputs import drive
 from isocline.solution import DensePath, Solution, SolveError, Stats, Status
 from isocline.solvers import RungeKutta, Solver, snake_case
 from isocline.solvers.runge_kutta import DenseStep
@@ -35,6 +36,7 @@ def solve(
     engine: str = "eager",
     batching: str = "shared",
     args: tuple[Any, ...] = (),
+    inputs: Any = None,
     rtol: Any = None,
     atol: Any = None,
     step: float | None = None,
@@ -62,6 +64,8 @@ def solve(
         batching: "shared": one step size for the whole state, whatever its shape. "per_sample": the first dimension
             of every tensor is a batch, each sample has its own times, steps, error norm and end.
         args: further arguments of `f`, a tuple of anything; tensors in it get gradients.
+        inputs: signals u(t): a `ZeroOrderHold`, `LinearInterpolation` or `CubicHermite`, or a pytree of them. The field
+            is then called as `f(t, y, u, *args)`, u the values at t in the same structure; their knots are stepped to.
         rtol, atol: shorthand for `PID(rtol, atol)`; default 1e-5, 1e-6 for 32-bit states, 1e-7, 1e-9 for 64-bit.
         step, max_step: shorthand for `FixedStep(step)` and `FixedStep(max_step=…)`.
         step_ts: further times to step to exactly.
@@ -73,7 +77,8 @@ def solve(
         observer: functions called at every step tried, accepted, rejected; with shared batching.
 
     Returns:
-        A `Solution`. Its `ys` are differentiable with respect to y0, every parameter `f` reaches, `args` and all `ts`.
+        A `Solution`. Its `ys` are differentiable with respect to y0, every parameter
+        `f` reaches, `args`, the values of `inputs` and all `ts`.
 
     Raises:
         TypeError, ValueError: naming the argument, what came, what was expected, what to try.
@@ -103,13 +108,16 @@ def solve(
     way_back = resolve_gradient(gradient)
     layout = Layout.of(y0, per_sample=batching == "per_sample")
     times = Times.of(ts, layout)
+    vector_field, kinks = drive(field, inputs, layout, args)
     problem = Problem(
-        VectorField(field, layout, args),
+        vector_field,
         times.plain,
         method,
         resolve_controller(controller, method, rtol, atol, step, max_step),
-        step_ts=extra_times("step_ts", step_ts),
-        jump_ts=extra_times("jump_ts", jump_ts),
+        step_ts=[*extra_times("step_ts", step_ts), *kinks.step_ts],
+        jump_ts=[*extra_times("jump_ts", jump_ts), *kinks.jump_ts],
+        row_step_ts=kinks.row_step_ts,
+        row_jump_ts=kinks.row_jump_ts,
         max_steps=max_steps,
         dense=dense,
         progress=_bar() if progress is True else (progress or None),

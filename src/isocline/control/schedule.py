@@ -71,8 +71,7 @@ def row_stops(
         step_ts, jump_ts: common to all samples.
         row_step_ts, row_jump_ts: of each sample, (B, J), NaN where padded.
     """
-    common = [ts.new_tensor([*step_ts, *jump_ts]).expand(len(ts), -1)] if step_ts or jump_ts else []
-    extra = [*common, *(x for x in (row_step_ts, row_jump_ts) if x is not None)]
+    extra = by_row(ts, [*step_ts, *jump_ts], row_step_ts, row_jump_ts)
     if isinstance(controller, FixedStep):
         if not extra and controller.max_step is not None and _within(ts, controller.max_step):
             stops = torch.where(ts.isnan(), t_end, ts)[:, 1:] if ts.shape[1] > 1 else t_end
@@ -82,7 +81,7 @@ def row_stops(
             width = max(map(len, rows))
             stops = ts.new_tensor([row + [row[-1]] * (width - len(row)) for row in rows])
     else:
-        stops = _between(ts[:, :1], t_end, torch.cat(extra, 1)) if extra else t_end
+        stops = between(ts[:, :1], t_end, extra)
     return stops.contiguous(), jumps_at(stops, jump_ts, row_jump_ts)
 
 
@@ -97,8 +96,17 @@ def jumps_at(t: Tensor, jump_ts: Sequence[float], row_jump_ts: Tensor | None) ->
     return found | (ordered.gather(1, place) == t)
 
 
-def _between(start: Tensor, end: Tensor, times: Tensor) -> Tensor:
+def by_row(like: Tensor, common: Sequence[float], *rows: Tensor | None) -> list[Tensor]:
+    """Common times and those of each row, (B, J) each; those that there are. `like`: (B, …)."""
+    tables = [like.new_tensor(list(common)).expand(len(like), -1)] if common else []
+    return [*tables, *(x for x in rows if x is not None)]
+
+
+def between(start: Tensor, end: Tensor, tables: Sequence[Tensor]) -> Tensor:
     """The times (B, J) strictly between `start` and `end` (B, 1), each once, in the order of travel; then `end`."""
+    if not tables:
+        return end
+    times = torch.cat(list(tables), 1)
     sign = torch.where(end >= start, 1.0, -1.0).to(times.dtype)
     clock, last = times * sign, end * sign
     clock = torch.where((clock > start * sign) & (clock < last), clock, torch.inf).sort(1).values

@@ -119,12 +119,14 @@ class _Plan:
         scale = float(ys.nan_to_num(0.0).abs().max()) if ys.numel() else 0.0
         for index in range(len(ys) - 1, 0, -1):
             a = a + torch.where(ys[index].isnan(), 0.0, grad_ys[index])  # the jump; nothing where not reached
-            interval = self._interval(index, ys)
-            if interval is None or not bool(interval.part(a).any()):
+            y, intervals = ys[index], self._intervals(index, ys)
+            # The earliest has all the samples that move.
+            if not intervals or not bool(intervals[-1].part(a).any()):
                 continue
-            arrived, back, share = self._back_over(interval, interval.part(ys[index]), interval.part(a))
-            self._compare(interval, arrived, interval.part(ys[index - 1]), scale)
-            a, a_theta = interval.merge(a, back), a_theta + share
+            for interval in intervals:
+                arrived, back, share = self._back_over(interval, interval.part(y), interval.part(a))
+                y, a, a_theta = interval.merge(y, arrived), interval.merge(a, back), a_theta + share
+            self._compare(intervals[-1], intervals[-1].part(y), intervals[-1].part(ys[index - 1]), scale)
         return [a + grad_ys[0], *_unpack(a_theta, self.inputs.sources)]
 
     def _back_over(self, interval: Interval, y: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -202,14 +204,14 @@ class _Plan:
 
         return replace(controller, rtol=over(rtol), atol=over(atol), norm=norm, first_step=None)
 
-    def _interval(self, index: int, ys: Tensor) -> Interval | None:
-        """From observation `index` back to the one before it; None where nothing lies between."""
+    def _intervals(self, index: int, ys: Tensor) -> Sequence[Interval]:
+        """From observation `index` back to the one before it; none where nothing lies between."""
         ts = self.problem.ts
         if isinstance(ts, list):
-            return None if bool(ys[index].isnan().any()) else Interval(ts[index - 1], ts[index])
+            return [] if bool(ys[index].isnan().any()) else [Interval(ts[index - 1], ts[index])]
         moves = ~ys[index].isnan().any(1) & (ts[:, index] != ts[:, index - 1])
         rows = moves.nonzero().squeeze(1)
-        return RowInterval(rows, ts[rows, index - 1], ts[rows, index]) if len(rows) else None
+        return RowInterval.between(rows, ts[rows, index - 1], ts[rows, index], self.problem) if len(rows) else []
 
     def _compare(self, interval: Interval, arrived: Tensor, stored: Tensor, scale: float) -> None:
         """The y that arrives at the earlier observation against the stored one."""

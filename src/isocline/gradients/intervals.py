@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from isocline.control import PID, Controller, FixedStep
+from isocline.control.schedule import between, by_row, jumps_at
+from isocline.engines.eager import Problem
 from isocline.field import VectorField
 
 
@@ -53,12 +55,40 @@ class Interval:
 class RowInterval(Interval):
     """Samples going back together, each from its own t1 to its own t0: t = t0 + s (t1 − t0), s from 1 to 0.
 
-    A joint solve: a parameter adjoint per sample would cost B times the parameters.
+    A joint solve: a parameter adjoint per sample would cost B times the parameters. It never passes a stop: those are
+    at different places of different samples, so that going from one to the one before is an interval of its own.
+
+    Args:
+        rows: (r,) which samples.
+        start, end: (r,) each, in the order of the way forward.
+        low, high: the first and the last time `f` sees: `start` and `end`, moved inside at jumps.
     """
 
-    def __init__(self, rows: Tensor, start: Tensor, end: Tensor) -> None:
+    def __init__(self, rows: Tensor, start: Tensor, end: Tensor, low: Tensor, high: Tensor) -> None:
         super().__init__(float(start[0]), float(end[0]))
         self.rows, self.start, self.span = rows, start, end - start
+        self.first, self.last = torch.minimum(low, high), torch.maximum(low, high)
+
+    @staticmethod
+    def between(rows: Tensor, start: Tensor, end: Tensor, problem: Problem) -> list[RowInterval]:
+        """The intervals from stop to stop, the last one first."""
+        by_sample = [None if x is None else x[rows] for x in (problem.row_step_ts, problem.row_jump_ts)]
+        start, end = start.unsqueeze(1), end.unsqueeze(1)
+        tables = by_row(start, [*problem.step_ts, *problem.jump_ts], *by_sample)
+        times = torch.cat([start, between(start, end, tables)], 1)
+        jumps = jumps_at(times, problem.jump_ts, by_sample[1])
+        dtype = problem.field.time_dtype
+
+        def inside(t: Tensor, towards: Tensor, jump: Tensor) -> Tensor:
+            return torch.where(jump, torch.nextafter(t.to(dtype), towards.to(dtype)).to(t.dtype), t)
+
+        out = []
+        for column in range(times.shape[1] - 1, 0, -1):
+            moves = (times[:, column] != times[:, column - 1]).nonzero().squeeze(1)
+            (t0, t1), (jump0, jump1) = (x[moves, column - 1 : column + 1].unbind(1) for x in (times, jumps))
+            if len(moves):
+                out.append(RowInterval(rows[moves], t0, t1, inside(t0, t1, jump0), inside(t1, t0, jump1)))
+        return out
 
     @property
     def clock(self) -> list[float]:
@@ -74,12 +104,11 @@ class RowInterval(Interval):
         return field.of_rows(self.rows)
 
     def slope(self, field: VectorField, clock: Tensor, y: Tensor) -> Tensor:
-        time = torch.addcmul(self.start, self.span, clock.to(self.span.dtype))
+        time = torch.addcmul(self.start, self.span, clock.to(self.span.dtype)).maximum(self.first).minimum(self.last)
         return field.at(time, y) * self.span.to(y.dtype).unsqueeze(1)
 
     def stops(self, ts: Sequence[float]) -> list[float]:
-        clocks = ((self.start.new_tensor(list(ts)).unsqueeze(1) - self.start) / self.span).reshape(-1)
-        return [s for s in clocks.tolist() if 0 < s < 1]
+        return []
 
     def paced(self, controller: Controller) -> Controller:
         longest = float(self.span.abs().max())

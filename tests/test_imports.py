@@ -18,16 +18,17 @@ LAYERS = [
     {"_types", "_version"},
     {"field", "problems"},
     {"control", "inputs"},
-    {"solvers", "solution"},
+    {"solvers", "solution", "events"},
     {"engines"},
     {"gradients"},
+    {"pieces"},
     {"solve"},
     {"nn", "audit", "compat"},
     {"fit", "report"},
     {"experiments"},
     {"cli"},
 ]
-CORE = set().union(*LAYERS[:8])
+CORE = set().union(*LAYERS[:9])
 # Units of one layer that may use each other, in this direction only.
 ALLOWED_WITHIN = {("fit", "report"), ("audit", "nn")}
 

@@ -26,6 +26,14 @@ class Status(enum.IntEnum):
     BLOW_UP = 2
     STEP_TOO_SMALL = 3
     MAX_STEPS = 4
+    EVENT = 5
+    EVENTS_ACCUMULATE = 6
+    MAX_EVENTS = 7
+
+    @property
+    def success(self) -> bool:
+        """Whether it is no failure: the end, or a terminal event, was reached."""
+        return self in (Status.SUCCESS, Status.EVENT)
 
     @property
     def message(self) -> str:
@@ -39,7 +47,16 @@ _MESSAGES = {
     Status.BLOW_UP: "the solution grew without bound",
     Status.STEP_TOO_SMALL: "the step became too small to advance time",
     Status.MAX_STEPS: "max_steps was used up",
+    Status.EVENT: "ended at a terminal event",
+    Status.EVENTS_ACCUMULATE: "an event follows itself faster than time can resolve",
+    Status.MAX_EVENTS: "max_events was used up",
 }
+
+
+def failed(status: Any) -> Tensor:
+    """Where a status, or a tensor of them, is a failure."""
+    status = torch.as_tensor(status)
+    return (status != int(Status.SUCCESS)) & (status != int(Status.EVENT))
 
 
 @dataclass
@@ -79,6 +96,10 @@ class Solution:
         accepted_ts: with `dense=True` the ends of the accepted steps, t0 first: a tensor (n + 1,), or a list of
             B such tensors.
         message: the diagnosis, empty after success.
+        event_ts: times of all events, in order: (K,), or (K, B) with per-sample batching, NaN where a sample had fewer.
+            Differentiable, as is everything that depends on them.
+        event_ys: states there, before any reset: (K, *y0.shape), a tensor or the pytree of `y0`.
+        event_index: int64 (K,) or (K, B): which of `events` each was, −1 where there was none. None without `events`.
 
     Example:
         >>> import torch, isocline
@@ -93,12 +114,15 @@ class Solution:
     status: Any
     message: str = ""
     accepted_ts: Any = None
+    event_ts: Any = None
+    event_ys: Any = None
+    event_index: Any = None
     _dense: DensePath | None = field(default=None, repr=False)
 
     @property
     def success(self) -> bool:
-        """Whether every sample reached its end."""
-        return bool((torch.as_tensor(self.status) == 0).all())
+        """Whether every sample reached its end, or a terminal event."""
+        return not bool(failed(self.status).any())
 
     def at(self, t: Any) -> Any:
         """The state at any time of the interval, from the interpolant of the step it lies in.

@@ -14,6 +14,7 @@ from isocline.control.initial_step import Tolerance
 from isocline.engines.eager.problem import Failure, Problem, Trajectory
 from isocline.field import Layout
 from isocline.solution import Status
+from isocline.solution import failed as failures
 
 GROWTH = 1e4  # a state this many times larger than it began (or than 1) has blown up
 
@@ -41,7 +42,7 @@ def diagnose_rows(problem: Problem, trajectory: Trajectory, y0: Tensor) -> tuple
     """
     status, failure = trajectory.status.clone(), trajectory.failure
     assert failure is not None
-    failed = status.nonzero().squeeze(1)
+    failed = failures(status).nonzero().squeeze(1)
     messages = []
     with torch.no_grad():
         for i in failed.tolist():
@@ -64,6 +65,14 @@ def diagnose_rows(problem: Problem, trajectory: Trajectory, y0: Tensor) -> tuple
 def _diagnose(problem: Problem, status: Status, failure: Failure, y0: Tensor, where: str) -> tuple[Status, str]:
     t, y = failure.t, failure.y
     place = f"at t = {t:.6g}{where}"
+    if status is Status.MAX_EVENTS:
+        return status, f"max_events was used up {place}. Raise max_events, make an event terminal, or end earlier"
+    if status is Status.EVENTS_ACCUMULATE:
+        return status, (
+            f"events accumulate {place}: after its reset the same event happens again sooner than time in "
+            f"{problem.field.time_dtype} can resolve, as the bounces of a ball that comes to rest do. Add a terminal event "
+            f"before (a speed or a gap small enough), or let the reset leave the surface"
+        )
     slope = problem.field(_time(problem, t, y), y)
     growth = float(y.abs().max()) / max(1.0, float(y0.abs().max()))
     if not bool(y0.isfinite().all()):

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from isocline.control import Controller, Observer
 from isocline.control.schedule import jumps_at
+from isocline.events import Watch
 from isocline.field import VectorField
 from isocline.solution import Stats, Status
 from isocline.solvers import RungeKutta
@@ -35,6 +36,7 @@ class Problem:
         progress: called with (fraction done, time, accepted steps).
         observer: looks on, shared batching.
         start: (y0, f there), flat, where a gradient method had to evaluate it already: a leaf and its graph.
+        watch: looks for events; at the first one (of each sample) the solve ends, and `ts` is cut, in place, to end there.
     """
 
     field: VectorField
@@ -51,6 +53,7 @@ class Problem:
     progress: Progress | None = None
     observer: Observer | None = None
     start: tuple[Tensor, Tensor] | None = None
+    watch: Watch | None = None
 
     def take_start(self) -> tuple[Tensor, Tensor] | None:
         """`start`, once; None where `f` jumps there and must be asked anew."""
@@ -73,6 +76,7 @@ class Trajectory:
         steps: the accepted steps, when asked for.
         dense_y, dense_hk: states and h·k of the accepted steps, when asked for.
         failure: where and how it stopped early, for the diagnosis.
+        event: the events (E, 1) it ended at, or (E, B) of each sample; None where there was nothing to watch for.
     """
 
     ys: Tensor
@@ -83,6 +87,7 @@ class Trajectory:
     dense_y: list[Tensor] = field(default_factory=list)
     dense_hk: list[Tensor] = field(default_factory=list)
     failure: Failure | None = None
+    event: Tensor | None = None
 
 
 @dataclass

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -19,9 +19,12 @@ from isocline.control import PID, FixedStep, Stops
 from isocline.control.initial_step import Tolerance, hairer_finish, hairer_start
 from isocline.engines.eager.problem import Failure, Problem, Trajectory
 from isocline.engines.eager.steps import Segment, SharedStep, stage_times
+from isocline.events import Stretch
 from isocline.field import VectorField
 from isocline.solution import Stats, Status
 from isocline.solvers.runge_kutta import DenseStep
+
+CORRECTIONS = 4  # times a step is taken again until it ends at an event
 
 
 def integrate(
@@ -69,6 +72,7 @@ class _Loop:
         self.saved: list[Tensor] = [y0]
         self.stats = Stats()
         self.trajectory = Trajectory(y0, y0, self.stats)
+        self.watch = problem.watch
         self.seen = 1
         if not graph:
             self.out = y0.new_empty(len(self.ts), *y0.shape)
@@ -116,6 +120,8 @@ class _Loop:
             factor = controller.factor(exponents, r, r1, r2, accepted)
             self._tell("accepted" if accepted else "rejected", t, t1)
             if accepted:
+                if self.watch is not None and (ended := self._event(t, t1, y1, stops)) is not None:
+                    return ended
                 self._accept(self._step(t, t1, low, high), y1)
                 size, t = size1, t1
                 r1, r2 = max(r, 1e-8), r1
@@ -152,6 +158,8 @@ class _Loop:
             y1, low, high = self._attempt(t, t1, stops)
             if watch and not bool(y1.isfinite().all()):
                 return self._failed(Status.NON_FINITE, t, abs(t1 - t))
+            if self.watch is not None and (ended := self._event(t, t1, y1, stops)) is not None:
+                return ended
             self._tell("accepted", t, t1)
             self._accept(self._step(t, t1, low, high), y1)
         return Status.SUCCESS
@@ -249,6 +257,36 @@ class _Loop:
         if inner < step.last:
             self.out[inner : step.last] = y1
 
+    # ---- events ---------------------------------------------------------------------------------------------------
+    def _event(self, t: float, t1: float, y1: Tensor, stops: Stops) -> Status | None:
+        """Where the accepted step holds an event: ends the solve there, with a step that is taken again to end at it."""
+        assert self.watch is not None
+        clock, end = (self.y.new_tensor([x], dtype=self.field.layout.clock_dtype) for x in (t, t1))
+        hk = self._stages().detach().unsqueeze(1) * (t1 - t)
+        step = Stretch(clock, end, self.y.detach()[None], y1.detach()[None], hk, self.dense_step.weights)
+        if self.stats.accepted == 0:
+            self.watch.begin(clock, step.y)
+        found = self.watch.look(step, final=end == self.ts[-1])
+        if found is None:
+            return None
+        if bool(found.stuck):
+            return self._failed(Status.EVENTS_ACCUMULATE, t, abs(t1 - t))
+        at = found.t
+        for _ in range(CORRECTIONS):
+            t1 = at.item()
+            y1, low, high = self._attempt(t, t1, stops)
+            with torch.no_grad():
+                slope = self.field(self.field.time(high), y1.detach())
+            better, moves = self.watch.correct(found, at, y1.detach()[None], slope[None])
+            if not bool(moves):
+                break
+            at = self.watch.after(clock, end, better)
+        first = bisect_left(self.ts, self.sign * t1, key=lambda x: self.sign * x)
+        self.ts[first:] = [t1]
+        self._accept(self._step(t, t1, low, high), y1)
+        self.trajectory.event = found.fired
+        return Status.EVENT
+
     # ---- slopes and the first step --------------------------------------------------------------------------------
     def _start(self, low: float) -> None:
         start = self.problem.take_start() if self.workspace is not None else None
@@ -311,8 +349,9 @@ class _Loop:
     # ---- the end --------------------------------------------------------------------------------------------------
     def _collect(self) -> Tensor:
         if not self.graph:
-            self.out[self.seen :] = torch.nan
-            return self.out
+            out = self.out if self.trajectory.event is None else self.out[: len(self.ts)]
+            out[self.seen :] = torch.nan
+            return out
         missing = len(self.ts) - len(self.saved)
         return torch.stack(self.saved + [torch.full_like(self.y, torch.nan)] * missing)
 
@@ -324,19 +363,21 @@ class _Loop:
         """Overflow that no error estimate saw (fixed steps; inf over inf): found once, at the end."""
         out = self.trajectory
         ys = out.ys.detach()
-        if status is Status.SUCCESS and math.isfinite(ys.sum().item()):
+        if status.success and math.isfinite(ys.sum().item()):
+            out.status = status
             return out
         finite = ys.isfinite().all(1)
-        if status is Status.SUCCESS and not bool(finite.all()):
+        if status.success and not bool(finite.all()):
             status = Status.NON_FINITE
             before = max(int((~finite).nonzero()[0]) - 1, 0)
             out.failure = Failure(self.ts[before], out.ys[before].detach())
             if not self.adaptive:
                 again = _Loop(replace(self.problem, observer=None), out.ys[0].detach(), graph=False, on_step=None)
                 with torch.no_grad():
+                    again.watch = None
                     again._fixed(watch=True)
                 out.failure = again.trajectory.failure or out.failure
-        if status is not Status.SUCCESS:
+        if not status.success:
             reached = finite.long().cummin(0).values.bool()
             out.ys = torch.where(reached[:, None], out.ys, torch.nan)
         out.status = status

@@ -3,6 +3,7 @@
 from isocline import audit, nn, problems
 from isocline._version import __version__
 from isocline.control import PID, Controller, FixedStep, Observer
+from isocline.events import Event
 from isocline.gradients import Backprop, Backsolve, Checkpointed, Gradient, GradientError
 from isocline.inputs import CubicHermite, LinearInterpolation, Signal, ZeroOrderHold
 from isocline.solution import Solution, SolveError, Stats, Status
@@ -42,6 +43,7 @@ __all__ = [
     "Euler",
     "ExplicitRungeKutta",
     "Fehlberg2",
+    "Event",
     "FixedStep",
     "Gradient",
     "GradientError",

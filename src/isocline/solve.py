@@ -16,11 +16,13 @@ from isocline.control import PID, Controller, FixedStep, Observer
 from isocline.engines import eager
 from isocline.engines.eager import Problem, Trajectory
 from isocline.engines.eager.diagnosis import diagnose, diagnose_rows
+from isocline.events import Conditions, Event
 from isocline.field import Layout
 from isocline.gradients import Gradient
 from isocline.gradients.times import attach_observations, attach_start
 from isocline.inputs import drive
-from isocline.solution import DensePath, Solution, SolveError, Stats, Status
+from isocline.pieces import EventLog, solve_in_pieces
+from isocline.solution import DensePath, Solution, SolveError, Stats, Status, failed
 from isocline.solvers import RungeKutta, Solver, snake_case
 from isocline.solvers.runge_kutta import DenseStep
 
@@ -44,6 +46,8 @@ def solve(
     step_ts: Any = None,
     jump_ts: Any = None,
     dense: bool = False,
+    events: Event | Sequence[Event] | None = None,
+    max_events: int = 1000,
     max_steps: int = 100_000,
     throw: bool = True,
     progress: bool | Callable[[float, float, int], None] = False,
@@ -71,13 +75,17 @@ def solve(
         step_ts: further times to step to exactly.
         jump_ts: times where `f` jumps: stepped to exactly, `f` asked just before and just after.
         dense: keep all steps, for `Solution.at` and `Solution.accepted_ts`.
+        events: an `Event` or a sequence of them. At a terminal one the solve ends (of that sample): later rows of `ys`
+            are NaN, and `Solution.event_ys[-1]` is the state. Where one resets the state, an observation at exactly
+            that time shows the state before.
+        max_events: (of each sample) before giving up.
         max_steps: attempted steps (of each sample) before giving up.
         throw: raise `SolveError` when the end is not reached; False returns what there is, NaN beyond.
         progress: True shows a line on the terminal; or a callable `(fraction, t, accepted steps)`.
         observer: functions called at every step tried, accepted, rejected; with shared batching.
 
     Returns:
-        A `Solution`. Its `ys` are differentiable with respect to y0, every parameter
+        A `Solution`. Its `ys` (and `event_ts`, `event_ys`) are differentiable with respect to y0, every parameter
         `f` reaches, `args`, the values of `inputs` and all `ts`.
 
     Raises:
@@ -126,10 +134,16 @@ def solve(
     flat = layout.flatten(y0)
     if flat.numel() == 0:
         return _empty(problem, times, flat)
-    trajectory = _run(problem, way_back, times, flat)
+    conditions = checked_events(events, max_events, layout, args)
+    if conditions is None:
+        trajectory, log = _run(problem, way_back, times, flat), None
+    else:
+        trajectory, log = _run_with_events(problem, way_back, times, flat, conditions, max_events)
     shaped = layout.plain and trajectory.ys.dim() > flat.dim() + 1
     ys = trajectory.ys if shaped else layout.unflatten(trajectory.ys)
     solution = Solution(times.given, ys, trajectory.stats, trajectory.status)
+    if log is not None:
+        solution.event_ts, solution.event_index, solution.event_ys = log.ts, log.index, layout.unflatten(log.ys)
     if dense:
         solution._dense, solution.accepted_ts = dense_path(problem, trajectory, flat)
     _report(problem, trajectory, flat.detach(), solution, throw)
@@ -148,6 +162,29 @@ def _run(problem: Problem, way_back: Gradient, times: Times, y0: Tensor) -> Traj
     ys = trajectory.ys.reshape(-1, *y0.shape)
     trajectory.ys = attach_observations(problem.field, ts, torch.where(here, y0, ys))
     return trajectory
+
+
+def _run_with_events(
+    problem: Problem, way_back: Gradient, times: Times, y0: Tensor, conditions: Conditions, max_events: int
+) -> tuple[Trajectory, EventLog]:
+    if not torch.is_grad_enabled():
+        return solve_in_pieces(problem, eager.integrate, None, y0.detach(), conditions, max_events)
+    ts = times.differentiable
+    trajectory, log = solve_in_pieces(problem, way_back.run, ts, y0, conditions, max_events)
+    if ts is not None:
+        trajectory.ys = attach_observations(problem.field, ts, trajectory.ys)
+    return trajectory, log
+
+
+def checked_events(events: Any, max_events: Any, layout: Layout, args: tuple[Any, ...]) -> Conditions | None:
+    """The conditions of `events`; None where there are none."""
+    if not (isinstance(max_events, int) and max_events > 0):
+        raise ValueError(f"max_events={max_events!r}, expected a positive integer")
+    several = [events] if isinstance(events, Event) else list(events or ())
+    for i, event in enumerate(several):
+        if not isinstance(event, Event):
+            raise TypeError(f"events[{i}]: expected an Event, got {event!r}; write Event(condition)")
+    return Conditions(several, layout, args) if several else None
 
 
 class Times:
@@ -364,12 +401,12 @@ def _empty(problem: Problem, times: Times, y0: Tensor) -> Solution:
 def _report(problem: Problem, trajectory: Trajectory, y0: Tensor, solution: Solution, throw: bool) -> None:
     """Refines the status, writes the message, raises."""
     if isinstance(trajectory.status, Status):
-        if trajectory.status is Status.SUCCESS:
+        if trajectory.status.success:
             return
         assert trajectory.failure is not None
         solution.status, solution.message = diagnose(problem, trajectory.status, trajectory.failure, y0)
     else:
-        if not bool(trajectory.status.any()):
+        if not bool(failed(trajectory.status).any()):
             return
         solution.status, solution.message = diagnose_rows(problem, trajectory, y0)
     if throw:

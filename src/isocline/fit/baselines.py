@@ -27,9 +27,9 @@ class LinearODE:
         values = np.concatenate([v for v, _ in record.smooth])
         slopes = np.concatenate([s for _, s in record.smooth])
         design = np.concatenate([values, np.ones((len(values), 1))], 1)
-        first = np.linalg.lstsq(design, slopes, rcond=None)[0].T
+        first = torch.linalg.lstsq(torch.tensor(design), torch.tensor(slopes), driver="gelsd").solution.T
         self.generator = torch.zeros(dim + 1, dim + 1, dtype=torch.float64)
-        self.generator[:dim] = torch.tensor(first)
+        self.generator[:dim] = first
         self._polish(record)
 
     def _polish(self, record: Record) -> None:

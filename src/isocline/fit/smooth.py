@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 CAUTION = 1.2  # weight of the degrees of freedom; plain GCV (1) now and then follows the noise (Kim & Gu 2004: 1.2-1.4)
 
@@ -30,20 +31,28 @@ def smoothing_spline(t: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarr
     j = np.arange(n - 2)
     q[j, j], q[j + 1, j], q[j + 2, j] = 1 / h[:-1], -1 / h[:-1] - 1 / h[1:], 1 / h[1:]
     r = np.diag((h[:-1] + h[1:]) / 3) + np.diag(h[1:-1] / 6, 1) + np.diag(h[1:-1] / 6, -1)
-    curvature = q @ np.linalg.solve(r, q.T)
-    eigenvalues, basis = np.linalg.eigh((curvature + curvature.T) / 2)
+    # PyTorch's linear algebra, not NumPy's: the last digits of that depend on how many threads its library finds, and
+    # a training makes another model of them.
+    bands, gram = torch.from_numpy(q), torch.from_numpy(r)
+    curvature = bands @ torch.linalg.solve(gram, bands.T)
+    eigenvalues, vectors = (x.numpy() for x in torch.linalg.eigh((curvature + curvature.T) / 2))
     eigenvalues = np.maximum(eigenvalues, 0.0)
     eigenvalues[:2] = 0.0  # straight lines are not penalized
-    weights = basis.T @ y
+    weights = _product(vectors.T, y)
     shrink = 1 / (1 + np.logspace(-4, 8, 121)[:, None] * eigenvalues)
     residual = (((1 - shrink) * weights) ** 2).sum(1)
     score = residual / np.maximum(1 - CAUTION * shrink.sum(1) / n, 1e-9) ** 2
-    values = basis @ (shrink[np.argmin(score)] * weights)
-    gamma = np.concatenate([[0.0], np.linalg.solve(r, q.T @ values), [0.0]])
+    values = _product(vectors, shrink[np.argmin(score)] * weights)
+    inner = torch.linalg.solve(gram, bands.T @ torch.from_numpy(values)).numpy()
+    gamma = np.concatenate([[0.0], inner, [0.0]])
     slopes = np.empty(n)
     slopes[:-1] = np.diff(values) / h - h / 6 * (2 * gamma[:-1] + gamma[1:])
     slopes[-1] = (values[-1] - values[-2]) / h[-1] + h[-1] / 6 * gamma[-2]
     return values, slopes / unit
+
+
+def _product(a: np.ndarray, x: np.ndarray) -> np.ndarray:
+    return (torch.from_numpy(np.ascontiguousarray(a)) @ torch.from_numpy(x)).numpy()
 
 
 def hermite(t: np.ndarray, values: np.ndarray, slopes: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

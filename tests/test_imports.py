@@ -21,7 +21,7 @@ LAYERS = [
     {"solvers", "solution", "events"},
     {"engines"},
     {"gradients"},
-    {"pieces"},
+    {"pieces", "doses"},
     {"solve"},
     {"nn", "audit", "compat"},
     {"fit", "report"},
@@ -30,7 +30,7 @@ LAYERS = [
 ]
 CORE = set().union(*LAYERS[:9])
 # Units of one layer that may use each other, in this direction only.
-ALLOWED_WITHIN = {("fit", "report"), ("audit", "nn")}
+ALLOWED_WITHIN = {("fit", "report"), ("audit", "nn"), ("doses", "pieces")}
 
 
 def imports(path: Path) -> list[tuple[int, str]]:

@@ -3,6 +3,7 @@
 from isocline import audit, nn, problems
 from isocline._version import __version__
 from isocline.control import PID, Controller, FixedStep, Observer
+from isocline.doses import Dose
 from isocline.events import Event
 from isocline.gradients import Backprop, Backsolve, Checkpointed, Gradient, GradientError
 from isocline.inputs import CubicHermite, LinearInterpolation, Signal, ZeroOrderHold
@@ -40,6 +41,7 @@ __all__ = [
     "CubicHermite",
     "Dopri5",
     "Dopri8",
+    "Dose",
     "Euler",
     "ExplicitRungeKutta",
     "Fehlberg2",

@@ -44,10 +44,10 @@ class Signal:
     """
 
     def __init__(self, ts: Any, values: Any, per_sample: bool | None = None) -> None:
-        self.ts = _knots(ts)
-        self.values = _tensor("values", values)
+        self.ts = as_times(ts)
+        self.values = as_values("values", values)
         self.per_sample, self.unclear = is_per_sample("values", self.ts, self.values, per_sample)
-        _check_knots(self.ts, "ts")
+        check_times(self.ts, "ts")
         if not bool((self.values.detach().isfinite() | ~self._along(self.present)).all()):
             where = (~self.values.detach().isfinite() & self._along(self.present)).nonzero()[0].tolist()
             raise ValueError(f"values{where} is not finite: leave that knot out, signals do not fill gaps")
@@ -138,8 +138,9 @@ class ZeroOrderHold(Signal):
         >>> import isocline
         >>> heater = ZeroOrderHold([0.0, 1.0], torch.tensor([2.0, 0.0], dtype=torch.float64))
         >>> y0 = torch.zeros(1, dtype=torch.float64)
-        >>> isocline.solve(lambda t, y, u: u.expand(1), y0, [0.0, 3.0], inputs=heater).ys[-1]
-        tensor([2.], dtype=torch.float64)
+        >>> sol = isocline.solve(lambda t, y, u: u.expand(1), y0, [0.0, 3.0], inputs=heater)
+        >>> round(sol.ys[-1].item(), 12)
+        2.0
     """
 
     def __init__(self, ts: Any, values: Any, per_sample: bool | None = None) -> None:
@@ -202,7 +203,7 @@ class CubicHermite(Signal):
         if isinstance(slopes, str) and slopes != "backward":
             raise ValueError(f"slopes: {slopes!r}, expected None, 'backward' or a tensor shaped as values")
         if slopes is not None and not isinstance(slopes, str):
-            slopes = _tensor("slopes", slopes)
+            slopes = as_values("slopes", slopes)
             if slopes.shape != self.values.shape or slopes.dtype != self.values.dtype:
                 raise ValueError(
                     f"slopes: shape {tuple(slopes.shape)}, {slopes.dtype}, expected those of values, "
@@ -357,7 +358,7 @@ def _driven(
 
 
 # ---- what comes in ------------------------------------------------------------------------------------------------
-def _tensor(name: str, value: Any) -> Tensor:
+def as_values(name: str, value: Any) -> Tensor:
     try:
         tensor = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -367,7 +368,7 @@ def _tensor(name: str, value: Any) -> Tensor:
     return tensor
 
 
-def _knots(ts: Any) -> Tensor:
+def as_times(ts: Any) -> Tensor:
     if not isinstance(ts, Tensor):
         try:
             ts = torch.as_tensor(ts, dtype=torch.float64)
@@ -396,7 +397,7 @@ def is_per_sample(name: str, ts: Tensor, values: Tensor, said: bool | None) -> t
     return rows, said is None and as_rows and as_common
 
 
-def _check_knots(ts: Tensor, name: str) -> None:
+def check_times(ts: Tensor, name: str) -> None:
     """Strictly increasing rows, finite, NaN at their ends only; ValueError naming the entry that is wrong."""
     rows = ts.detach().reshape(-1, ts.shape[-1])
     missing = rows.isnan()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from isocline.control import PID, Controller, FixedStep, Observer
+from isocline.doses import Dose
 from isocline.engines import eager
 from isocline.engines.eager import Problem, Trajectory
 from isocline.engines.eager.diagnosis import diagnose, diagnose_rows
@@ -39,6 +40,7 @@ def solve(
     batching: str = "shared",
     args: tuple[Any, ...] = (),
     inputs: Any = None,
+    doses: Dose | None = None,
     rtol: Any = None,
     atol: Any = None,
     step: float | None = None,
@@ -75,6 +77,7 @@ def solve(
         step_ts: further times to step to exactly.
         jump_ts: times where `f` jumps: stepped to exactly, `f` asked just before and just after.
         dense: keep all steps, for `Solution.at` and `Solution.accepted_ts`.
+        doses: times at which the state jumps by known amounts, a `Dose`. An observation there shows the state before.
         events: an `Event` or a sequence of them. At a terminal one the solve ends (of that sample): later rows of `ys`
             are NaN, and `Solution.event_ys[-1]` is the state. Where one resets the state, an observation at exactly
             that time shows the state before.
@@ -86,7 +89,7 @@ def solve(
 
     Returns:
         A `Solution`. Its `ys` (and `event_ts`, `event_ys`) are differentiable with respect to y0, every parameter
-        `f` reaches, `args`, the values of `inputs` and all `ts`.
+        `f` reaches, `args`, the values of `inputs`, `doses` and all `ts`.
 
     Raises:
         TypeError, ValueError: naming the argument, what came, what was expected, what to try.
@@ -135,8 +138,14 @@ def solve(
     if flat.numel() == 0:
         return _empty(problem, times, flat)
     conditions = checked_events(events, max_events, layout, args)
+    if doses is not None:
+        if not isinstance(doses, Dose):
+            raise TypeError(f"doses: expected a Dose, got {type(doses).__name__}; write doses=Dose(ts, amounts)")
+        if conditions is not None:
+            raise ValueError("doses and events do not work together yet: give one of them")
+        doses.check(layout)
     if conditions is None:
-        trajectory, log = _run(problem, way_back, times, flat), None
+        trajectory, log = _run(problem, way_back, times, flat, doses), None
     else:
         trajectory, log = _run_with_events(problem, way_back, times, flat, conditions, max_events)
     shaped = layout.plain and trajectory.ys.dim() > flat.dim() + 1
@@ -150,13 +159,16 @@ def solve(
     return solution
 
 
-def _run(problem: Problem, way_back: Gradient, times: Times, y0: Tensor) -> Trajectory:
+def _run(problem: Problem, way_back: Gradient, times: Times, y0: Tensor, doses: Dose | None = None) -> Trajectory:
+    run = way_back.run if torch.is_grad_enabled() else eager.integrate
+    if doses is not None:
+        run = doses.around(run)
     if not torch.is_grad_enabled():
-        return eager.integrate(problem, y0.detach())
+        return run(problem, y0.detach())
     ts = times.differentiable
     if ts is None:
-        return way_back.run(problem, y0)
-    trajectory = way_back.run(problem, attach_start(problem.field, ts[0], y0))
+        return run(problem, y0)
+    trajectory = run(problem, attach_start(problem.field, ts[0], y0))
     # What is observed at t0 is y0 itself, which does not move with t0.
     here = (ts == ts[0]).reshape((*ts.shape, 1))
     ys = trajectory.ys.reshape(-1, *y0.shape)

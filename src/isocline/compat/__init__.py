@@ -1,0 +1,1 @@
+"""Doors for code written for other libraries."""

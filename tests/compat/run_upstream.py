@@ -1,0 +1,80 @@
+"""Runs torchdiffeq's own tests against isocline.compat.torchdiffeq.
+
+    python tests/compat/run_upstream.py CHECKOUT [METHOD …]
+
+CHECKOUT is a checkout of torchdiffeq, of any version; nothing of it is part of this repository. METHODs are left out of
+its lists (for those without a solver here). Prints one line a test function: passed, or how many of its subtests failed.
+"""
+
+import argparse
+import importlib
+import sys
+import unittest
+import warnings
+from collections import Counter
+from pathlib import Path
+
+from isocline.compat import torchdiffeq
+
+FILES = ("api_tests", "event_tests", "gradient_tests", "norm_tests", "odeint_tests")
+
+
+class Lines(unittest.TestResult):
+    """Counts failed subtests by function and keeps the first message of each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ran, self.failed, self.first = [], Counter(), {}
+
+    def startTest(self, test):
+        super().startTest(test)
+        self.ran.append(test.id())
+
+    def _fail(self, test, error, where=""):
+        self.failed[test.id()] += 1
+        self.first.setdefault(test.id(), []).append(f"{where} {error[0].__name__}: {error[1]}".strip().splitlines()[0])
+
+    def addError(self, test, err):
+        self._fail(test, err)
+
+    def addFailure(self, test, err):
+        self._fail(test, err)
+
+    def addSubTest(self, test, subtest, err):
+        if err is not None:
+            self._fail(test, err, subtest._subDescription())
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkout", type=Path)
+    parser.add_argument("without", nargs="*", metavar="METHOD", help="methods to leave out")
+    parser.add_argument("--only", default="", help="only functions whose name contains this")
+    parser.add_argument("--all", action="store_true", help="show every failed subtest, not the first five")
+    options = parser.parse_args()
+    sys.modules["torchdiffeq"] = torchdiffeq
+    sys.path.insert(0, str(options.checkout / "tests"))
+    problems = importlib.import_module("problems")
+    for name, value in list(vars(problems).items()):
+        if name.endswith("METHODS"):
+            setattr(problems, name, tuple(method for method in value if method not in options.without))
+    suite = unittest.TestSuite()
+    for file in FILES:
+        for group in unittest.defaultTestLoader.loadTestsFromModule(importlib.import_module(file)):
+            suite.addTests(test for test in group if options.only in test.id())
+    result = Lines()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        suite.run(result)
+    for test in result.ran:
+        print(f"{test}: {f'{result.failed[test]} failed' if result.failed[test] else 'passed'}")
+        shown = result.first.get(test, [])
+        for line in shown if options.all else shown[:5]:
+            print(f"    {line[:220]}")
+    good = sum(not result.failed[test] for test in result.ran)
+    print(f"{good} of {len(result.ran)} functions passed")
+    return 0 if good == len(result.ran) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -196,6 +196,7 @@ class Watch:
         self.fired, self.residual = fired, residual
         self.ids: Tensor | None = None  # which samples the rows are; None: all of them
         self.sign: Tensor | None = None  # (E, R); None before the first step
+        self.at_zero: Tensor | None = None  # (E, R) where the row has not moved yet from a zero it starts at
         self.value: Tensor
         self.base: tuple[Tensor, Tensor]
         self.direction: Tensor
@@ -205,6 +206,7 @@ class Watch:
         self.ids = ids
         if self.sign is not None:
             self.sign, self.value = self.sign.index_select(1, rows), self.value.index_select(1, rows)
+            self.at_zero = None if self.at_zero is None else self.at_zero.index_select(1, rows)
 
     # ---- evaluation -----------------------------------------------------------------------------------------------
     def _whole(self, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -259,9 +261,8 @@ class Watch:
             return self._look(step, active, final)
 
     def _look(self, step: Stretch, active: Tensor | None, final: Tensor | None) -> Found | None:
-        at_zero = None
         if self.sign is None:
-            at_zero = self._start(step)
+            self._start(step)
         assert self.sign is not None
         ones = torch.ones_like(step.t, dtype=torch.float64)
         nodes = [self.all(step.time(ones * x), step.state(ones * x)) for x in INNER]
@@ -283,8 +284,8 @@ class Watch:
         if active is not None:
             taken = taken & active
         stuck = torch.zeros_like(taken)
-        if at_zero is not None:
-            taken, left, right, stuck = self._leave_zero(step, at_zero, taken, left, right)
+        if self.at_zero is not None:
+            taken, left, right, stuck = self._leave_zero(step, self.at_zero, taken, left, right)
         if not bool((taken | stuck).any()):
             self._advance(active, values[-1], sign)
             return None
@@ -292,12 +293,14 @@ class Watch:
 
     def _advance(self, active: Tensor | None, value: Tensor, sign: Tensor) -> None:
         if active is None:
-            self.value, self.sign = value, sign
+            self.value, self.sign, self.at_zero = value, sign, None
         else:
             self.value, self.sign = torch.where(active, value, self.value), torch.where(active, sign, self.sign)
+            if self.at_zero is not None:
+                self.at_zero = self.at_zero & ~active
 
-    def _start(self, step: Stretch) -> Tensor:
-        """Sets value and sign; returns where a condition is zero, as far as can be told: (E, R)."""
+    def _start(self, step: Stretch) -> None:
+        """Sets value and sign, and where a condition is zero as far as can be told."""
         self.value = self.all(step.t, step.y)
         slope = step.hk[0] / (step.t1 - step.t).to(step.y.dtype).unsqueeze(1)
         rate = torch.stack([self.rate(i, step.t, step.y, slope) for i in range(self.count)])
@@ -305,8 +308,8 @@ class Watch:
         zero = size <= rate.abs() * (CLOSE / 4 * self.resolution(step.t, step.t1))
         if self.fired is not None and self.residual is not None:
             zero = zero | (self._picked(self.fired) & (size <= 4 * self._picked(self.residual).abs()))
-        self.sign = torch.where(zero, rate.sign(), self.value.sign())
-        return zero
+        self.sign = torch.where(zero, rate.sign(), self.value.sign()).nan_to_num(0.0)
+        self.at_zero = zero
 
     def _picked(self, by_sample: Tensor) -> Tensor:
         return by_sample if self.ids is None else by_sample.index_select(1, self.ids)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isocline.control.schedule import nudge
+from isocline.control.schedule import jumps_at, nudge
 from isocline.engines.eager import Problem, Trajectory
 from isocline.engines.eager.problem import Failure
 from isocline.events import Conditions, Watch
@@ -59,7 +59,8 @@ def solve_in_pieces(
         conditions: of at least one event.
         max_events: of the solve, or of each sample.
     """
-    return _Shared(problem, run, ts, conditions, max_events).solve(y0)
+    pieces = _Shared if problem.field.layout.batch is None else _PerSample
+    return pieces(problem, run, ts, conditions, max_events).solve(y0)
 
 
 @dataclass
@@ -156,3 +157,136 @@ class _Shared(_Pieces):
         if not found:
             return EventLog(y0.new_empty(0, dtype=clock), y0.new_empty(0, *y0.shape), index)
         return EventLog(torch.stack([t for t, _, _ in found]), torch.stack([y for _, y, _ in found]), index)
+
+
+class _PerSample(_Pieces):
+    """A clock a sample: in every piece each goes to its own next event, and who is done has no way to go."""
+
+    def solve(self, y0: Tensor) -> tuple[Trajectory, EventLog]:
+        """From event to event, until every sample is at its end."""
+        ts, batch, device = self.problem.ts, len(y0), y0.device
+        sample = torch.arange(batch, device=device)
+        last = ts.gather(1, (~ts.isnan()).sum(1, keepdim=True) - 1)
+        sign = torch.where(last >= ts[:, :1], 1.0, -1.0).to(ts.dtype)
+        terminal = torch.tensor([bool(e.terminal) for e in self.conditions.events], device=device).unsqueeze(1)
+        status = torch.zeros(batch, dtype=torch.int64, device=device)
+        failure = Failure(ts[:, 0].clone(), y0.detach().clone(), torch.full_like(ts[:, 0], torch.nan))
+        self.safe = y0.detach().nan_to_num(0.0, 0.0, 0.0)
+        ys = torch.where((ts == ts[:, :1]).t().unsqueeze(2), y0, torch.nan)
+        seen = torch.ones_like(sample)  # observations behind each sample
+        count = torch.zeros_like(sample)
+        running = (ts[:, :1] != last).squeeze(1)
+        moving: Tensor | None = self.ts[0] if self.ts is not None else None
+        t, y, watch = ts[:, 0].clone(), y0, Watch(self.conditions)
+        found: list[tuple[Tensor, Tensor, Tensor]] = []
+        while True:
+            piece = self._piece(self._times(t, seen, running), watch)
+            clock = piece.ts.clone()
+            part = self.run(piece, y if moving is None else attach_start(self.problem.field, moving, y))
+            self.parts.append(part)
+            part_ys = part.ys.reshape(-1, *y0.shape)
+            assert part.event is not None and part.failure is not None
+            hit = part.event.any(0)
+            failure = _where(running, part.failure, failure)
+            # The event's time, or the end; observations up to there come from this piece.
+            at = (~piece.ts.isnan()).sum(1) - 1
+            reached = piece.ts.gather(1, at.unsqueeze(1))
+            column = torch.arange(ts.shape[1], device=device).unsqueeze(0) - seen.unsqueeze(1) + 1
+            here = running.unsqueeze(1) & (column >= 1) & (((ts - reached) * sign <= 0) | ~hit.unsqueeze(1))
+            index = torch.minimum(column, torch.where(hit, at, clock.shape[1] - 1).unsqueeze(1)).clamp(min=0)
+            values = part_ys[index.t(), sample]
+            ys = torch.where((here & ~ts.isnan()).t().unsqueeze(2), values, ys)
+            seen = torch.where(hit, seen + here.sum(1), seen)
+            status = torch.where(running, part.status, status)
+            if not bool(hit.any()):
+                break
+            moving, y_star = self._event(t, reached.squeeze(1), part_ys[at, sample], part.event)
+            t = torch.where(hit, reached.squeeze(1), t)
+            found += [(moving, y_star, self._indices(part.event, i)) for i in range(len(part.event))]
+            count = count + part.event.sum(0)
+            ends = (part.event & terminal).any(0)
+            at_end = reached.squeeze(1) == last.squeeze(1)
+            status = torch.where(hit & ~ends, int(Status.SUCCESS), status)
+            running = hit & ~ends & ~at_end
+            status = torch.where(running & (count >= self.max_events), int(Status.MAX_EVENTS), status)
+            running = running & (count < self.max_events)
+            if not bool(running.any()):
+                break
+            watch = Watch(self.conditions, part.event, self._residual(t, y_star))
+            y = self._reset(moving, y_star, part.event & running)
+        return self.trajectory(ys, status, failure), self._log(found, y0)
+
+    def _times(self, t: Tensor, seen: Tensor, running: Tensor) -> Tensor:
+        """Of every sample: where it stands, and what it has still to observe; nothing for those that are done."""
+        ts = self.problem.ts
+        column = seen.unsqueeze(1) + torch.arange(ts.shape[1] - 1, device=ts.device)
+        ahead = ts.gather(1, column.clamp(max=ts.shape[1] - 1))
+        ahead = ahead.masked_fill((column >= ts.shape[1]) | ~running.unsqueeze(1), torch.nan)
+        return torch.cat([t.unsqueeze(1), ahead], 1)
+
+    def _piece(self, ts: Tensor, watch: Watch) -> Problem:
+        left = self.problem.max_steps
+        if self.parts:
+            used = sum(part.stats.accepted + part.stats.rejected for part in self.parts)
+            moves = ts[:, 1:].isfinite().any(1)
+            left -= int(used[moves].min())
+        return replace(self.problem, ts=ts, watch=watch, start=None, max_steps=max(0, left))
+
+    def _event(self, before: Tensor, t: Tensor, y: Tensor, fired: Tensor) -> tuple[Tensor, Tensor]:
+        """Time and state of the samples that have an event; the others' as they were, their state made finite."""
+        hit = fired.any(0)
+        y = torch.where(hit.unsqueeze(1), y, self.safe)
+        if not torch.is_grad_enabled():
+            return torch.where(hit, t, before), y
+        t = torch.where(hit, t, before)
+        first = fired.to(torch.int8).argmax(0)
+        which = first[hit].unique().tolist()
+        c = torch.zeros_like(t)
+        for i in which:
+            c = torch.where(hit & (first == i), self.conditions.value(i, t, y).to(t.dtype), c)
+        jump = jumps_at(t.unsqueeze(1), self.problem.jump_ts, self.problem.row_jump_ts).squeeze(1)
+        dtype = self.problem.field.time_dtype
+        inside = torch.where(jump, torch.nextafter(t.to(dtype), before.to(dtype)).to(t.dtype), t)
+
+        def rates(time: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+            slope = self.problem.field.at(inside, state)
+            rate = torch.ones_like(time, dtype=torch.float64)
+            for i in which:
+                rate = torch.where(hit & (first == i), self.conditions.rate(i, time, state, slope), rate)
+            return slope, rate
+
+        return attach_event(rates, t, y, c, hit)
+
+    def _reset(self, t: Tensor, y: Tensor, fired: Tensor) -> Tensor:
+        """Every sample's state after its events."""
+        for i in fired.any(1).nonzero().squeeze(1).tolist():
+            y = torch.where(fired[i].unsqueeze(1), self.conditions.reset(i, t, y), y)
+        return y
+
+    def _residual(self, t: Tensor, y: Tensor) -> Tensor:
+        with torch.no_grad():
+            values = [self.conditions.value(i, t, y) for i in range(len(self.conditions.events))]
+        return torch.stack(values).double()
+
+    @staticmethod
+    def _indices(fired: Tensor, i: int) -> Tensor:
+        return torch.where(fired[i], i, -1)
+
+    def _log(self, found: Sequence[tuple[Tensor, Tensor, Tensor]], y0: Tensor) -> EventLog:
+        """The events of each sample moved together, in order."""
+        clock = self.problem.field.layout.clock_dtype
+        if not found:
+            index = torch.empty(0, len(y0), dtype=torch.int64, device=y0.device)
+            return EventLog(y0.new_empty(index.shape, dtype=clock), y0.new_empty(0, *y0.shape), index)
+        ts, ys, index = (torch.stack(x) for x in zip(*found, strict=True))
+        none = index < 0
+        order = none.to(torch.int8).argsort(dim=0, stable=True)[: int((~none).sum(0).max())]
+        none, index, ts = (x.gather(0, order) for x in (none, index, ts))
+        ys = ys.gather(0, order.unsqueeze(2).expand(-1, -1, y0.shape[1]))
+        return EventLog(ts.masked_fill(none, torch.nan), ys.masked_fill(none.unsqueeze(2), torch.nan), index)
+
+
+def _where(rows: Tensor, new: Failure, old: Failure) -> Failure:
+    """Failures of samples, from `new` for `rows`."""
+    y = torch.where(rows.unsqueeze(1), new.y, old.y)
+    return Failure(torch.where(rows, new.t, old.t), y, torch.where(rows, new.h, old.h))

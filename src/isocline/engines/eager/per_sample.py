@@ -18,9 +18,10 @@ from isocline.control.schedule import jumps_at, row_stops
 from isocline.engines.eager.coupling import rows_are_independent
 from isocline.engines.eager.observations import Inner, Observations, Passed
 from isocline.engines.eager.problem import Failure, OnStep, Problem, Trajectory
+from isocline.engines.eager.row_events import RowEvents
 from isocline.engines.eager.steps import RowStep, row_times, stage_nodes
 from isocline.field import VectorField
-from isocline.solution import Stats, Status
+from isocline.solution import Stats, Status, failed
 from isocline.solvers.runge_kutta import DenseStep
 
 # Finished rows leave when at most this share of the rows is running: more often costs more than it saves.
@@ -70,6 +71,7 @@ class _Loop:
         self.rejects, self.steps_taken = torch.zeros_like(self.ids), torch.zeros_like(self.ids)
         self.alive: Tensor | None = None  # None: every row present is running
         self.running = self.present = self.batch  # rows still going, and rows in the tensors
+        self.events = None if problem.watch is None else RowEvents(problem.watch, self)
         self.retreated = False  # whether the last step was rejected by some row
         self.rows = ["ids", "y", "t", "t_end", "sign", "keys", "stops", "h", "seen", "rejects", "steps_taken"]
         if self.many_stops:
@@ -92,6 +94,8 @@ class _Loop:
         self._leave(done, int(done.sum()))
         if self.present:
             self._start()
+            if self.alive is not None:
+                self._drop()
         while self.running and self.step_count < self.problem.max_steps:
             self.step_count += 1
             self._step()
@@ -153,6 +157,10 @@ class _Loop:
             accepted = y1.isfinite().all(1)
         if self.alive is not None:
             accepted = accepted & self.alive
+        events = None
+        if self.events is not None:
+            events = self.events.look(accepted, t1, y1, k_last)
+            accepted = events.accepted
         t = torch.where(accepted, t1, self.t)
         reach = torch.searchsorted(self.keys, t.unsqueeze(1), right=True).squeeze(1)
         saves = reach - self.seen
@@ -164,6 +172,9 @@ class _Loop:
             if self.retreated:  # a step can only be too short after one that was rejected
                 failed = self._not(accepted) & (step <= torch.maximum(t1.abs().mul_(2 * self.eps), self.spacing))
             self._next_h(step, clipped, accepted, square)
+        if events is not None:
+            self.h = torch.where(events.withdrawn, math.inf, self.h)  # the next attempt goes to the event
+            leaving, failed = leaving | events.stuck, None if failed is None else failed & ~events.withdrawn
         if failed is not None:
             leaving = leaving | failed
         # The one synchronisation of the step.
@@ -328,7 +339,14 @@ class _Loop:
         self.alive = ~gone if self.alive is None else self.alive & ~gone
         self.steps_taken = torch.where(gone, self.step_count, self.steps_taken)
         self.h = torch.where(gone, 0.0, self.h)  # who stays as dead weight stands still
-        if self.running and self.independent is None and hasattr(self, "f"):
+        if self.running and not hasattr(self, "f"):
+            return  # nobody leaves before it is known whether rows may
+        self._drop()
+
+    def _drop(self) -> None:
+        """Rows that are done leave, once they are many and if the field treats its rows alone."""
+        assert self.alive is not None
+        if self.running and self.independent is None:
             self._look_for_coupling()
         if self.running and (self.independent is False or self.running > CROWDED * self.present):
             return
@@ -339,6 +357,8 @@ class _Loop:
         if not self.many_stops:
             self.i_stop = self.i_stop[: self.running]
             self.at_jump = self.at_jump.index_select(0, keep) if self.jumping else self.at_jump[: self.running]
+        if self.events is not None:
+            self.events.keep(keep)
         self.alive, self.present = None, self.running
         self.field = self.problem.field.of_rows(self.ids)
         if hasattr(self, "workspace"):
@@ -411,6 +431,8 @@ class _Loop:
         stats.accepted, stats.rejected = self.accepted, self.attempts - self.accepted
         stats.evaluations = self._evaluations()
         self.trajectory.status = self.status
+        if self.events is not None:
+            self.trajectory.event = self.events.event()
         self.trajectory.failure = Failure(self.t_left, self.y_end, self.h_left)
         return self.trajectory
 
@@ -419,7 +441,7 @@ class _Loop:
         sign = torch.where(self.t_left >= ts[:, 0], 1.0, -1.0).to(ts.dtype).unsqueeze(1)
         behind = (ts * sign <= self.t_left.unsqueeze(1) * sign).sum(1)
         bad = ~self.out.isfinite().all(2) & (torch.arange(self.width, device=ts.device).unsqueeze(1) < behind)
-        self.status[bad.any(0) & (self.status == 0)] = int(Status.NON_FINITE)
+        self.status[bad.any(0) & ~failed(self.status)] = int(Status.NON_FINITE)
         if bool(bad.any()):
             self.out[bad.long().cummax(0).values.bool()] = torch.nan
 

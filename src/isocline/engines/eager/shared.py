@@ -101,6 +101,7 @@ class _Loop:
         h = self._first_step(controller, tolerance, t, stops)
         if not math.isfinite(h):
             return self._failed(Status.NON_FINITE, t, h)
+        h = max(h, 4 * math.ulp(t))  # the interval itself may be a few spacings long
         # Below this no step advances time; the second term ends the retreat from a NaN at t = 0 in a few dozen steps.
         spacing = 1e-9 * math.ulp(self.ts[-1] - t)
         size = self.y.detach().abs()

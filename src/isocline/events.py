@@ -127,12 +127,15 @@ class Conditions:
         self, index: int, t: Float[Tensor, "*batch"], y: Float[Tensor, "*batch state"], slope: Tensor
     ) -> Float[Tensor, "*batch"]:
         """dc/dt along the solution, ∂c/∂t + ∂c/∂y · f, in float64; zero where autograd cannot see through it."""
+        by_t = by_y = None
         with torch.inference_mode(False), torch.enable_grad():
             t, y = t.detach().clone().requires_grad_(), y.detach().clone().requires_grad_()
-            c = self.value(index, t, y)
-            if not c.requires_grad:
-                return torch.zeros_like(t.detach(), dtype=torch.float64)
-            by_t, by_y = torch.autograd.grad(c.sum(), [t, y], allow_unused=True)
+            try:
+                c = self.value(index, t, y)
+                if c.requires_grad:
+                    by_t, by_y = torch.autograd.grad(c.sum(), [t, y], allow_unused=True)
+            except RuntimeError:  # it has worked without autograd, so that is what it cannot do
+                pass
         rate = torch.zeros_like(t.detach(), dtype=torch.float64)
         if by_t is not None:
             rate = rate + by_t
@@ -241,6 +244,10 @@ class Watch:
         """To what an event is located: four spacings of the field's time, (R,)."""
         return 4 * torch.finfo(self.conditions.layout.time_dtype).eps * torch.maximum(t.abs(), t1.abs())
 
+    def close(self, step: Stretch) -> Tensor:
+        """How long after a zero it starts at a condition may still be zero to rounding, (R,)."""
+        return CLOSE / 4 * self.resolution(step.t, step.t1)
+
     # ---- one step -------------------------------------------------------------------------------------------------
     def begin(self, t: Tensor, y: Tensor) -> None:
         """All B rows at their start; what a condition sees of samples no longer present."""
@@ -278,7 +285,7 @@ class Watch:
             thetas, values = self._with_minima(step, thetas, values, dips)
             is_quiet = False
         if is_quiet:
-            self._advance(active, values[-1], self.sign)
+            self._advance(step, active, values[-1], self.sign)
             return None
         taken, left, right, sign = self._scan(thetas, values, final)
         if active is not None:
@@ -287,17 +294,23 @@ class Watch:
         if self.at_zero is not None:
             taken, left, right, stuck = self._leave_zero(step, self.at_zero, taken, left, right)
         if not bool((taken | stuck).any()):
-            self._advance(active, values[-1], sign)
+            self._advance(step, active, values[-1], sign)
             return None
         return self._locate(step, taken, left, right, stuck)
 
-    def _advance(self, active: Tensor | None, value: Tensor, sign: Tensor) -> None:
-        if active is None:
-            self.value, self.sign, self.at_zero = value, sign, None
-        else:
-            self.value, self.sign = torch.where(active, value, self.value), torch.where(active, sign, self.sign)
-            if self.at_zero is not None:
-                self.at_zero = self.at_zero & ~active
+    def _advance(self, step: Stretch, active: Tensor | None, value: Tensor, sign: Tensor) -> None:
+        """The rows `active` are at the end of their step."""
+        assert self.sign is not None
+        if active is not None:
+            value, sign = torch.where(active, value, self.value), torch.where(active, sign, self.sign)
+        if self.at_zero is not None:
+            # After a step of a few spacings a condition is still zero to rounding: its sign is not to be trusted yet.
+            stays = self.at_zero & ((step.t1 - step.t).abs() <= self.close(step))
+            if active is not None:
+                stays = stays | (self.at_zero & ~active)
+            sign = torch.where(stays, self.sign, sign)
+            self.at_zero = stays if bool(stays.any()) else None
+        self.value, self.sign = value, sign
 
     def _start(self, step: Stretch) -> None:
         """Sets value and sign, and where a condition is zero as far as can be told."""
@@ -305,7 +318,7 @@ class Watch:
         slope = step.hk[0] / (step.t1 - step.t).to(step.y.dtype).unsqueeze(1)
         rate = torch.stack([self.rate(i, step.t, step.y, slope) for i in range(self.count)])
         size = self.value.abs()
-        zero = size <= rate.abs() * (CLOSE / 4 * self.resolution(step.t, step.t1))
+        zero = size <= rate.abs() * self.close(step)
         if self.fired is not None and self.residual is not None:
             zero = zero | (self._picked(self.fired) & (size <= 4 * self._picked(self.residual).abs()))
         self.sign = torch.where(zero, rate.sign(), self.value.sign()).nan_to_num(0.0)
@@ -370,7 +383,7 @@ class Watch:
         at_point = values.gather(0, first + 1)
         touches = dips.any(0) & (at_point * self.sign < 0) & (at_point.abs() <= noise)
         values = values.scatter(0, first + 1, torch.where(touches, 0.0, at_point))
-        thetas, order = torch.cat([thetas, x[1].unsqueeze(0)]).sort(0, stable=True)
+        thetas, order = torch.cat([thetas, x[1].unsqueeze(0)]).sort(dim=0, stable=True)
         return thetas, torch.cat([values, lowest.unsqueeze(0)]).gather(0, order)
 
     def _each(self, step: Stretch, theta: Tensor) -> Tensor:
@@ -383,7 +396,8 @@ class Watch:
         """Brackets that begin at the zero the stretch starts from: moved off it, towards the crossing."""
         assert self.sign is not None
         stuck = torch.zeros_like(taken)
-        close = CLOSE / 4 * self.resolution(step.t, step.t1) / (step.t1 - step.t).abs()
+        close = self.close(step) / (step.t1 - step.t).abs()
+        taken = taken & ~(at_zero & (close >= 1))
         open_ = taken & at_zero & (left[0] == 0)
         while bool(open_.any()):
             theta = torch.where(open_, right[0] / 8, left[0])

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isocline.control.schedule import jumps_at, nudge
+from isocline.control import Stops
 from isocline.engines.eager import Problem, Trajectory
 from isocline.engines.eager.problem import Failure
 from isocline.events import Conditions, Watch
@@ -73,6 +73,7 @@ class _Pieces:
     conditions: Conditions
     max_events: int
     parts: list[Trajectory] = field(default_factory=list)
+    safe: Tensor | None = None  # finite states, shown to conditions and resets in place of those that do not matter
 
     def trajectory(self, ys: Tensor, status: Any, failure: Any) -> Trajectory:
         """The parts as one."""
@@ -97,7 +98,7 @@ class _Shared(_Pieces):
         moving = self.ts[0] if self.ts is not None else None
         while True:
             piece = self._piece([t, *ts[seen:]], watch)
-            start = y if moving is None else attach_start(self.problem.field, moving, y)
+            start = y if moving is None else attach_start(self.problem.field, moving + (self._beside(t, ts[-1]) - t), y)
             part = self.run(piece, start)
             self.parts.append(part)
             ys, status, failure = part.ys.reshape(-1, *y0.shape), part.status, part.failure
@@ -129,6 +130,10 @@ class _Shared(_Pieces):
             ys = torch.cat([ys, ys.new_full((len(ts) - len(ys), *y0.shape), torch.nan)])
         return self.trajectory(ys, status, failure), self._log(found, y0)
 
+    def _beside(self, t: float, towards: float) -> float:
+        """`t`, where f jumps the number next to it."""
+        return Stops(t, towards, [], self.problem.jump_ts, self.problem.field.time_dtype).inside(t, towards)
+
     def _piece(self, ts: list[float], watch: Watch) -> Problem:
         used = sum(part.stats.accepted + part.stats.rejected for part in self.parts)
         return replace(self.problem, ts=ts, watch=watch, start=None, max_steps=max(0, self.problem.max_steps - used))
@@ -137,12 +142,14 @@ class _Shared(_Pieces):
         clock = y.new_tensor(t, dtype=self.problem.field.layout.clock_dtype)
         if not torch.is_grad_enabled():
             return clock, y
-        c = self.conditions.value(index, clock, y)
-        before = nudge(t, towards, self.problem.field.time_dtype) if t in self.problem.jump_ts else t
+        # What the graph keeps must not lead to `self`, whose parts hold what comes later in the graph.
+        field, conditions = self.problem.field, self.conditions
+        c = conditions.value(index, clock, y)
+        before = self._beside(t, towards)
 
         def rates(time: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-            slope = self.problem.field.at(torch.full_like(time, before), state)
-            return slope, self.conditions.rate(index, time, state, slope)
+            slope = field.at(torch.full_like(time, before), state)
+            return slope, conditions.rate(index, time, state, slope)
 
         return attach_event(rates, clock, y, c, torch.ones_like(clock, dtype=torch.bool))
 
@@ -181,8 +188,8 @@ class _PerSample(_Pieces):
         found: list[tuple[Tensor, Tensor, Tensor]] = []
         while True:
             piece = self._piece(self._times(t, seen, running), watch)
-            clock = piece.ts.clone()
-            part = self.run(piece, y if moving is None else attach_start(self.problem.field, moving, y))
+            start = y if moving is None else attach_start(self.problem.field, self._beside(moving, last.squeeze(1)), y)
+            part = self.run(piece, start)
             self.parts.append(part)
             part_ys = part.ys.reshape(-1, *y0.shape)
             assert part.event is not None and part.failure is not None
@@ -193,7 +200,7 @@ class _PerSample(_Pieces):
             reached = piece.ts.gather(1, at.unsqueeze(1))
             column = torch.arange(ts.shape[1], device=device).unsqueeze(0) - seen.unsqueeze(1) + 1
             here = running.unsqueeze(1) & (column >= 1) & (((ts - reached) * sign <= 0) | ~hit.unsqueeze(1))
-            index = torch.minimum(column, torch.where(hit, at, clock.shape[1] - 1).unsqueeze(1)).clamp(min=0)
+            index = torch.minimum(column, torch.where(hit, at, ts.shape[1] - 1).unsqueeze(1)).clamp(min=0)
             values = part_ys[index.t(), sample]
             ys = torch.where((here & ~ts.isnan()).t().unsqueeze(2), values, ys)
             seen = torch.where(hit, seen + here.sum(1), seen)
@@ -227,7 +234,7 @@ class _PerSample(_Pieces):
     def _piece(self, ts: Tensor, watch: Watch) -> Problem:
         left = self.problem.max_steps
         if self.parts:
-            used = sum(part.stats.accepted + part.stats.rejected for part in self.parts)
+            used = torch.stack([part.stats.accepted + part.stats.rejected for part in self.parts]).sum(0)
             moves = ts[:, 1:].isfinite().any(1)
             left -= int(used[moves].min())
         return replace(self.problem, ts=ts, watch=watch, start=None, max_steps=max(0, left))
@@ -235,27 +242,35 @@ class _PerSample(_Pieces):
     def _event(self, before: Tensor, t: Tensor, y: Tensor, fired: Tensor) -> tuple[Tensor, Tensor]:
         """Time and state of the samples that have an event; the others' as they were, their state made finite."""
         hit = fired.any(0)
+        assert self.safe is not None
         y = torch.where(hit.unsqueeze(1), y, self.safe)
         if not torch.is_grad_enabled():
             return torch.where(hit, t, before), y
         t = torch.where(hit, t, before)
         first = fired.to(torch.int8).argmax(0)
         which = first[hit].unique().tolist()
+        # As above: nothing here may lead to `self`.
+        field, conditions = self.problem.field, self.conditions
         c = torch.zeros_like(t)
         for i in which:
-            c = torch.where(hit & (first == i), self.conditions.value(i, t, y).to(t.dtype), c)
-        jump = jumps_at(t.unsqueeze(1), self.problem.jump_ts, self.problem.row_jump_ts).squeeze(1)
-        dtype = self.problem.field.time_dtype
-        inside = torch.where(jump, torch.nextafter(t.to(dtype), before.to(dtype)).to(t.dtype), t)
+            c = torch.where(hit & (first == i), conditions.value(i, t, y).to(t.dtype), c)
+        inside = self._beside(t, before)
 
         def rates(time: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-            slope = self.problem.field.at(inside, state)
+            slope = field.at(inside, state)
             rate = torch.ones_like(time, dtype=torch.float64)
             for i in which:
-                rate = torch.where(hit & (first == i), self.conditions.rate(i, time, state, slope), rate)
+                rate = torch.where(hit & (first == i), conditions.rate(i, time, state, slope), rate)
             return slope, rate
 
         return attach_event(rates, t, y, c, hit)
+
+    def _beside(self, t: Tensor, towards: Tensor) -> Tensor:
+        """`t`, where f jumps the number next to it; with the gradient of `t`."""
+        tables = [x for x in (self.problem.row_jump_ts, t.new_tensor([self.problem.jump_ts])) if x is not None]
+        dtype, now = self.problem.field.time_dtype, t.detach()
+        jump = (torch.cat([x.expand(len(t), -1) for x in tables], 1).to(dtype) == now.to(dtype).unsqueeze(1)).any(1)
+        return t + torch.where(jump, torch.nextafter(now.to(dtype), towards.to(dtype)).to(t.dtype) - now, 0.0)
 
     def _reset(self, t: Tensor, y: Tensor, fired: Tensor) -> Tensor:
         """Every sample's state after its events."""

@@ -24,7 +24,7 @@ import torch
 from isocline._types import Tensor
 from isocline.control.initial_step import Tolerance
 from isocline.field import VectorField
-from isocline.solvers.runge_kutta import RungeKutta, Workspace, combine
+from isocline.solvers.runge_kutta import RungeKutta, Workspace, advance, combine
 from isocline.solvers.tableau import ButcherTableau
 
 KAPPA = 0.03  # how far below the tolerance of a step Newton goes (Hairer & Wanner II, IV.8: 10⁻¹ to 10⁻²)
@@ -86,7 +86,7 @@ class ImplicitRungeKutta(RungeKutta, abstract=True):
             z = self._attached(field, times[block.first : block.last], block, found, scale, paces, bases, at)
             hk = torch.einsum("ij,j...->i...", _like(block.inverse, y), z)
             ks += list((hk / scale if paces is None else hk).unbind(0))
-        return combine(y, self.tableau.b, ks, scale), ks
+        return advance(y, self.tableau.b, ks, scale), ks
 
     @staticmethod
     def _attached(

@@ -100,14 +100,15 @@ class ExplicitRungeKutta(RungeKutta, abstract=True):
         ks = [k1]
         y1 = None
         for row, time in zip(self.tableau.a, times[1:], strict=True):
-            stage = combine(y, row, ks, scale)
-            if self.tableau.fsal and len(ks) + 1 == self.tableau.stages:
+            ends = self.tableau.fsal and len(ks) + 1 == self.tableau.stages
+            stage = (advance if ends else combine)(y, row, ks, scale)
+            if ends:
                 y1 = stage
                 if not last_stage:
                     break
             k = field(time, stage)
             ks.append(k if paces is None else k * paces)
-        return (combine(y, self.tableau.b, ks, scale) if y1 is None else y1), ks
+        return (advance(y, self.tableau.b, ks, scale) if y1 is None else y1), ks
 
 
 def combine(
@@ -118,6 +119,18 @@ def combine(
         if weight:
             y = torch.add(y, k, alpha=weight * scale)
     return y
+
+
+def advance(
+    y: Float[Tensor, "*state"], weights: Sequence[float], ks: Sequence[Tensor], scale: float
+) -> Float[Tensor, "*state"]:
+    """The same, the increment first: y is rounded once a step and not once a stage, which adds up over many steps."""
+    increment = None
+    for weight, k in zip(weights, ks, strict=False):
+        if weight:
+            weight *= scale
+            increment = k * weight if increment is None else torch.add(increment, k, alpha=weight)
+    return y if increment is None else y + increment
 
 
 @lru_cache(maxsize=256)

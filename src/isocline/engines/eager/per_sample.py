@@ -432,7 +432,7 @@ class _Loop:
         stats.evaluations = self._evaluations()
         self.trajectory.status = self.status
         if self.events is not None:
-            self.trajectory.event = self.events.event()
+            self.trajectory.event, self.events = self.events.event(), None
         self.trajectory.failure = Failure(self.t_left, self.y_end, self.h_left)
         return self.trajectory
 

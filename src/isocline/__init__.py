@@ -26,6 +26,8 @@ from isocline.solvers.runge_kutta import ExplicitRungeKutta
 from isocline.solvers.ssprk3 import SSPRK3
 from isocline.solvers.tableau import ButcherTableau
 from isocline.solvers.tsit5 import Tsit5
+from isocline.solvers.vern7 import Vern7
+from isocline.solvers.vern9 import Vern9
 
 __all__ = [
     "PID",
@@ -43,9 +45,9 @@ __all__ = [
     "Dopri8",
     "Dose",
     "Euler",
+    "Event",
     "ExplicitRungeKutta",
     "Fehlberg2",
-    "Event",
     "FixedStep",
     "Gradient",
     "GradientError",
@@ -63,6 +65,8 @@ __all__ = [
     "Stats",
     "Status",
     "Tsit5",
+    "Vern7",
+    "Vern9",
     "ZeroOrderHold",
     "__version__",
     "audit",

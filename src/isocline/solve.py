@@ -377,7 +377,7 @@ def dense_path(problem: Problem, trajectory: Trajectory, y0: Tensor) -> tuple[De
     weights = DenseStep.of(problem.solver.tableau, y0)
     calls = (weights.weights, weights.slopes)
     layout = problem.field.layout
-    stages = problem.solver.tableau.stages
+    stages = problem.solver.tableau.dense_stages
     y = torch.cat(trajectory.dense_y) if trajectory.dense_y else y0.new_empty(0, y0.shape[-1])
     hk = torch.cat(trajectory.dense_hk) if trajectory.dense_hk else y0.new_empty(0, stages, y0.shape[-1])
     if layout.batch is None:

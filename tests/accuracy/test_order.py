@@ -9,6 +9,8 @@ import isocline as ic
 from isocline.solvers import ExplicitRungeKutta, Solver
 
 F64 = torch.float64
+# Numbers of steps, by order: enough for the leading error term to show, few enough to stay above the rounding of 1e-15.
+STEPS = {1: (512, 1024), 2: (256, 512), 3: (128, 256), 4: (64, 128), 5: (32, 64), 7: (12, 24), 8: (12, 24), 9: (8, 12)}
 SOLVERS = sorted(n for n, cls in Solver.registry.items() if issubclass(cls, ExplicitRungeKutta))
 
 
@@ -49,14 +51,13 @@ def slope(errors, steps):
 def test_a_solver_has_its_stated_order(name, case):
     f, y0, exact = CASES[case]
     order = Solver.registry[name].order
-    counts = {1: (256, 512), 2: (128, 256), 3: (64, 128), 4: (40, 80), 5: (24, 48), 8: (10, 20)}[order]
     want = torch.tensor(exact(3.0) if exact else reference(f, y0, 3.0), dtype=F64)
     errors = []
-    for n in counts:
+    for n in STEPS[order]:
         ys = ic.solve(f, torch.tensor(y0, dtype=F64), [0.0, 3.0], solver=name, step=3.0 / n).ys
         errors.append(float((ys[-1] - want).abs().max()))
     # A problem may happen to cancel the leading error term: more than the order is no fault on one of three.
-    assert slope(errors, [1 / n for n in counts]) > order - 0.2
+    assert slope(errors, [1 / n for n in STEPS[order]]) > order - 0.2
     assert errors[-1] < 1e-2
 
 
@@ -64,28 +65,36 @@ def test_a_solver_has_its_stated_order(name, case):
 def test_the_order_is_not_understated(name):
     """Measured over the three problems together it is within 0.2 of the stated one."""
     order = Solver.registry[name].order
-    counts = {1: (512, 1024), 2: (256, 512), 3: (128, 256), 4: (64, 128), 5: (32, 64), 8: (12, 24)}[order]
     slopes = []
     for f, y0, exact in CASES.values():
         want = torch.tensor(exact(3.0) if exact else reference(f, y0, 3.0), dtype=F64)
-        ends = [ic.solve(f, torch.tensor(y0, dtype=F64), [0.0, 3.0], solver=name, step=3.0 / n).ys[-1] for n in counts]
-        slopes.append(slope([float((y - want).norm()) for y in ends], [1 / n for n in counts]))
-    assert abs(min(slopes) - order) < 0.2 + 0.3 * (order == 8)  # at order 8 rounding (1e-15) is close to the errors
+        errors = []
+        for n in STEPS[order]:
+            ys = ic.solve(f, torch.tensor(y0, dtype=F64), [0.0, 3.0], solver=name, step=3.0 / n).ys
+            errors.append(float((ys[-1] - want).norm()))
+        slopes.append(slope(errors, [1 / n for n in STEPS[order]]))
+    assert abs(min(slopes) - order) < 0.2 + 0.3 * (order > 7)  # at orders 8, 9 rounding (1e-15) is close to the errors
 
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_the_interpolant_has_its_stated_order(name):
-    """One step of length h: the worst error inside it falls like h^(order + 1) (the local error)."""
+    """One step of length h: the worst error inside it falls like h^(order + 1) (the local error).
+
+    Over several starts, since the leading term of one may nearly cancel.
+    """
     order = Solver.registry[name].dense_order
     f, y0, _ = CASES["non-autonomous"]
     theta = torch.linspace(0.1, 0.9, 9, dtype=F64)
     errors = []
-    steps = {1: (0.02, 0.01), 2: (0.05, 0.025), 5: (0.6, 0.3)}.get(order, (0.2, 0.1))
+    steps = {1: (0.02, 0.01), 2: (0.05, 0.025), 5: (0.6, 0.3), 9: (0.6, 0.4)}.get(order, (0.2, 0.1))
     for h in steps:
-        sol = ic.solve(f, torch.tensor(y0, dtype=F64), [0.5, 0.5 + h], solver=name, step=h, dense=True)
-        t = 0.5 + theta * h
-        exact = torch.exp(torch.sin(t) - math.sin(0.5))
-        errors.append(float((sol.at(t)[:, 0] - exact).abs().max()))
+        worst = 0.0
+        for start in (0.0, 0.5, 1.5, 2.5):
+            sol = ic.solve(f, torch.tensor(y0, dtype=F64), [start, start + h], solver=name, step=h, dense=True)
+            t = start + theta * h
+            exact = torch.exp(torch.sin(t) - math.sin(start))
+            worst = max(worst, float((sol.at(t)[:, 0] - exact).abs().max()))
+        errors.append(worst)
     assert slope(errors, steps) > order + 1 - 0.25
 
 

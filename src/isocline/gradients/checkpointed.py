@@ -60,7 +60,7 @@ class Checkpointed(Gradient):
             return eager.integrate(problem, y0)
         slots = None if self.memory is None else max(1, self.memory // max(1, y0.numel() * y0.element_size()))
         problem.whole_states = slots is not None
-        stages = problem.solver.tableau.stages
+        stages = problem.solver.tableau.dense_stages
         state = y0.numel() * y0.element_size()
         replayed = slots is not None or problem.field.layout.batch is not None
         segments = 0 if replayed else self.graphs // (stages * (inputs.saved + 2 * state) + 1)
@@ -191,7 +191,7 @@ class Plan:
         with torch.enable_grad():
             y = state if getattr(step, "whole", True) is False else step.start(state)
             y = y.detach().requires_grad_()
-            y1, ks, scale = step.replay(self.inputs.field, self.solver, y, last_stage=ghk is not None)
+            y1, ks, scale = step.replay(self.inputs.field, self.solver, y, dense=ghk is not None)
             outputs, cotangents = [y1], [_add(step.start(a), gy1)]
             if ghk is not None:
                 used = [i for i, k in enumerate(ks) if k.requires_grad]
@@ -210,7 +210,8 @@ class Plan:
         segment = step.segment
         weights: list[Any] = [None] * len(segment.ks) if ghk is None else list((ghk * (step.t1 - step.t)).unbind(0))
         if a_slope is not None:
-            weights[-1] = _add(weights[-1], a_slope)
+            last = self.solver.tableau.stages - 1
+            weights[last] = _add(weights[last], a_slope)
         targets, first = [segment.y, *self.inputs.sources], None
         if segment.shares_slope:
             targets.append(segment.k1)
@@ -244,7 +245,8 @@ class Plan:
         index, values = [], []
         for step in self.record.steps:
             y = step.start(state)
-            y1, ks, scale = step.replay(self.inputs.field, self.solver, y, last_stage=True)
+            dense = step.interpolates or self.problem.dense
+            y1, ks, scale = step.replay(self.inputs.field, self.solver, y, dense)
             hk = torch.stack(ks) * scale
             for into, part in zip((index, values), step.observations(y, y1, hk), strict=True):
                 into.append(part)

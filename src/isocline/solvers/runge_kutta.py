@@ -72,6 +72,22 @@ class RungeKutta(Solver, abstract=True):
         """
         raise NotImplementedError
 
+    def recorded_extra(
+        self,
+        field: VectorField,
+        times: Sequence[Any],
+        scale: float,
+        y: Tensor,
+        ks: Sequence[Tensor],
+        paces: Tensor | None = None,
+    ) -> list[Tensor]:
+        """`ks` of a step that was `recorded`, followed by the extra stages of its interpolant; `times` are theirs."""
+        ks = list(ks)
+        for row, time in zip(self.tableau.extra_a, times, strict=True):
+            k = field(time, combine(y, row, ks, scale))
+            ks.append(k if paces is None else k * paces)
+        return ks
+
 
 @dataclass(frozen=True)
 class ExplicitRungeKutta(RungeKutta, abstract=True):
@@ -137,9 +153,12 @@ def advance(
 def _constants(
     tableau: ButcherTableau, dtype: torch.dtype, device: torch.device
 ) -> tuple[list[Tensor], Tensor, Tensor | None]:
-    """Rows of a, b and b − b̂ as tensors; made once, and outside of inference mode so that any graph may hold them."""
+    """Rows of a (the extra stages' too), b and b − b̂ as tensors.
+
+    Made once, and outside of inference mode so that any graph may hold them.
+    """
     with torch.inference_mode(False):
-        rows = [torch.tensor(row, dtype=dtype, device=device) for row in tableau.a]
+        rows = [torch.tensor(row, dtype=dtype, device=device) for row in (*tableau.a, *tableau.extra_a)]
         error = None if tableau.b_error is None else torch.tensor(tableau.b_error, dtype=dtype, device=device)
         return rows, torch.tensor(tableau.b, dtype=dtype, device=device), error
 
@@ -158,19 +177,19 @@ class Workspace:
     def __init__(self, tableau: ButcherTableau, y: Tensor, shaped: Callable[[Tensor], Tensor]) -> None:
         self.fsal = tableau.fsal
         rows, self.b, self.b_error = _constants(tableau, y.dtype, y.device)
-        self.K = y.new_empty(tableau.stages, *y.shape)
-        flat = self.K.view(tableau.stages, -1)
-        self.flat_t = flat.t()
+        self.K = y.new_empty(tableau.dense_stages, *y.shape)
+        self.flat_t = self.K.view(tableau.dense_stages, -1)[: tableau.stages].t()
         self.is_flat = y.dim() == 1
         self.last: Tensor | None = None
         self.rows = list(shaped(self.K).unbind(0))
         self.like = self.rows[0]  # gives stages the field's shape: `view_as` takes half the time of `view(shape)`
         size = y.numel()
         # Only the stages already filled enter a product: a stale inf times a zero weight would be NaN.
-        self.plan = [
+        plan = [
             (self.K.as_strided((size, i + 1), (1, size)), row, out)
             for i, (row, out) in enumerate(zip(rows, self.rows[1:], strict=True))
         ]
+        self.plan, self.extra = plan[: tableau.stages - 1], plan[tableau.stages - 1 :]
 
     def paces(self, h: Float[Tensor, " rows"]) -> Tensor:
         """The rows' step sizes for `step`, in the field's shape: broadcasting along short rows takes twice the time."""
@@ -202,6 +221,19 @@ class Workspace:
         if not self.fsal:
             stage = torch.addmv(flat, self.flat_t, self.b, alpha=scale)
         return stage if self.is_flat else stage.view_as(y)
+
+    def step_extra(
+        self,
+        f: Callable[[Any, Tensor, Tensor, Tensor | None], Tensor],
+        times: Sequence[Any],
+        scale: float,
+        y: Tensor,
+        paces: Tensor | None = None,
+    ) -> None:
+        """Fills the rows of the interpolant's extra stages, after a `step` with these arguments; `times` are theirs."""
+        flat = y if self.is_flat else y.view(-1)
+        for (filled, row, out), time in zip(self.extra, times, strict=True):
+            f(time, torch.addmv(flat, filled, row, alpha=scale).view_as(self.like), out, paces)
 
     def error(self) -> Float[Tensor, " flat"]:
         """Σ (b_i − b̂_i) k_i: the error estimate per unit of `scale`, flat."""

@@ -62,9 +62,11 @@ class ButcherTableau:
         b_error: weights of the error estimate, b − b̂; None for a method without one.
         order: order of the solution.
         embedded_order: order of the embedded solution b̂.
-        dense: polynomials b_i(θ), one a stage, each as the coefficients of θ, θ², …; the solution inside the step is
-            y(t + θh) = y + h Σ b_i(θ) k_i.
+        dense: polynomials b_i(θ), one a stage and then one an extra stage, each as the coefficients of θ, θ², …; the
+            solution inside the step is y(t + θh) = y + h Σ b_i(θ) k_i.
         dense_order: order of that interpolant.
+        extra_c, extra_a: nodes and rows of further stages, for the interpolant alone; they are evaluated only in steps
+            where somebody asks for it. Each row holds all stages before it.
         tolerance: slack of the checks; methods whose source prints rounded fractions need more than rounding.
 
     Raises:
@@ -83,12 +85,19 @@ class ButcherTableau:
     dense_order: int
     b_error: tuple[float, ...] | None = None
     embedded_order: int = 0
+    extra_c: tuple[float, ...] = ()
+    extra_a: tuple[tuple[float, ...], ...] = ()
     tolerance: float = 1e-13
 
     @property
     def stages(self) -> int:
         """Number of stages, the shared first-same-as-last one included."""
         return len(self.c)
+
+    @property
+    def dense_stages(self) -> int:
+        """Number of stages the interpolant takes: the extra ones come on top."""
+        return len(self.c) + len(self.extra_c)
 
     @property
     def explicit(self) -> bool:
@@ -102,13 +111,15 @@ class ButcherTableau:
         return self.stages > 1 and self.c[-1] == 1 and last == self.b
 
     def __post_init__(self) -> None:
-        if not (len(self.a) + 1 == len(self.b) == len(self.c) == len(self.dense)):
+        if not (len(self.a) + 1 == len(self.b) == len(self.c) and len(self.dense) == self.dense_stages):
             raise ValueError(
                 f"tableau: {len(self.c)} nodes, {len(self.a)} rows, {len(self.b)} weights do not fit together"
             )
-        for i, row in enumerate(self.a, start=1):
-            if not i <= len(row) <= self.stages or not isclose(sum(row), self.c[i], rel_tol=0, abs_tol=self.tolerance):
-                raise ValueError(f"tableau: row {i + 1} of a sums to {sum(row)}, its node is {self.c[i]}")
+        nodes = (*self.c[1:], *self.extra_c)
+        for i, (row, node) in enumerate(zip((*self.a, *self.extra_a), nodes, strict=True), start=1):
+            longest = max(i, self.stages)
+            if not i <= len(row) <= longest or not isclose(sum(row), node, rel_tol=0, abs_tol=self.tolerance):
+                raise ValueError(f"tableau: row {i + 1} of a sums to {sum(row)}, its node is {node}")
         self._check_order("the solution", self.b, self.order, 1.0)
         if self.b_error is not None:
             embedded = [b - e for b, e in zip(self.b, self.b_error, strict=True)]
@@ -116,7 +127,8 @@ class ButcherTableau:
         for theta in (0.3, 0.7):
             self._check_order("the dense output", dense_weights(self.dense, theta), self.dense_order, theta)
         at_end = dense_weights(self.dense, 1.0)
-        if not all(isclose(x, y, rel_tol=0, abs_tol=self.tolerance) for x, y in zip(at_end, self.b, strict=True)):
+        ends = (*self.b, *(0.0 for _ in self.extra_c))
+        if not all(isclose(x, y, rel_tol=0, abs_tol=self.tolerance) for x, y in zip(at_end, ends, strict=True)):
             raise ValueError(f"tableau: the dense output ends at weights {at_end}, the step at {self.b}")
 
     def _check_order(self, what: str, weights: Sequence[float], order: int, theta: float) -> None:
@@ -124,7 +136,7 @@ class ButcherTableau:
         scale = max(1.0, max(abs(w) for w in weights))
         for nodes in range(1, order + 1):
             for tree in rooted_trees(nodes):
-                got = sum(w * phi for w, phi in zip(weights, self._elementary(tree), strict=True))
+                got = sum(w * phi for w, phi in zip(weights, self._elementary(tree), strict=False))
                 want = theta**nodes / _density(tree)
                 if not isclose(got, want, rel_tol=0, abs_tol=self.tolerance * scale):
                     raise ValueError(
@@ -136,12 +148,12 @@ class ButcherTableau:
         """Φ_i(τ) = Π over children τ' of Σ_j a_ij Φ_j(τ')."""
         memo: dict[Tree, list[float]] = self.__dict__.setdefault("_memo", {})
         if tree not in memo:
-            phi = [1.0] * self.stages
+            phi = [1.0] * self.dense_stages
             for child in tree:
                 inner = self._elementary(child)
                 phi = [
                     p * sum(x * y for x, y in zip(row, inner, strict=False))
-                    for p, row in zip(phi, ((), *self.a), strict=True)
+                    for p, row in zip(phi, ((), *self.a, *self.extra_a), strict=True)
                 ]
             memo[tree] = phi
         return memo[tree]

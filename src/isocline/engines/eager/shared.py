@@ -175,6 +175,7 @@ class _Loop:
     # ---- one step -------------------------------------------------------------------------------------------------
     def _attempt(self, t: float, t1: float, stops: Stops) -> tuple[Tensor, float, float]:
         low, high = stops.inside(t, t1), stops.inside(t1, t)
+        self.attempt, self.complete = (t, t1, low, high), not self.tableau.extra_c
         times = self.field.times(stage_times(self.tableau.c, t, t1, low, high))
         if self.workspace is None:
             assert self.k1 is not None
@@ -193,8 +194,28 @@ class _Loop:
             y1, ks = self.problem.solver.recorded(self.field, times, h, *self.origin)
         self.segment = Segment(*self.origin, y1, ks)
         if len(ks) > 1:
-            torch.stack([k.detach() for k in ks[1:]], out=self.workspace.K[1:])
+            torch.stack([k.detach() for k in ks[1:]], out=self.workspace.K[1 : len(ks)])
         return y1.detach()
+
+    def _complete(self) -> None:
+        """Adds the stages that only the interpolant needs, once a step."""
+        if self.complete:
+            return
+        self.complete = True
+        solver, (t, t1, low, high) = self.problem.solver, self.attempt
+        h = t1 - t
+        times = self.field.times(stage_times(self.tableau.extra_c, t, t1, low, high))
+        if self.workspace is None:
+            self.ks = solver.recorded_extra(self.field, times, h, self.y, self.ks)
+        elif self.segment is None:
+            self.workspace.step_extra(self.field.fill, times, h, self.y)
+        else:
+            ks = [k for k in self.segment.ks if k is not None]
+            with torch.enable_grad():
+                ks = solver.recorded_extra(self.field, times, h, self.segment.y, ks)
+            self.segment = self.segment._replace(ks=ks)
+            stages = self.tableau.stages
+            torch.stack([k.detach() for k in ks[stages:]], out=self.workspace.K[stages:])
 
     def _error(self) -> Tensor:
         if self.workspace is not None:
@@ -228,6 +249,7 @@ class _Loop:
         return bisect_right(self.ts, self.sign * t1, lo=self.seen, key=lambda x: self.sign * x)
 
     def _stages(self) -> Tensor:
+        self._complete()
         return torch.stack(self.ks) if self.workspace is None else self.workspace.K
 
     def _step(self, t: float, t1: float, low: float, high: float) -> SharedStep:
@@ -236,6 +258,8 @@ class _Loop:
         inner = last - first
         if inner and self.ts[last - 1] == t1:
             inner -= 1
+        if inner or self.problem.dense:
+            self._complete()
         weights = None
         if inner:
             powers = [self.dense_step.row((x - t) / (t1 - t)) for x in self.ts[first : first + inner]]
@@ -320,9 +344,9 @@ class _Loop:
         if jump or not self.tableau.fsal:
             self._ask(low, self.y)
         elif self.workspace is None:
-            self.k1 = self.ks[-1]
+            self.k1 = self.ks[self.tableau.stages - 1]
         else:
-            self.workspace.rows[0].copy_(self.workspace.rows[-1])
+            self.workspace.rows[0].copy_(self.workspace.rows[self.tableau.stages - 1])
             self.origin = None
             if self.stats.accepted < self.segments:
                 # Sums keep nothing of what they add, so the leaf may lie in the buffer.

@@ -14,7 +14,6 @@ from torch import Tensor
 from isocline.engines.eager.observations import Inner
 from isocline.field import VectorField
 from isocline.solvers.runge_kutta import RungeKutta
-from isocline.solvers.tableau import ButcherTableau
 
 
 def stage_times(c: Sequence[float], t: float, t1: float, low: float, high: float) -> list[float]:
@@ -65,23 +64,33 @@ class SharedStep(NamedTuple):
         """How many rows of the dense output it makes."""
         return 1
 
-    def times(self, field: VectorField, solver: RungeKutta) -> Sequence[Tensor]:
+    @property
+    def interpolates(self) -> bool:
+        """Whether an observation lies inside it."""
+        return self.weights is not None
+
+    def times(self, field: VectorField, c: Sequence[float]) -> Sequence[Tensor]:
         """The time handed to each stage."""
-        return field.times(stage_times(solver.tableau.c, self.t, self.t1, self.low, self.high))
+        return field.times(stage_times(c, self.t, self.t1, self.low, self.high))
 
     def replay(
-        self, field: VectorField, solver: RungeKutta, y: Tensor, last_stage: bool
+        self, field: VectorField, solver: RungeKutta, y: Tensor, dense: bool
     ) -> tuple[Tensor, list[Tensor], float]:
-        """The step again from `y` with a graph: y₁, the stages, and the factor that turns a stage into h·k."""
+        """The step again from `y` with a graph: y₁, the stages, and the factor that turns a stage into h·k.
+
+        Without `dense` those that only the interpolant or the next step needs are missing.
+        """
         h = self.t1 - self.t
-        times = self.times(field, solver)
-        y1, ks = solver.recorded(field, times, h, y, field(times[0], y), last_stage=last_stage)
+        times = self.times(field, solver.tableau.c)
+        y1, ks = solver.recorded(field, times, h, y, field(times[0], y), last_stage=dense)
+        if dense and solver.tableau.extra_c:
+            ks = solver.recorded_extra(field, self.times(field, solver.tableau.extra_c), h, y, ks)
         return y1, ks, h
 
     def advance(self, field: VectorField, solver: RungeKutta, state: Tensor) -> Tensor:
         """The step again without a graph, by the kernel of the way forward: the next step's start, to the bit."""
         workspace = solver.workspace(state, field)
-        times = self.times(field, solver)
+        times = self.times(field, solver.tableau.c)
         field.fill(times[0], field.shaped(state), workspace.rows[0])
         return workspace.step(field.fill, times, self.t1 - self.t, state)
 
@@ -144,14 +153,25 @@ class RowStep(NamedTuple):
         """How many rows of the dense output it makes."""
         return len(self.rows)
 
+    @property
+    def interpolates(self) -> bool:
+        """Whether an observation lies inside it, or at the end of one of its rows."""
+        return self.inner is not None
+
+    def times(self, field: VectorField, c: Sequence[float]) -> Sequence[Tensor]:
+        """The time handed to each stage."""
+        return row_times(field, stage_nodes(c, self.t), self.t, self.t1, self.low, self.high)
+
     def replay(
-        self, field: VectorField, solver: RungeKutta, y: Tensor, last_stage: bool
+        self, field: VectorField, solver: RungeKutta, y: Tensor, dense: bool
     ) -> tuple[Tensor, list[Tensor], float]:
-        """The step again from `y` (r, N) with a graph: y₁, the stages (h·k already), and 1."""
+        """The step again from `y` (r, N) with a graph: y₁, the stages (h·k already), and 1; `dense` as above."""
         field = field.of_rows(self.rows)
-        times = row_times(field, stage_nodes(solver.tableau, self.t), self.t, self.t1, self.low, self.high)
+        times = self.times(field, solver.tableau.c)
         h = (self.t1 - self.t).to(y.dtype).unsqueeze(1)
-        y1, ks = solver.recorded(field, times, 1.0, y, field(times[0], y) * h, h, last_stage=last_stage)
+        y1, ks = solver.recorded(field, times, 1.0, y, field(times[0], y) * h, h, last_stage=dense)
+        if dense and solver.tableau.extra_c:
+            ks = solver.recorded_extra(field, self.times(field, solver.tableau.extra_c), 1.0, y, ks, h)
         return y1, ks, 1.0
 
     def advance(self, field: VectorField, solver: RungeKutta, state: Tensor) -> Tensor:
@@ -159,7 +179,7 @@ class RowStep(NamedTuple):
         y = self.start(state)
         part = field.of_rows(self.rows)
         workspace = solver.workspace(y, part)
-        times = row_times(part, stage_nodes(solver.tableau, self.t), self.t, self.t1, self.low, self.high)
+        times = self.times(part, solver.tableau.c)
         h = workspace.paces(self.t1 - self.t)
         part.fill(times[0], field.shaped(y), workspace.rows[0], h)
         return self.merge(state, workspace.step(part.fill, times, 1.0, y, h))
@@ -209,9 +229,9 @@ class RowStep(NamedTuple):
         return grad_y, grad_hk.transpose(0, 1)
 
 
-def stage_nodes(tableau: ButcherTableau, t: Tensor) -> Tensor:
+def stage_nodes(c: Sequence[float], t: Tensor) -> Tensor:
     """c as a column, in the dtype of the clock."""
-    return t.new_tensor(tableau.c).unsqueeze(1)
+    return t.new_tensor(c).unsqueeze(1)
 
 
 def row_times(field: VectorField, c: Tensor, t: Tensor, t1: Tensor, low: Tensor, high: Tensor) -> Sequence[Tensor]:

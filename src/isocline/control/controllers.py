@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,7 +69,11 @@ class FixedStep(Controller):
             for a, b in itertools.pairwise(ts):
                 count = max(1, math.ceil(abs(b - a) / self.max_step * (1 - 1e-12)))
                 grid += [*(a + (b - a) * k / count for k in range(1, count)), b]
-        inside = [t for t in extra if min(t0, t1) < t < max(t0, t1)]
+        inside = sorted(t for t in extra if min(t0, t1) < t < max(t0, t1))
+        if inside and self.step is not None:
+            # A grid point that misses a given time by rounding would make a step of no length.
+            near = 1e-10 * self.step
+            grid = [t for t in grid if t in (t0, t1) or bisect_left(inside, t - near) == bisect_right(inside, t + near)]
         return sorted({*grid, *inside}, reverse=t1 < t0)
 
 

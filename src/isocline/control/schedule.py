@@ -14,7 +14,8 @@ class Stops:
     """Times to end a step at: the given ones inside the interval, and its end.
 
     At a jump, the step that ends there must see `f` from before and the one that starts there from after. So the
-    stages that fall on a jump get a time one spacing (of the dtype `f` gets) inside their step.
+    stages that fall on a jump get a time one spacing (of the dtype `f` gets) inside their step. A time is at a jump
+    where `f` cannot tell the two apart, that is where they are one number in that dtype.
 
     Args:
         t0, t1: the interval, either direction.
@@ -32,20 +33,18 @@ class Stops:
         self, t0: float, t1: float, step_ts: Sequence[float], jump_ts: Sequence[float], dtype: torch.dtype
     ) -> None:
         low, high = min(t0, t1), max(t0, t1)
-        self._jumps = {t for t in jump_ts if low <= t <= high}
-        inside = {t for t in (*step_ts, *self._jumps) if low < t < high}
+        inside = {t for t in (*step_ts, *jump_ts) if low < t < high}
         self.times = [*sorted(inside, reverse=t1 < t0), t1]
         self._dtype = dtype
+        self._jumps = set(torch.tensor(list(jump_ts), dtype=torch.float64).to(dtype).tolist()) if jump_ts else None
 
     def is_jump(self, t: float) -> bool:
         """Whether the stored slope at `t` must be discarded."""
-        return t in self._jumps
+        return self._jumps is not None and torch.tensor(t, dtype=self._dtype).item() in self._jumps
 
     def inside(self, t: float, towards: float) -> float:
         """`t`, moved by one spacing of the field's dtype towards `towards` if `t` is a jump."""
-        if t not in self._jumps:
-            return t
-        return nudge(t, towards, self._dtype)
+        return nudge(t, towards, self._dtype) if self._jumps is not None and self.is_jump(t) else t
 
 
 def nudge(t: float, towards: float, dtype: torch.dtype) -> float:
@@ -59,8 +58,9 @@ def row_stops(
     t_end: Tensor,
     step_ts: Sequence[float],
     jump_ts: Sequence[float],
-    row_step_ts: Tensor | None = None,
-    row_jump_ts: Tensor | None = None,
+    row_step_ts: Tensor | None,
+    row_jump_ts: Tensor | None,
+    dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor]:
     """Stops of every sample and which of them are jumps, (B, S) both, padded with the sample's end.
 
@@ -70,6 +70,7 @@ def row_stops(
         t_end: the last of each, (B, 1).
         step_ts, jump_ts: common to all samples.
         row_step_ts, row_jump_ts: of each sample, (B, J), NaN where padded.
+        dtype: the real dtype `f` gets its time in.
     """
     extra = by_row(ts, [*step_ts, *jump_ts], row_step_ts, row_jump_ts)
     if isinstance(controller, FixedStep):
@@ -82,16 +83,17 @@ def row_stops(
             stops = ts.new_tensor([row + [row[-1]] * (width - len(row)) for row in rows])
     else:
         stops = between(ts[:, :1], t_end, extra)
-    return stops.contiguous(), jumps_at(stops, jump_ts, row_jump_ts)
+    return stops.contiguous(), jumps_at(stops, jump_ts, row_jump_ts, dtype)
 
 
-def jumps_at(t: Tensor, jump_ts: Sequence[float], row_jump_ts: Tensor | None) -> Tensor:
-    """Which of the times `t` (B, S) are jumps, common ones or of their sample."""
-    found = torch.isin(t, t.new_tensor(list(jump_ts))) if jump_ts else torch.zeros_like(t, dtype=torch.bool)
+def jumps_at(t: Tensor, jump_ts: Sequence[float], row_jump_ts: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Which of the times `t` (B, S) are jumps, common ones or of their sample; `dtype` as in `Stops`."""
+    common, t = t.new_tensor(list(jump_ts)).to(dtype), t.to(dtype)
+    found = torch.isin(t, common) if jump_ts else torch.zeros_like(t, dtype=torch.bool)
     if row_jump_ts is None or not row_jump_ts.shape[1]:
         return found
     # Compared with their neighbour from above: a table of all pairs would grow with the square of the knots.
-    ordered = row_jump_ts.nan_to_num(nan=torch.inf).sort(1).values
+    ordered = row_jump_ts.to(dtype).nan_to_num(nan=torch.inf).sort(1).values
     place = torch.searchsorted(ordered, t.contiguous()).clamp_(max=ordered.shape[1] - 1)
     return found | (ordered.gather(1, place) == t)
 

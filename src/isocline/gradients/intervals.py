@@ -76,8 +76,8 @@ class RowInterval(Interval):
         start, end = start.unsqueeze(1), end.unsqueeze(1)
         tables = by_row(start, [*problem.step_ts, *problem.jump_ts], *by_sample)
         times = torch.cat([start, between(start, end, tables)], 1)
-        jumps = jumps_at(times, problem.jump_ts, by_sample[1])
         dtype = problem.field.time_dtype
+        jumps = jumps_at(times, problem.jump_ts, by_sample[1], dtype)
 
         def inside(t: Tensor, towards: Tensor, jump: Tensor) -> Tensor:
             return torch.where(jump, torch.nextafter(t.to(dtype), towards.to(dtype)).to(t.dtype), t)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from isocline.control import Controller, Observer
@@ -58,11 +59,11 @@ class Problem:
     def take_start(self) -> tuple[Tensor, Tensor] | None:
         """`start`, once; None where `f` jumps there and must be asked anew."""
         start, self.start = self.start, None
-        if start is None:
-            return None
-        if isinstance(self.ts, list):
-            return None if self.ts[0] in self.jump_ts else start
-        return None if bool(jumps_at(self.ts[:, :1], self.jump_ts, self.row_jump_ts).any()) else start
+        if start is None or not (self.jump_ts or self.row_jump_ts is not None):
+            return start
+        t0 = torch.tensor([self.ts[:1]], dtype=torch.float64) if isinstance(self.ts, list) else self.ts[:, :1]
+        jumps = jumps_at(t0, self.jump_ts, self.row_jump_ts, self.field.time_dtype)
+        return None if bool(jumps.any()) else start
 
 
 @dataclass

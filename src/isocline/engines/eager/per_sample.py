@@ -69,11 +69,12 @@ class _Loop:
         self.h = torch.full_like(self.t, math.inf)
         self.r1 = self.r2 = torch.ones_like(self.t)
         self.rejects, self.steps_taken = torch.zeros_like(self.ids), torch.zeros_like(self.ids)
+        self.extra = torch.zeros_like(self.ids)  # steps in which the interpolant's own stages were evaluated
         self.alive: Tensor | None = None  # None: every row present is running
         self.running = self.present = self.batch  # rows still going, and rows in the tensors
         self.events = None if problem.watch is None else RowEvents(problem.watch, self)
         self.retreated = False  # whether the last step was rejected by some row
-        self.rows = ["ids", "y", "t", "t_end", "sign", "keys", "stops", "h", "seen", "rejects", "steps_taken"]
+        self.rows = ["ids", "y", "t", "t_end", "sign", "keys", "stops", "h", "seen", "rejects", "steps_taken", "extra"]
         if self.many_stops:
             self.rows += ["i_stop", "jumps", "at_jump"]
 
@@ -83,6 +84,7 @@ class _Loop:
         self.h_left = torch.full_like(self.t_left, math.nan)
         self.status = torch.zeros(self.batch, dtype=torch.int64, device=y0.device)
         self.accepted, self.attempts = torch.zeros_like(self.status), torch.zeros_like(self.status)
+        self.interpolated, self.calls = torch.zeros_like(self.status), torch.zeros_like(self.status)
         self.out = y0.new_full((self.width, *y0.shape), torch.nan)
         self.trajectory = Trajectory(self.out, self.y_end, Stats())
 
@@ -128,7 +130,7 @@ class _Loop:
             if bool(bad.any()):
                 self._give_up(bad, Status.NON_FINITE)
                 self._leave(bad, int(bad.sum()))
-        self.c = stage_nodes(self.tableau, self.t)
+        self.c, self.extra_c = stage_nodes(self.tableau.c, self.t), stage_nodes(self.tableau.extra_c, self.t)
         self._bind()
 
     def _bind(self) -> None:
@@ -159,6 +161,7 @@ class _Loop:
             accepted = accepted & self.alive
         events = None
         if self.events is not None:
+            self._complete()
             events = self.events.look(accepted, t1, y1, k_last)
             accepted = events.accepted
         t = torch.where(accepted, t1, self.t)
@@ -201,7 +204,20 @@ class _Loop:
         torch.mul(self.field.shaped(self.f), h, out=workspace.rows[0])
         y1 = workspace.step(self.field.fill, times, 1.0, self.y, h)
         k = workspace.last
+        self.attempt, self.complete = (h, t0, t1, low, high), not self.tableau.extra_c
+        if not self.complete:
+            k = None if k is None else k.clone()  # f may return the same memory when it is asked again
         return y1, (k.reshape(y1.shape) if k is not None and self.tableau.fsal else None)
+
+    def _complete(self) -> None:
+        """Adds the stages that only the interpolant needs, of every row (`f` may couple them), once a step."""
+        if self.complete:
+            return
+        self.complete = True
+        h, *clock = self.attempt
+        times = row_times(self.field, self.extra_c, *clock)
+        self.workspace.step_extra(self.field.fill, times, 1.0, self.y, h)
+        self.extra = self.extra + (1 if self.alive is None else self.alive)
 
     def _next_h(self, step: Tensor, clipped: Tensor, accepted: Tensor, square: Tensor) -> None:
         """Sets h of the next attempt by `PID.factor`, row by row; `square` is r²."""
@@ -242,6 +258,8 @@ class _Loop:
         y1: Tensor,
     ) -> None:
         """Writes the observations of this step, and hands the step on where somebody records."""
+        if (counts[1] and not self.only_ends) or (counts[0] and self.problem.dense):
+            self._complete()
         inner, ends = self._observations(counts[1], counts[3], saves, reach, t1, y1) if counts[1] else (None, None)
         if not counts[0] or not (self.on_step is not None or self.problem.dense):
             return
@@ -372,6 +390,7 @@ class _Loop:
         self.y_end.index_copy_(0, ids, self.y.index_select(0, rows))
         self.t_left.index_copy_(0, ids, here)
         self.attempts.index_copy_(0, ids, steps)
+        self.interpolated.index_copy_(0, ids, self.extra.index_select(0, rows))
         self.accepted.index_copy_(0, ids, steps - self.rejects.index_select(0, rows))
 
     def _give_up(self, rows: Tensor, status: Status) -> None:
@@ -450,4 +469,5 @@ class _Loop:
         probe = 1 if isinstance(self.controller, PID) and self.controller.first_step is None else 0
         first = torch.where(self.attempts + (self.status == int(Status.NON_FINITE)) > 0, 1 + probe, 0)
         again = 0 if self.tableau.fsal else (self.accepted - 1).clamp(min=0)
-        return first + self.attempts * (self.tableau.stages - 1) + again
+        extra = self.interpolated * len(self.tableau.extra_c)
+        return first + self.attempts * (self.tableau.stages - 1) + again + extra

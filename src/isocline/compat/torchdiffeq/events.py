@@ -134,7 +134,7 @@ def until_event(
     }
     field = state.field(func)
     start, direction = t[0].double(), 1.0 if t[1] > t[0] else -1.0
-    y, used = y0, 0
+    y, used, solution = y0, 0, None
     windows = search(state, rtol, atol, options, abs(float(t[1] - t[0])), pace)
     while True:
         length, steps = windows(start.item(), direction, used)
@@ -146,6 +146,7 @@ def until_event(
             return solution.event_ts[-1], pytree.tree_map(lambda x: x[-1], solution.event_ys)
         used += solution.stats.accepted + solution.stats.rejected
         y, start = pytree.tree_map(lambda x: x[-1], solution.ys), end
+    assert solution is not None
     raise SolveError(f"no event up to t = {start.item():.3g}: does event_fn change sign?", Status.MAX_STEPS, solution)
 
 

@@ -43,7 +43,7 @@ def test_doses_outside_of_the_interval_change_nothing(batching):
     assert torch.equal(dosed.ys, plain.ys)
 
 
-def test_a_dose_costs_one_evaluation_beside_those_of_its_steps():
+def test_a_dose_costs_two_evaluations_beside_those_of_its_steps():
     y0, out = torch.zeros(1, dtype=F64), [0.0, 8.0]
     given = ic.solve(decay, y0, out, doses=ic.Dose([0.0, 2.0, 4.0, 6.0], torch.ones(4, dtype=F64)))
     steps = given.stats.accepted + given.stats.rejected

@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -378,3 +380,11 @@ def test_one_signal_of_the_whole_batch_has_one_value_a_sample_with_shared_steps(
     u = ZeroOrderHold(RAGGED, torch.tensor([[1.0, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12]], dtype=F64)[..., None])
     sol = ic.solve(lambda t, y, u: u + 0 * y, torch.zeros(3, 1, dtype=F64), [0.0, 2.5], inputs=u)
     assert torch.allclose(sol.ys[-1, :, 0], vector(0.7 + 1.2 + 2.1 + 2, 2.5 + 12, 9 * 0.4 + 2 + 11 * 1.9), atol=1e-12)
+
+
+def test_the_python_of_the_page_on_inputs_runs():
+    text = (Path(__file__).parents[1] / "docs" / "inputs.md").read_text()
+    names = {}
+    for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+        exec(block, names)
+    assert (names["heater"].values.grad != 0).all() and (names["times"].grad != 0).all()

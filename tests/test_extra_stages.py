@@ -102,3 +102,16 @@ def test_a_wrong_extra_stage_is_refused():
         ButcherTableau(**settings | {"extra_a": (*tableau.extra_a[:2], tuple(row), *tableau.extra_a[3:])})
     with pytest.raises(ValueError, match="row 14 of a sums to"):
         ButcherTableau(**settings | {"extra_c": (*tableau.extra_c[:2], 0.26, *tableau.extra_c[3:])})
+
+
+@BATCHING
+@pytest.mark.parametrize("name", SOLVERS)
+def test_in_float32_the_interpolant_loses_no_digits(name, batching):
+    """In powers of θ its coefficients of 1e4 would cost four of the seven."""
+    ts = torch.linspace(0.0, 2.0, 41, dtype=F64)
+    y0 = torch.ones(1, 1)
+    sol = ic.solve(Counted(), y0, ts, solver=name, batching=batching, rtol=1e-6, atol=1e-6, dense=True)
+    exact = torch.exp(torch.sin(ts))[:, None, None]
+    rounding = 20 * torch.finfo(torch.float32).eps  # the interpolant's 26 stages, and a few steps
+    assert torch.allclose(sol.ys.double(), exact, rtol=rounding)
+    assert torch.allclose(sol.at(ts).double(), exact, rtol=rounding)

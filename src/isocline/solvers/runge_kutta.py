@@ -245,9 +245,11 @@ class Workspace:
 class DenseStep:
     """Weights of a step's interpolant as tensors, ready for a state's dtype and device."""
 
-    coefficients: Tensor  # (degree, stages): row d holds the coefficients of θ^(d+1)
+    coefficients: Tensor  # (degree, stages): row d holds the coefficients of (θ − center)^(d+1)
 
     powers: Tensor  # (degree,): 1, 2, …
+    center: float
+    at_start: Tensor  # (degree,): (−center), (−center)², …, which the powers are counted from
 
     @staticmethod
     def of(tableau: ButcherTableau, like: Tensor) -> DenseStep:
@@ -256,7 +258,11 @@ class DenseStep:
 
     def weights(self, theta: Float[Tensor, "*times"]) -> Float[Tensor, "*times stages"]:
         """b_i(θ) for θ of shape (...): (..., stages), differentiable in θ."""
-        powers = theta.expand(len(self.powers), *theta.shape).cumprod(0)
+        if self.center:
+            powers = (theta - self.center).expand(len(self.powers), *theta.shape).cumprod(0)
+            powers = powers - self.at_start.view(-1, *[1] * theta.dim())
+        else:
+            powers = theta.expand(len(self.powers), *theta.shape).cumprod(0)
         # This way round the product is eight times as fast as (times, degree) @ (degree, stages).
         return (
             (self.coefficients.t() @ powers.flatten(1)).t().reshape(*theta.shape, -1)
@@ -266,14 +272,16 @@ class DenseStep:
 
     def row(self, theta: float) -> list[float]:
         """θ, θ², …: what `coefficients` turns into weights, where θ is known beforehand."""
-        powers = [theta]
+        powers = [x := theta - self.center]
         for _ in range(self.coefficients.shape[0] - 1):
-            powers.append(powers[-1] * theta)
+            powers.append(powers[-1] * x)
+        if self.center:
+            powers = [power - (-self.center) ** d for d, power in enumerate(powers, start=1)]
         return powers
 
     def slopes(self, theta: Float[Tensor, "*times"]) -> Float[Tensor, "*times stages"]:
         """db_i/dθ: (..., stages)."""
-        return (self.powers * theta.unsqueeze(-1) ** (self.powers - 1)) @ self.coefficients
+        return (self.powers * (theta - self.center).unsqueeze(-1) ** (self.powers - 1)) @ self.coefficients
 
 
 @lru_cache(maxsize=256)
@@ -282,4 +290,5 @@ def _dense_step(tableau: ButcherTableau, dtype: torch.dtype, device: torch.devic
     padded = [tuple(p) + (0.0,) * (degree - len(p)) for p in tableau.dense]
     with torch.inference_mode(False):
         coefficients = torch.tensor(padded, dtype=torch.float64).t().contiguous().to(device, dtype)
-        return DenseStep(coefficients, torch.arange(1, degree + 1, device=device, dtype=dtype))
+        powers = torch.arange(1, degree + 1, device=device, dtype=dtype)
+        return DenseStep(coefficients, powers, tableau.dense_center, (-tableau.dense_center) ** powers)

@@ -65,6 +65,8 @@ class ButcherTableau:
         dense: polynomials b_i(θ), one a stage and then one an extra stage, each as the coefficients of θ, θ², …; the
             solution inside the step is y(t + θh) = y + h Σ b_i(θ) k_i.
         dense_order: order of that interpolant.
+        dense_center: what the powers are taken about: b_i(θ) = Σ_d p_d [(θ − center)^d − (−center)^d]. Of high degree, a
+            polynomial in powers of θ cancels thousandfold, one in powers of θ − ½ hardly.
         extra_c, extra_a: nodes and rows of further stages, for the interpolant alone; they are evaluated only in steps
             where somebody asks for it. Each row holds all stages before it.
         tolerance: slack of the checks; methods whose source prints rounded fractions need more than rounding.
@@ -83,6 +85,7 @@ class ButcherTableau:
     order: int
     dense: tuple[tuple[float, ...], ...]
     dense_order: int
+    dense_center: float = 0.0
     b_error: tuple[float, ...] | None = None
     embedded_order: int = 0
     extra_c: tuple[float, ...] = ()
@@ -125,8 +128,9 @@ class ButcherTableau:
             embedded = [b - e for b, e in zip(self.b, self.b_error, strict=True)]
             self._check_order("the embedded solution", embedded, self.embedded_order, 1.0)
         for theta in (0.3, 0.7):
-            self._check_order("the dense output", dense_weights(self.dense, theta), self.dense_order, theta)
-        at_end = dense_weights(self.dense, 1.0)
+            inside = dense_weights(self.dense, theta, self.dense_center)
+            self._check_order("the dense output", inside, self.dense_order, theta)
+        at_end = dense_weights(self.dense, 1.0, self.dense_center)
         ends = (*self.b, *(0.0 for _ in self.extra_c))
         if not all(isclose(x, y, rel_tol=0, abs_tol=self.tolerance) for x, y in zip(at_end, ends, strict=True)):
             raise ValueError(f"tableau: the dense output ends at weights {at_end}, the step at {self.b}")
@@ -159,17 +163,18 @@ class ButcherTableau:
         return memo[tree]
 
 
-def dense_weights(dense: Sequence[Sequence[float]], theta: float) -> list[float]:
+def dense_weights(dense: Sequence[Sequence[float]], theta: float, center: float = 0.0) -> list[float]:
     """b_i(θ) of every stage, by Horner's rule.
 
     Example:
         >>> dense_weights(((1, -0.5), (0, 0.5)), 1.0)
         [0.5, 0.5]
     """
-    weights = []
-    for coefficients in dense:
+
+    def horner(coefficients: Sequence[float], x: float) -> float:
         value = 0.0
         for coefficient in reversed(coefficients):
-            value = (value + coefficient) * theta
-        weights.append(value)
-    return weights
+            value = (value + coefficient) * x
+        return value
+
+    return [horner(coefficients, theta - center) - horner(coefficients, -center) for coefficients in dense]

@@ -28,7 +28,7 @@ from isocline.field import Layout, VectorField
 from isocline.gradients.base import Gradient, GradientError, Inputs
 from isocline.gradients.intervals import Interval, RowInterval
 from isocline.solution import Stats, Status
-from isocline.solvers import RungeKutta, Solver
+from isocline.solvers import RungeKutta, Solver, snake_case
 
 RAISE_ABOVE = 1e-2  # measured on 238 cases: of 28 garbage gradients 27 reconstruct y worse than this
 WARN_ABOVE = 1e-3
@@ -87,6 +87,14 @@ class Backsolve(Gradient):
         inputs = Inputs.of(problem, y0)
         if not (y0.requires_grad or inputs.tensors):
             return eager.integrate(problem, y0)
+        back = self.solver or problem.solver
+        assert isinstance(back, RungeKutta)
+        if not back.tableau.explicit:
+            name = snake_case(type(back).__name__)
+            raise GradientError(
+                f"Backsolve: {name!r} is implicit, and would need the Jacobian of [y, a, a_θ] on the way back: give the way "
+                f"back an explicit solver, Backsolve(solver='tsit5'), or use gradient='checkpointed'"
+            )
         plan = _Plan(self, problem, inputs)
         ys = _Adjoint.apply(plan, y0, *inputs.tensors)
         trajectory, plan.trajectory = plan.trajectory, None

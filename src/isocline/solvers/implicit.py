@@ -22,10 +22,9 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 
 from isocline._types import Tensor
-from isocline.control.initial_step import Tolerance
 from isocline.field import VectorField
 from isocline.solvers.runge_kutta import RungeKutta, Workspace, advance, combine
-from isocline.solvers.tableau import ButcherTableau
+from isocline.solvers.tableau import Tableau
 
 KAPPA = 0.03  # how far below the tolerance of a step Newton goes (Hairer & Wanner II, IV.8: 10⁻¹ to 10⁻²)
 ITERATIONS = 10
@@ -131,7 +130,7 @@ class Block(NamedTuple):
 
 
 @cache
-def blocks(tableau: ButcherTableau) -> tuple[Block, ...]:
+def blocks(tableau: Tableau) -> tuple[Block, ...]:
     """The stages after the first, in groups that must be solved together."""
     found, first = [], 1
     while first < tableau.stages:
@@ -161,12 +160,10 @@ class NewtonWorkspace(Workspace):
     with shared steps the leading dimensions of a single tensor, as long as a probe shows that `f` treats them alone;
     else all of it as one.
 
-    Attributes:
-        jacobians: how many times J was evaluated.
-        tolerance: of the steps, where they have one; else Newton goes down to rounding.
+    Without a `tolerance` Newton goes down to rounding.
     """
 
-    def __init__(self, tableau: ButcherTableau, y: Tensor, field: VectorField, filter_: float | None = None) -> None:
+    def __init__(self, tableau: Tableau, y: Tensor, field: VectorField, filter_: float | None = None) -> None:
         super().__init__(tableau, y, field.shaped)
         self.tableau, self.field, self.filter = tableau, field, filter_
         shape = self.like.shape
@@ -177,11 +174,9 @@ class NewtonWorkspace(Workspace):
         self.jacobian: Tensor | None = None
         self.seen: Tensor | None = None  # the state the Jacobian is of
         self.slow = False
-        self.jacobians = 0
-        self.tolerance: Tolerance | None = None
 
     # ---- Jacobians ------------------------------------------------------------------------------------------------
-    def rows_of(self, f: Tensor, x: Tensor) -> Tensor:
+    def rows_of(self, f: Tensor, x: Tensor, create_graph: bool = False) -> Tensor:
         """∂f/∂x of every sample, (R, D, D), from the graph of `f`: row by row, for all samples at once."""
         size = x.view(self.grid).shape[1]
         if not f.requires_grad:
@@ -189,7 +184,9 @@ class NewtonWorkspace(Workspace):
         out = f.view(self.grid)
         rows = []
         for i in range(size):
-            (row,) = torch.autograd.grad(out[:, i].sum(), x, retain_graph=True, allow_unused=True)
+            (row,) = torch.autograd.grad(
+                out[:, i].sum(), x, retain_graph=True, create_graph=create_graph, allow_unused=True
+            )
             rows.append(torch.zeros_like(x) if row is None else row)
         return torch.stack([row.view(self.grid) for row in rows], 1)
 
@@ -236,7 +233,7 @@ class NewtonWorkspace(Workspace):
     # ---- the step -------------------------------------------------------------------------------------------------
     def step(self, f: Any, times: Sequence[Any], scale: float, y: Tensor, paces: Tensor | None = None) -> Tensor:
         """As `Workspace.step`; rows whose stages were not found come back as NaN, so that the step is rejected."""
-        h = scale if paces is None else paces.reshape(self.y_shape)[:, :1]
+        h: Any = scale if paces is None else paces.reshape(self.y_shape)[:, :1]
         if self.jacobian is None or (self.slow and self.seen is not y):
             self._evaluate(times[0], y)
         factors: dict[Any, Any] = {}

@@ -24,7 +24,7 @@ import torch
 from isocline._types import Float, Tensor
 from isocline.field import VectorField
 from isocline.solvers.base import Solver
-from isocline.solvers.tableau import ButcherTableau
+from isocline.solvers.tableau import Tableau
 
 
 @dataclass(frozen=True)
@@ -35,13 +35,13 @@ class RungeKutta(Solver, abstract=True):
     does it without a graph, `recorded` with one.
     """
 
-    tableau: ClassVar[ButcherTableau]
+    tableau: ClassVar[Tableau]
 
     def __init_subclass__(cls, abstract: bool = False) -> None:
         super().__init_subclass__(abstract=abstract)
         if not abstract:
             cls.order = cls.tableau.order
-            cls.error_order = cls.tableau.embedded_order + 1 if cls.tableau.b_error else 0
+            cls.error_order = min(cls.tableau.order, cls.tableau.embedded_order) + 1 if cls.tableau.b_error else 0
             cls.dense_order = cls.tableau.dense_order
 
     def workspace(self, y: Tensor, field: VectorField) -> Workspace:
@@ -151,7 +151,7 @@ def advance(
 
 @lru_cache(maxsize=256)
 def _constants(
-    tableau: ButcherTableau, dtype: torch.dtype, device: torch.device
+    tableau: Tableau, dtype: torch.dtype, device: torch.device
 ) -> tuple[list[Tensor], Tensor, Tensor | None]:
     """Rows of a (the extra stages' too), b and b − b̂ as tensors.
 
@@ -174,13 +174,15 @@ class Workspace:
         shaped: gives a buffer the shape the field works in (`VectorField.shaped`).
     """
 
-    def __init__(self, tableau: ButcherTableau, y: Tensor, shaped: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, tableau: Tableau, y: Tensor, shaped: Callable[[Tensor], Tensor]) -> None:
         self.fsal = tableau.fsal
         rows, self.b, self.b_error = _constants(tableau, y.dtype, y.device)
         self.K = y.new_empty(tableau.dense_stages, *y.shape)
         self.flat_t = self.K.view(tableau.dense_stages, -1)[: tableau.stages].t()
         self.is_flat = y.dim() == 1
         self.last: Tensor | None = None
+        self.tolerance: Any = None  # `Tolerance` of the steps, for methods that iterate
+        self.jacobians = 0
         self.rows = list(shaped(self.K).unbind(0))
         self.like = self.rows[0]  # gives stages the field's shape: `view_as` takes half the time of `view(shape)`
         size = y.numel()
@@ -252,7 +254,7 @@ class DenseStep:
     at_start: Tensor  # (degree,): (−center), (−center)², …, which the powers are counted from
 
     @staticmethod
-    def of(tableau: ButcherTableau, like: Tensor) -> DenseStep:
+    def of(tableau: Tableau, like: Tensor) -> DenseStep:
         """In the dtype and on the device of `like`."""
         return _dense_step(tableau, like.dtype, like.device)
 
@@ -285,7 +287,7 @@ class DenseStep:
 
 
 @lru_cache(maxsize=256)
-def _dense_step(tableau: ButcherTableau, dtype: torch.dtype, device: torch.device) -> DenseStep:
+def _dense_step(tableau: Tableau, dtype: torch.dtype, device: torch.device) -> DenseStep:
     degree = max(len(p) for p in tableau.dense)
     padded = [tuple(p) + (0.0,) * (degree - len(p)) for p in tableau.dense]
     with torch.inference_mode(False):

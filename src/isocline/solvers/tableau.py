@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from math import isclose
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 # A rooted tree is the sorted tuple of the trees hanging from its root; () is the single node.
 Tree = tuple[Any, ...]
@@ -48,6 +48,48 @@ def _density(tree: Tree) -> int:
     for child in tree:
         product *= _density(child)
     return product
+
+
+@runtime_checkable
+class Tableau(Protocol):
+    """What the engines read of a method's coefficients, whatever its kind; documented at `ButcherTableau`.
+
+    Example:
+        >>> from isocline.solvers import Rodas5P, Tsit5
+        >>> isinstance(Tsit5.tableau, Tableau) and isinstance(Rodas5P.tableau, Tableau)
+        True
+    """
+
+    @property
+    def c(self) -> tuple[float, ...]: ...
+    @property
+    def a(self) -> tuple[tuple[float, ...], ...]: ...
+    @property
+    def b(self) -> tuple[float, ...]: ...
+    @property
+    def b_error(self) -> tuple[float, ...] | None: ...
+    @property
+    def dense(self) -> tuple[tuple[float, ...], ...]: ...
+    @property
+    def extra_c(self) -> tuple[float, ...]: ...
+    @property
+    def extra_a(self) -> tuple[tuple[float, ...], ...]: ...
+    @property
+    def stages(self) -> int: ...
+    @property
+    def dense_stages(self) -> int: ...
+    @property
+    def fsal(self) -> bool: ...
+    @property
+    def explicit(self) -> bool: ...
+    @property
+    def order(self) -> int: ...
+    @property
+    def embedded_order(self) -> int: ...
+    @property
+    def dense_order(self) -> int: ...
+    @property
+    def dense_center(self) -> float: ...
 
 
 @dataclass(frozen=True)

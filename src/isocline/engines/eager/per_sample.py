@@ -90,7 +90,7 @@ class _Loop:
 
     # ---- the loop -------------------------------------------------------------------------------------------------
     def run(self) -> Trajectory:
-        self.step_count = 0
+        self.step_count, self.begun = 0, self.field.evaluations
         self._first_observations()
         done = self.t == self.t_end
         self._leave(done, int(done.sum()))
@@ -137,6 +137,7 @@ class _Loop:
         """What depends on the number of rows."""
         if self.present:
             self.workspace = self.problem.solver.workspace(self.y, self.field)
+            self.workspace.tolerance = self.tolerance if self.adaptive else None
 
     def _step(self) -> None:
         stop = self.stops.gather(1, self.i_stop.unsqueeze(1)).squeeze(1) if self.many_stops else self.t_end
@@ -378,6 +379,7 @@ class _Loop:
         if self.events is not None:
             self.events.keep(keep)
         self.alive, self.present = None, self.running
+        self.trajectory.stats.jacobians += self.workspace.jacobians if hasattr(self, "workspace") else 0
         self.field = self.problem.field.of_rows(self.ids)
         if hasattr(self, "workspace"):
             self._bind()
@@ -391,6 +393,7 @@ class _Loop:
         self.t_left.index_copy_(0, ids, here)
         self.attempts.index_copy_(0, ids, steps)
         self.interpolated.index_copy_(0, ids, self.extra.index_select(0, rows))
+        self.calls.index_fill_(0, ids, self.field.evaluations - self.begun)
         self.accepted.index_copy_(0, ids, steps - self.rejects.index_select(0, rows))
 
     def _give_up(self, rows: Tensor, status: Status) -> None:
@@ -465,8 +468,13 @@ class _Loop:
             self.out[bad.long().cummax(0).values.bool()] = torch.nan
 
     def _evaluations(self) -> Tensor:
-        """Of every sample: the stages of its attempts, its first slope, the probe of the first step."""
+        """Of every sample: the stages of its attempts, its first slope, the probe of the first step.
+
+        Where stages are iterated: the calls of f while it was in the batch.
+        """
         probe = 1 if isinstance(self.controller, PID) and self.controller.first_step is None else 0
+        if not self.tableau.explicit:
+            return self.calls
         first = torch.where(self.attempts + (self.status == int(Status.NON_FINITE)) > 0, 1 + probe, 0)
         again = 0 if self.tableau.fsal else (self.accepted - 1).clamp(min=0)
         extra = self.interpolated * len(self.tableau.extra_c)

@@ -86,6 +86,7 @@ class _Loop:
         else:
             status = self._adaptive() if self.adaptive else self._fixed()
         self.stats.evaluations += self.field.evaluations - count
+        self.stats.jacobians = 0 if self.workspace is None else self.workspace.jacobians
         self.trajectory.y_end = self.y
         self.trajectory.ys = self._collect()
         return self._checked(status)
@@ -94,6 +95,8 @@ class _Loop:
         controller = self.problem.controller
         assert isinstance(controller, PID)
         tolerance = Tolerance(controller, self.field.layout)
+        if self.workspace is not None:
+            self.workspace.tolerance = tolerance
         exponents = controller.exponents(self.problem.solver.error_order)
         stops = Stops(self.ts[0], self.ts[-1], self.problem.step_ts, self.problem.jump_ts, self.field.time_dtype)
         t, i_stop = self.ts[0], 0
@@ -159,9 +162,9 @@ class _Loop:
             y1, low, high = self._attempt(t, t1, stops)
             if watch and not bool(y1.isfinite().all()):
                 return self._failed(Status.NON_FINITE, t, abs(t1 - t))
+            self._tell("accepted", t, t1)
             if self.watch is not None and (ended := self._event(t, t1, y1, stops)) is not None:
                 return ended
-            self._tell("accepted", t, t1)
             self._accept(self._step(t, t1, low, high), y1)
         return Status.SUCCESS
 
@@ -266,7 +269,7 @@ class _Loop:
             weights = self.y.new_tensor(powers) @ self.dense_step.coefficients
         segment = self.segment
         if segment is not None and weights is None and not self.problem.dense:
-            segment = segment.of_last_stage(self.tableau.fsal)
+            segment = segment.of_last_stage(self.tableau.stages, self.tableau.fsal)
         return SharedStep(t, t1, low, high, first, last, weights, self.y, segment)
 
     def _save(self, step: SharedStep, y1: Tensor) -> None:

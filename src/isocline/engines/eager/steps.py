@@ -17,11 +17,13 @@ from isocline.solvers.runge_kutta import RungeKutta
 
 
 def stage_times(c: Sequence[float], t: float, t1: float, low: float, high: float) -> list[float]:
-    """t + c_i h, never outside [low, high]: the node c = 1 is `high` exactly, not t + h with its rounding."""
+    """t + c_i h, never outside [low, high]: the node c = 1 is `high` exactly, not t + h with its rounding.
+
+    A method with a node beyond 1 asks there.
+    """
     h = t1 - t
-    if h > 0:
-        return [low if ci == 0 else high if ci == 1 else min(t + ci * h, high) for ci in c]
-    return [low if ci == 0 else high if ci == 1 else max(t + ci * h, high) for ci in c]
+    nearest = min if h > 0 else max
+    return [low if ci == 0 else high if ci == 1 else nearest(t + ci * h, high) if ci < 1 else t + ci * h for ci in c]
 
 
 class Segment(NamedTuple):
@@ -32,9 +34,9 @@ class Segment(NamedTuple):
     y1: Tensor
     ks: Sequence[Tensor | None]
 
-    def of_last_stage(self, fsal: bool) -> Segment:
+    def of_last_stage(self, stages: int, fsal: bool) -> Segment:
         """Without the stages that nothing but y₁ depends on: all, or all but the last, with which the next step begins."""
-        return self._replace(ks=[*[None] * (len(self.ks) - 1), self.ks[-1] if fsal else None])
+        return self._replace(ks=[*[None] * (stages - 1), self.ks[stages - 1] if fsal else None])
 
     @property
     def shares_slope(self) -> bool:
@@ -242,5 +244,5 @@ def row_times(field: VectorField, c: Tensor, t: Tensor, t1: Tensor, low: Tensor,
     times = torch.lerp(t, t1, c)
     if low is not t or high is not t1:
         first, last = torch.minimum(low, high), torch.maximum(low, high)
-        times = times.maximum(first).minimum(last)
+        times = torch.where(c > 1, times, times.maximum(first).minimum(last))
     return times.to(field.time_dtype).view(*times.shape, *field.time_tail).unbind(0)

@@ -1,5 +1,7 @@
 """Stages that only an interpolant needs are evaluated where one is asked for, and gradients go through them."""
 
+import math
+
 import pytest
 import torch
 
@@ -115,3 +117,24 @@ def test_in_float32_the_interpolant_loses_no_digits(name, batching):
     rounding = 20 * torch.finfo(torch.float32).eps  # the interpolant's 26 stages, and a few steps
     assert torch.allclose(sol.ys.double(), exact, rtol=rounding)
     assert torch.allclose(sol.at(ts).double(), exact, rtol=rounding)
+
+
+@BATCHING
+@GRADIENTS
+@pytest.mark.parametrize("name", SOLVERS)
+def test_an_event_is_found_with_them(name, batching, gradient):
+    """y = exp(θ sin t) reaches 1.5 where sin t = log(1.5)/θ; looking for it asks for the interpolant of every step."""
+
+    def solve(gradient):
+        theta = torch.tensor(0.8, dtype=F64, requires_grad=True)
+        y0 = torch.ones(1, 1, dtype=F64, requires_grad=True)
+        event = ic.Event(lambda t, y: y[..., 0] - 1.5)
+        options = {"solver": name, "batching": batching, "rtol": 1e-9, "atol": 1e-9, "gradient": gradient}
+        sol = ic.solve(Counted(theta), y0, [0.0, 0.3, 2.0], events=event, **options)
+        t = sol.event_ts.reshape(-1)[0]
+        return t, torch.autograd.grad(t + sol.ys[1].sum(), (theta, y0))
+
+    t, grads = solve(gradient)
+    assert t.item() == pytest.approx(math.asin(math.log(1.5) / 0.8), abs=1e-8)
+    for got, want in zip(grads, solve(ic.Backprop())[1], strict=True):
+        assert torch.allclose(got, want, rtol=1e-9)

@@ -206,7 +206,7 @@ class Vern9(ExplicitRungeKutta):
     For tolerances near the rounding of float64. His interpolant of order 9 takes nine more stages. They are evaluated
     only in steps with an observation inside, and with `dense=True`.
     Sources: J. H. Verner, Numerically optimal Runge–Kutta pairs with interpolants, Numer. Algorithms 53 (2010); his
-    page www.sfu.ca/~jverner, table RKV98.IIa.Efficient.
+    page www.sfu.ca/~jverner, table RKV98.IIa.Efficient.000000349 of 2008.
 
     Example:
         >>> import torch, isocline

@@ -127,9 +127,10 @@ _DENSE = (
 class Vern7(ExplicitRungeKutta):
     """Verner's "most efficient" pair of orders 7(6): ten evaluations a step, the last shared with the next step.
 
-    His interpolant of order 7 takes five more stages. They are evaluated only in steps with an observation inside, and
-    with `dense=True`. These are his corrected ones: in the table of 2008, which other libraries still carry, stage 12
-    (node 0.29) leaves the interpolant at order 6. The order conditions determine the weights of the interpolant.
+    His interpolant of order 7 takes five more stages. They are evaluated only in steps with an observation inside, with
+    `dense=True`, and where events are looked for. These are his corrected ones: in the table of 2008, which other
+    libraries still carry, stage 12 (node 0.29) leaves the interpolant at order 6. The order conditions determine the
+    weights of the interpolant.
     Sources: J. H. Verner, Numerically optimal Runge–Kutta pairs with interpolants, Numer. Algorithms 53 (2010); his
     page www.sfu.ca/~jverner, table RKV76.IIa.Efficient.00001675585 of July 2024.
 

@@ -204,7 +204,7 @@ class Vern9(ExplicitRungeKutta):
     """Verner's "most efficient" pair of orders 9(8): sixteen evaluations a step, the last shared with the next step.
 
     For tolerances near the rounding of float64. His interpolant of order 9 takes nine more stages. They are evaluated
-    only in steps with an observation inside, and with `dense=True`.
+    only in steps with an observation inside, with `dense=True`, and where events are looked for.
     Sources: J. H. Verner, Numerically optimal Runge–Kutta pairs with interpolants, Numer. Algorithms 53 (2010); his
     page www.sfu.ca/~jverner, table RKV98.IIa.Efficient.000000349 of 2008.
 

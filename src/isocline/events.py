@@ -241,8 +241,8 @@ class Watch:
         return self._rows(self.conditions.rate(index, at_t, at_y, slope))
 
     def resolution(self, t: Tensor, t1: Tensor) -> Tensor:
-        """To what an event is located: four spacings of the field's time, (R,)."""
-        return 4 * torch.finfo(self.conditions.layout.time_dtype).eps * torch.maximum(t.abs(), t1.abs())
+        """To what an event is located: four spacings of time in the precision states are carried in, (R,)."""
+        return 4 * torch.finfo(self.conditions.layout.dtype).eps * torch.maximum(t.abs(), t1.abs())
 
     def close(self, step: Stretch) -> Tensor:
         """How long after a zero it starts at a condition may still be zero to rounding, (R,)."""
@@ -321,7 +321,8 @@ class Watch:
         zero = size <= rate.abs() * self.close(step)
         if self.fired is not None and self.residual is not None:
             zero = zero | (self._picked(self.fired) & (size <= 4 * self._picked(self.residual).abs()))
-        self.sign = torch.where(zero, rate.sign(), self.value.sign()).nan_to_num(0.0)
+        ahead = rate.sign() * (step.t1 - step.t).sign()  # the sign it is about to take, whichever way time runs
+        self.sign = torch.where(zero, ahead, self.value.sign()).nan_to_num(0.0)
         self.at_zero = zero
 
     def _picked(self, by_sample: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import itertools
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from isocline.engines.eager import Problem, Trajectory
 from isocline.engines.eager.diagnosis import diagnose, diagnose_rows
 from isocline.events import Conditions, Event
 from isocline.field import Layout
-from isocline.gradients import Gradient
+from isocline.gradients import Checkpointed, Gradient
 from isocline.gradients.times import attach_observations, attach_start
 from isocline.inputs import drive
 from isocline.pieces import EventLog, solve_in_pieces
@@ -182,7 +183,16 @@ def _run_with_events(
     if not torch.is_grad_enabled():
         return solve_in_pieces(problem, eager.integrate, None, y0.detach(), conditions, max_events)
     ts = times.differentiable
-    trajectory, log = solve_in_pieces(problem, way_back.run, ts, y0, conditions, max_events)
+    pieces = itertools.count()
+
+    def run(piece: Problem, start: Tensor) -> Trajectory:
+        method, done = way_back, next(pieces)
+        if isinstance(method, Checkpointed):
+            # The graphs kept by all pieces together stay below twice the budget.
+            method = replace(method, graphs=method.graphs >> done)
+        return method.run(piece, start)
+
+    trajectory, log = solve_in_pieces(problem, run, ts, y0, conditions, max_events)
     if ts is not None:
         trajectory.ys = attach_observations(problem.field, ts, trajectory.ys)
     return trajectory, log

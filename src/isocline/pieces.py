@@ -16,7 +16,7 @@ from torch import Tensor
 
 from isocline.control import Stops
 from isocline.engines.eager import Problem, Trajectory
-from isocline.engines.eager.problem import Failure
+from isocline.engines.eager.problem import Failure, Progress
 from isocline.events import Conditions, Watch
 from isocline.gradients.event_time import attach_event
 from isocline.gradients.times import attach_start
@@ -75,14 +75,17 @@ class _Pieces:
     parts: list[Trajectory] = field(default_factory=list)
     safe: Tensor | None = None  # finite states, shown to conditions and resets in place of those that do not matter
 
-    def trajectory(self, ys: Tensor, status: Any, failure: Any) -> Trajectory:
-        """The parts as one."""
+    def trajectory(self, ys: Tensor, status: Any, failure: Any, when: Any) -> Trajectory:
+        """The parts as one; it ended at the time(s) `when`."""
         whole = Trajectory(ys, self.parts[-1].y_end, SumOfStats([part.stats for part in self.parts]), status)
         for part in self.parts:
             whole.steps += part.steps
             whole.dense_y += part.dense_y
             whole.dense_hk += part.dense_hk
         whole.failure = failure
+        if self.problem.progress is not None:
+            steps = torch.as_tensor(whole.stats.accepted).max().item()
+            self.problem.progress(1.0, float(torch.as_tensor(when).max()), int(steps))
         return whole
 
 
@@ -128,7 +131,7 @@ class _Shared(_Pieces):
         ys = torch.cat(rows)
         if len(ys) < len(ts):
             ys = torch.cat([ys, ys.new_full((len(ts) - len(ys), *y0.shape), torch.nan)])
-        return self.trajectory(ys, status, failure), self._log(found, y0)
+        return self.trajectory(ys, status, failure, t), self._log(found, y0)
 
     def _beside(self, t: float, towards: float) -> float:
         """`t`, where f jumps the number next to it."""
@@ -136,7 +139,14 @@ class _Shared(_Pieces):
 
     def _piece(self, ts: list[float], watch: Watch) -> Problem:
         used = sum(part.stats.accepted + part.stats.rejected for part in self.parts)
-        return replace(self.problem, ts=ts, watch=watch, start=None, max_steps=max(0, self.problem.max_steps - used))
+        settings = {"max_steps": max(0, self.problem.max_steps - used), "progress": self._progress()}
+        return replace(self.problem, ts=ts, watch=watch, start=None, **settings)
+
+    def _progress(self) -> Progress | None:
+        """The caller's, told of the whole solve and not of the piece."""
+        tell, (first, *_, last) = self.problem.progress, [*self.problem.ts, self.problem.ts[-1]]
+        before = sum(part.stats.accepted for part in self.parts)
+        return tell and (lambda _, t, steps: tell((t - first) / (last - first), t, before + steps))
 
     def _event(self, t: float, towards: float, y: Tensor, index: int) -> tuple[Tensor, Tensor]:
         clock = y.new_tensor(t, dtype=self.problem.field.layout.clock_dtype)
@@ -221,7 +231,7 @@ class _PerSample(_Pieces):
                 break
             watch = Watch(self.conditions, part.event, self._residual(t, y_star))
             y = self._reset(moving, y_star, part.event & running)
-        return self.trajectory(ys, status, failure), self._log(found, y0)
+        return self.trajectory(ys, status, failure, t), self._log(found, y0)
 
     def _times(self, t: Tensor, seen: Tensor, running: Tensor) -> Tensor:
         """Of every sample: where it stands, and what it has still to observe; nothing for those that are done."""
@@ -237,7 +247,10 @@ class _PerSample(_Pieces):
             used = torch.stack([part.stats.accepted + part.stats.rejected for part in self.parts]).sum(0)
             moves = ts[:, 1:].isfinite().any(1)
             left -= int(used[moves].min())
-        return replace(self.problem, ts=ts, watch=watch, start=None, max_steps=max(0, left))
+        tell, done = self.problem.progress, float(ts[:, 1:].isnan().all(1).double().mean())
+        # Of samples at many times the share that is done says most.
+        progress = tell and (lambda _, t, steps: tell(done, t, steps))
+        return replace(self.problem, ts=ts, watch=watch, start=None, max_steps=max(0, left), progress=progress)
 
     def _event(self, before: Tensor, t: Tensor, y: Tensor, fired: Tensor) -> tuple[Tensor, Tensor]:
         """Time and state of the samples that have an event; the others' as they were, their state made finite."""

@@ -1,5 +1,6 @@
 """Events: found where they are, once, and differentiable."""
 
+import functools
 import gc
 import math
 import re
@@ -419,6 +420,15 @@ def test_max_steps_counts_all_pieces():
     assert Ball().solve([0.0, 11.3], max_steps=200).success
 
 
+@pytest.mark.parametrize("batching", ["shared", "per_sample"])
+def test_progress_is_told_of_the_whole_solve(batching):
+    told = []
+    Ball().solve([0.0, 6.0], batching, progress=lambda done, t, steps: told.append((done, t, steps)))
+    fractions = [done for done, _, _ in told]
+    assert fractions == sorted(fractions) and fractions[-1] == 1.0 and fractions.count(1.0) <= 2
+    assert all(0 <= done <= 1 for done in fractions)
+
+
 def test_f_is_not_evaluated_beyond_the_step_that_holds_the_event():
     seen = []
 
@@ -448,48 +458,59 @@ def test_statistics_are_those_of_all_pieces():
 
 
 # ---- gradients ---------------------------------------------------------------------------------------------------
+EVERYTHING = [2.0, 0.05, 0.1, 0.3, [-0.5, 0.8], [0.0, 2.0, 8.0, 11.0]]
+
+
+def kicked_pendulum(batching, gradient, k, damping, angle, kick, y0, ts):
+    """Damped by args, kicked where it passes an angle that moves with time; one number of all that is returned.
+
+    Fixed steps, so that differences see a smooth function.
+    """
+    event = Event(
+        lambda t, y, damping: y[..., 0] - angle - 0.01 * t.reshape(y.shape[:-1]) - 0.1 * damping,
+        reset=lambda t, y, damping: torch.stack([y[..., 0], 0.9 * y[..., 1] + kick], -1),
+        direction=1,
+    )
+    sol = ic.solve(
+        lambda t, y, damping: torch.stack([y[..., 1], -k * torch.sin(y[..., 0]) - damping * y[..., 1]], -1),
+        y0 if batching == "shared" else torch.stack([y0, y0 + 0.1]),
+        ts,
+        events=event,
+        args=(damping,),
+        batching=batching,
+        gradient=gradient,
+        solver="dopri8",
+        step=0.2,
+    )
+    assert sol.event_ts.shape[0] == 3
+    weights = T(1.0, -2.0, 0.5).view(3, *[1] * (sol.event_ts.dim() - 1))
+    return (sol.event_ts * weights).sum() + (sol.ys[1:] ** 2).sum() + sol.event_ys[..., 1].sum()
+
+
+@functools.cache
+def differences(batching):
+    flat, like = [torch.tensor(x, dtype=F64) for x in EVERYTHING], []
+    with torch.no_grad():
+        for i, x in enumerate(flat):
+            like.append(torch.zeros_like(x))
+            for j in range(x.numel()):
+                values = []
+                for step in (1e-5, -1e-5):
+                    moved = [y.clone() for y in flat]
+                    moved[i].view(-1)[j] += step
+                    values.append(kicked_pendulum(batching, "backprop", *moved))
+                like[i].view(-1)[j] = (values[0] - values[1]) / 2e-5
+    return like
+
+
 @pytest.mark.parametrize("batching", ["shared", "per_sample"])
 @pytest.mark.parametrize("gradient", GRADIENTS)
 def test_gradients_agree_with_differences_in_everything(gradient, batching):
-    """A pendulum kicked where it passes an angle, damped by args; everything at once, times too."""
-
-    def outputs(k, damping, angle, kick, y0, ts):
-        event = Event(
-            lambda t, y, damping: y[..., 0] - angle - 0.01 * t.reshape(y.shape[:-1]) - 0.1 * damping,
-            reset=lambda t, y, damping: torch.stack([y[..., 0], 0.9 * y[..., 1] + kick], -1),
-            direction=1,
-        )
-        sol = ic.solve(
-            lambda t, y, damping: torch.stack([y[..., 1], -k * torch.sin(y[..., 0]) - damping * y[..., 1]], -1),
-            y0 if batching == "shared" else torch.stack([y0, y0 + 0.1]),
-            ts,
-            events=event,
-            args=(damping,),
-            batching=batching,
-            max_events=20,
-            gradient=gradient,
-            solver="dopri8",
-            rtol=1e-9,
-            atol=1e-11,
-        )
-        assert sol.event_ts.shape[0] == 3
-        return (
-            (sol.event_ts * T(1.0, -2.0, 0.5).view(3, *[1] * (sol.event_ts.dim() - 1))).sum()
-            + (sol.ys[1:] ** 2).sum()
-            + sol.event_ys[..., 1].sum()
-        )
-
-    inputs = [P(2.0), P(0.05), P(0.1), P(0.3), P([-0.5, 0.8]), P([0.0, 2.0, 8.0, 11.0])]
-    got = grads(outputs(*inputs), inputs)
-    for i, x in enumerate(inputs):
-        for j in range(x.numel()):
-            values = []
-            for step in (1e-5, -1e-5):
-                moved = [y.detach().clone() for y in inputs]
-                moved[i].view(-1)[j] += step
-                with torch.no_grad():
-                    values.append(outputs(*moved).item())
-            close(got[i].reshape(-1)[j], (values[0] - values[1]) / 2e-5, rtol=2e-6, atol=2e-6)
+    """y0, all times, args, parameters of field, condition and reset."""
+    inputs = [P(x) for x in EVERYTHING]
+    got = grads(kicked_pendulum(batching, gradient, *inputs), inputs)
+    for a, b in zip(got, differences(batching), strict=True):
+        close(a, b, rtol=1e-6, atol=1e-6)
 
 
 def test_modules_in_field_condition_and_reset_all_learn():

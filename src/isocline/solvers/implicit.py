@@ -42,8 +42,8 @@ class ImplicitRungeKutta(RungeKutta, abstract=True):
 
     Example:
         >>> import torch, isocline
-        >>> sol = isocline.solve(lambda t, y: -1000 * (y - torch.cos(t)), torch.zeros(1), [0.0, 1.0], solver="kvaerno3")
-        >>> round(sol.ys[-1].item(), 3), bool(sol.stats.accepted < 60)
+        >>> sol = isocline.solve(lambda t, y: -1000 * (y - torch.cos(t)), torch.zeros(1), [0.0, 1.0], solver="kvaerno5")
+        >>> round(sol.ys[-1].item(), 3), sol.stats.accepted < 40
         (0.541, True)
     """
 

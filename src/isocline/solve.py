@@ -17,6 +17,7 @@ from isocline.control import PID, Controller, FixedStep, Observer
 from isocline.doses import Dose
 from isocline.engines import eager
 from isocline.engines.eager import Problem, Trajectory
+from isocline.engines.eager.dense import dense_path
 from isocline.engines.eager.diagnosis import diagnose, diagnose_rows
 from isocline.events import Conditions, Event
 from isocline.field import Layout
@@ -24,9 +25,9 @@ from isocline.gradients import Checkpointed, Gradient
 from isocline.gradients.times import attach_observations, attach_start
 from isocline.inputs import drive
 from isocline.pieces import EventLog, solve_in_pieces
-from isocline.solution import DensePath, Solution, SolveError, Stats, Status, failed
+from isocline.solution import Solution, SolveError, Stats, Status, failed
 from isocline.solvers import RungeKutta, Solver, snake_case
-from isocline.solvers.runge_kutta import DenseStep
+from isocline.transforms import under_transforms
 
 
 def solve(
@@ -117,7 +118,7 @@ def solve(
     if observer is not None and batching == "per_sample":
         raise ValueError("observer: sees steps of the whole state; use batching='shared', or progress")
     method = resolve_solver(solver)
-    way_back = resolve_gradient(gradient)
+    way_back = under_transforms(resolve_gradient(gradient), method)
     layout = Layout.of(y0, per_sample=batching == "per_sample")
     times = Times.of(ts, layout)
     vector_field, kinks = drive(field, inputs, layout, args)
@@ -380,35 +381,6 @@ def resolve_controller(
             f"solver such as 'tsit5'"
         )
     return controller
-
-
-def dense_path(problem: Problem, trajectory: Trajectory, y0: Tensor) -> tuple[DensePath, Any]:
-    """The accepted steps for interpolation, and their ends."""
-    weights = DenseStep.of(problem.solver.tableau, y0)
-    calls = (weights.weights, weights.slopes)
-    layout = problem.field.layout
-    stages = problem.solver.tableau.dense_stages
-    y = torch.cat(trajectory.dense_y) if trajectory.dense_y else y0.new_empty(0, y0.shape[-1])
-    hk = torch.cat(trajectory.dense_hk) if trajectory.dense_hk else y0.new_empty(0, stages, y0.shape[-1])
-    if layout.batch is None:
-        ends = torch.tensor([t1 for _, t1 in trajectory.steps], dtype=layout.clock_dtype, device=y0.device)
-        starts = torch.tensor([t for t, _ in trajectory.steps], dtype=layout.clock_dtype, device=y0.device)
-        first = torch.tensor(problem.ts[:1], dtype=layout.clock_dtype, device=y0.device)
-        return DensePath(layout, calls, starts, ends, y, hk), torch.cat([first, ends])
-    none = problem.ts.new_empty(0)
-    rows, starts, ends = (torch.cat(x) for x in zip((none.long(), none, none), *trajectory.steps, strict=True))
-    index = (starts != ends).nonzero().squeeze(1)
-    index = index[rows[index].argsort(stable=True)]
-    count = rows[index].bincount(minlength=layout.batch)
-    column = torch.arange(len(index), device=y0.device) - (count.cumsum(0) - count)[rows[index]]
-    shape = (layout.batch, max(1, int(count.max())))
-
-    def table(values: Tensor, fill: float) -> Tensor:
-        return values.new_full(shape, fill).index_put((rows[index], column), values)
-
-    start_table, end_table = table(starts[index], torch.nan), table(ends[index], torch.nan)
-    accepted = [torch.cat([t[:1], e[~e.isnan()]]) for t, e in zip(problem.ts, end_table, strict=True)]
-    return DensePath(layout, calls, start_table, end_table, y, hk, table(index, 0)), accepted
 
 
 def _empty(problem: Problem, times: Times, y0: Tensor) -> Solution:

@@ -43,9 +43,17 @@ class Tolerance:
 
     def shared(self, x: Tensor) -> float:
         """Norm of a vector already in units of the tolerance, as a Python float: the one synchronisation of a step."""
-        if self.norm is not None:
-            return float(self.norm(x))
-        return (torch.dot(x, x).item() / x.numel()) ** 0.5
+        try:
+            if self.norm is not None:
+                return float(self.norm(x))
+            return (torch.dot(x, x).item() / x.numel()) ** 0.5
+        except RuntimeError as error:
+            if "vmap" in str(error):
+                raise RuntimeError(
+                    "vmap over a solve that chooses its steps: they depend on numbers vmap does not show; call solve once on "
+                    "the batch with batching='per_sample' (each sample its own steps), or use fixed steps"
+                ) from error
+            raise
 
     def squares(self, x: Tensor) -> Tensor:
         """The square of the norm of every row; a product with (1/N, …, 1/N) is the fastest mean of few numbers."""

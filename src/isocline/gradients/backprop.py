@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from isocline.engines import eager
 from isocline.engines.eager import Problem, Trajectory, shared
@@ -35,7 +36,7 @@ class Backprop(Gradient):
     def run(self, problem: Problem, y0: Tensor) -> Trajectory:
         if problem.field.layout.batch is None:
             return shared.integrate(problem, y0, graph=True)
-        with torch.no_grad():
+        with torch.no_grad(), forward_ad._set_fwd_grad_enabled(False):
             plan = Plan(problem, Inputs([], [], problem.field, []))
             trajectory = eager.integrate(problem, y0.detach(), plan.record.add)
         ys, dense_y, dense_hk = plan.rebuild(y0)

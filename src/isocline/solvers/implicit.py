@@ -28,7 +28,8 @@ from isocline.solvers.tableau import Tableau
 
 KAPPA = 0.03  # how far below the tolerance of a step Newton goes (Hairer & Wanner II, IV.8: 10⁻¹ to 10⁻²)
 ITERATIONS = 10
-FAST = 0.3  # a rate of convergence at which the Jacobian is kept
+# The rate of convergence at which a Jacobian is kept: a small one costs no more than an iteration.
+FAST, FAST_LARGE, LARGE = 0.03, 0.3, 8
 
 
 @dataclass(frozen=True)
@@ -303,7 +304,7 @@ class NewtonWorkspace(Workspace):
                 lost = (lost | (rate >= 2.0) | ~size.isfinite()) & ~done
             before = size.clamp(min=1e-30)
             finished, worst = torch.stack(((done | lost).all().to(size), rate.nan_to_num(9.0).max())).tolist()
-            if worst > FAST:
+            if worst > (FAST if self._width() <= LARGE else FAST_LARGE):
                 self.slow = True
             if finished:
                 break

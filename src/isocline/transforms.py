@@ -1,0 +1,49 @@
+"""What `torch.func` and forward-mode differentiation ask of a solve.
+
+Their wrapped tensors pass through ordinary operations only, not through the gradient methods' own nodes. Under a
+transform the steps are therefore recorded one operation at a time, as by `Backprop`: the same derivative.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch.autograd import forward_ad
+
+from isocline.gradients import Backprop, Checkpointed, Gradient, GradientError
+from isocline.solvers import RungeKutta, snake_case
+
+
+def transformed() -> bool:
+    """Whether a transform of `torch.func` or a forward-mode level is active."""
+    return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+
+
+def under_transforms(gradient: Gradient, solver: RungeKutta) -> Gradient:
+    """The gradient method to use: that asked for, or plain backpropagation where a transform looks on.
+
+    Raises:
+        GradientError: the method is not the derivative of the discretisation, which is what a transform gives; or the
+            solver is implicit, whose Jacobians come from autograd itself.
+
+    Example:
+        >>> import torch, isocline
+        >>> f = lambda k: isocline.solve(lambda t, y: -k * y, torch.ones(1), [0.0, 1.0]).ys[-1].sum()
+        >>> round(torch.func.grad(f)(torch.tensor(1.0)).item(), 3)
+        -0.368
+        >>> value, tangent = torch.func.jvp(f, (torch.tensor(1.0),), (torch.tensor(1.0),))
+        >>> round(tangent.item(), 3)
+        -0.368
+    """
+    if not transformed():
+        return gradient
+    if not solver.tableau.explicit:
+        raise GradientError(
+            f"solver={snake_case(type(solver).__name__)!r} under torch.func or forward-mode differentiation: it takes its "
+            f"Jacobians from autograd, which a transform does not let through; use an explicit solver there, or backward()"
+        )
+    if isinstance(gradient, (Backprop, Checkpointed)):
+        return Backprop()
+    raise GradientError(
+        f"{type(gradient).__name__} under torch.func or forward-mode differentiation: the transform differentiates the steps "
+        f"themselves; use gradient='checkpointed' or 'backprop' there"
+    )

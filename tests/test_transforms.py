@@ -1,0 +1,81 @@
+"""torch.func and forward mode through a solve: the same derivatives as backward(), or a refusal by name."""
+
+import pytest
+import torch
+from torch.autograd import forward_ad
+from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
+
+import isocline as ic
+
+F64 = torch.float64
+Y0 = torch.tensor([1.0, 0.5], dtype=F64)
+K = torch.tensor(0.7, dtype=F64)
+OPTIONS = [{}, {"solver": "rk4", "step": 0.1}, {"batching": "per_sample"}, {"solver": "vern7", "dense": True}]
+
+
+def end(y, k, **options):
+    alone = options.get("batching") == "per_sample"
+    y = y[None] if alone else y
+    ys = ic.solve(lambda t, y, k: -k * y + torch.sin(t) * y**2, y, [0.0, 0.7, 2.0], args=(k,), **options).ys
+    return ys[:, 0] if alone else ys
+
+
+def loss(y, k, **options):
+    return (end(y, k, **options) ** 2).sum()
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_derivatives_agree_with_backward(options):
+    y, k = Y0.clone().requires_grad_(), K.clone().requires_grad_()
+    want = torch.autograd.grad(loss(y, k, gradient="backprop", **options), [y, k], create_graph=True)
+    second = torch.autograd.grad(want[1], k)[0]
+    got = grad(loss, argnums=(0, 1))(Y0, K, **options)
+    for x, g in zip(want, got, strict=True):
+        assert torch.allclose(x, g, rtol=1e-9)
+    value, tangent = jvp(lambda k: loss(Y0, k, **options), (K,), (torch.ones_like(K),))
+    assert torch.allclose(tangent, want[1], rtol=1e-9) and torch.allclose(value, loss(Y0, K, **options), rtol=1e-9)
+    _, pull = vjp(lambda y: loss(y, K, **options), Y0)
+    assert torch.allclose(pull(torch.ones((), dtype=F64))[0], want[0], rtol=1e-9)
+    assert torch.allclose(hessian(lambda k: loss(Y0, k, **options))(K), second, rtol=1e-8)
+
+
+def test_jacobians_forwards_and_backwards():
+    y = Y0.clone().requires_grad_()
+    want = torch.stack([torch.autograd.grad(end(y, K)[-1, i], y)[0] for i in range(2)])
+    assert torch.allclose(jacrev(lambda y: end(y, K)[-1])(Y0), want, rtol=1e-9)
+    assert torch.allclose(jacfwd(lambda y: end(y, K)[-1])(Y0), want, rtol=1e-9)
+
+
+def test_dual_numbers_without_torch_func():
+    with forward_ad.dual_level():
+        ys = end(Y0, forward_ad.make_dual(K, torch.ones_like(K)))
+        tangent = forward_ad.unpack_dual(ys).tangent
+    h = 1e-6
+    assert torch.allclose(tangent, (end(Y0, K + h) - end(Y0, K - h)) / (2 * h), rtol=1e-5, atol=1e-6)
+
+
+def test_parameters_of_a_module():
+    field = ic.nn.MLP((2, 8, 2), seed=0, dtype=F64)
+
+    def through(parameters):
+        return ic.solve(lambda t, y: functional_call(field, parameters, (t, y)), Y0, [0.0, 1.0]).ys[-1].sum()
+
+    got = grad(through)(dict(field.named_parameters()))
+    want = torch.autograd.grad(ic.solve(field, Y0, [0.0, 1.0]).ys[-1].sum(), list(field.parameters()))
+    assert all(torch.allclose(g, w, rtol=1e-8) for g, w in zip(got.values(), want, strict=True))
+
+
+def test_vmap_maps_fixed_steps_and_names_what_to_do_with_adaptive_ones():
+    batch = torch.stack([Y0, 2 * Y0])
+    got = vmap(lambda y: ic.solve(lambda t, y: -K * y, y, [0.0, 1.0], solver="rk4", step=0.1).ys[-1])(batch)
+    assert torch.allclose(got, batch * torch.exp(-K), rtol=1e-5)
+    per_sample = vmap(grad(lambda y: loss(y, K, solver="rk4", step=0.1)))(batch)
+    assert torch.allclose(per_sample[0], grad(lambda y: loss(y, K, solver="rk4", step=0.1))(Y0), rtol=1e-9)
+    with pytest.raises(RuntimeError, match="batching='per_sample'"):
+        vmap(lambda y: ic.solve(lambda t, y: -K * y, y, [0.0, 1.0]).ys[-1])(batch)
+
+
+@pytest.mark.parametrize("options", [{"gradient": "backsolve"}, {"solver": "kvaerno3"}])
+def test_what_a_transform_cannot_pass_is_refused_by_name(options):
+    with pytest.raises(ic.GradientError, match=next(iter(options.values())).capitalize()[:5] + "|kvaerno3"):
+        grad(lambda y: loss(y, K, **options))(Y0)

@@ -58,16 +58,17 @@ def main() -> int:
     for name, value in list(vars(problems).items()):
         if name.endswith("METHODS"):
             setattr(problems, name, tuple(method for method in value if method not in options.without))
-    suite = unittest.TestSuite()
+    suite = []
     for file in FILES:
         for group in unittest.defaultTestLoader.loadTestsFromModule(importlib.import_module(file)):
-            suite.addTests(test for test in group if options.only in test.id())
+            suite += (test for test in group if options.only in test.id())
     result = Lines()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        suite.run(result)
-    for test in result.ran:
-        print(f"{test}: {f'{result.failed[test]} failed' if result.failed[test] else 'passed'}")
+    for one in suite:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            one.run(result)
+        test = one.id()
+        print(f"{test}: {f'{result.failed[test]} failed' if result.failed[test] else 'passed'}", flush=True)
         shown = result.first.get(test, [])
         for line in shown if options.all else shown[:5]:
             print(f"    {line[:220]}")

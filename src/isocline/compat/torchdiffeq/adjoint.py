@@ -224,14 +224,18 @@ class _Plan:
         """d/dt of (y, a, *a_θ)."""
 
         def rate(t: Tensor, s: Any) -> Any:
+            # An implicit solver differentiates this in turn, for its Jacobian.
+            again = torch.is_grad_enabled() and any(x.requires_grad for x in s)
             with torch.enable_grad():
-                y = s[0].detach().requires_grad_()
+                y = s[0] if again and s[0].requires_grad else s[0].detach().requires_grad_()
                 slope = self.slope(t, y)
                 grads: Sequence[Tensor | None] = [None] * (1 + len(params))
                 if slope.requires_grad:
-                    grads = torch.autograd.grad(slope, (y, *params), -s[1], allow_unused=True, retain_graph=True)
+                    grads = torch.autograd.grad(
+                        slope, (y, *params), -s[1], allow_unused=True, retain_graph=True, create_graph=again
+                    )
             rest = (torch.zeros_like(x) if g is None else g for g, x in zip(grads, (y, *params), strict=True))
-            return (slope.detach(), *(x.detach() for x in rest))
+            return (slope, *rest) if again else (slope.detach(), *(x.detach() for x in rest))
 
         return rate
 

@@ -63,6 +63,13 @@ def odeint_dense(
             steps["jump_ts"] = ends
     watched = observer(callbacks_of(func), state)
     solution = solve(
-        state.field(func), y0, t, solver=chosen.make(), gradient=Backprop(), observer=watched, dense=True, **steps
+        state.field(func),
+        y0,
+        t,
+        solver=chosen.make(options),
+        gradient=Backprop(),
+        observer=watched,
+        dense=True,
+        **steps,
     )
     return solution.at

@@ -1,7 +1,8 @@
 """Solving until an event, for `odeint` and `odeint_adjoint`.
 
 torchdiffeq's events have no final time. isocline's solves do, so the search goes from window to window, each as long
-as all before it, until one holds the event.
+as all before it, until one holds the event. A window begins where the last step of the one before began: that step was
+cut short, and an event at its very end, where the sign is rounding, is found by the step that goes over it.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from isocline.solution import SolveError, Status
 from isocline.solve import solve
 
 FIXED_LIMIT = 20_000  # steps of a fixed-step method without an event: torchdiffeq's
+ADAPTIVE_LIMIT = 100_000  # of the others, where max_num_steps sets no limit: without one the search may never end
 
 
 class Crossing:
@@ -37,7 +39,13 @@ class Crossing:
     """
 
     def __init__(
-        self, event_fn: Callable[..., Any], func: Callable[..., Any], state: State, y0: Any, t0: Tensor
+        self,
+        event_fn: Callable[..., Any],
+        func: Callable[..., Any],
+        state: State,
+        y0: Any,
+        t0: Tensor,
+        direction: float,
     ) -> None:
         self.event_fn = event_fn
         self.conditions = Conditions([Event(self)], state.layout, ())
@@ -52,7 +60,7 @@ class Crossing:
             for i in (signs == 0).nonzero().squeeze(1).tolist():
                 entry = Event(lambda t, y, i=i: event_fn(t, y).reshape(-1)[i])
                 rate = Conditions([entry], state.layout, ()).rate(0, t0.double(), y, self.slope(t0, y))
-                signs[i] = 1.0 if rate >= 0 else -1.0
+                signs[i] = 1.0 if rate * direction >= 0 else -1.0
             self.signs = signs
 
     def __call__(self, t: Tensor, y: Any) -> Any:
@@ -80,10 +88,11 @@ class Crossing:
 
 
 class Pace:
-    """How long the steps are, for the next window to begin with."""
+    """Where the last step began, and how long the last two are: what the next window begins with."""
 
     def __init__(self) -> None:
         self.last = self.before = 0.0
+        self.t, self.y = math.nan, None
 
     def watch(self, other: Observer | None) -> Observer:
         """An observer that also tells `other`."""
@@ -91,6 +100,7 @@ class Pace:
 
         def accepted(t: float, y: Any, h: float) -> None:
             self.before, self.last = self.last, abs(h)
+            self.t, self.y = t, y
             if other.accepted is not None:
                 other.accepted(t, y, h)
 
@@ -127,7 +137,7 @@ def until_event(
     search = _adaptive if method.adaptive else _fixed
     pace = Pace()
     common = {
-        "solver": method.make(),
+        "solver": method.make(options),
         "gradient": Backprop(),
         "observer": pace.watch(observer(callbacks, state)),
         "events": Event(crossing),
@@ -135,7 +145,7 @@ def until_event(
     field = state.field(func)
     start, direction = t[0].double(), 1.0 if t[1] > t[0] else -1.0
     y, used, solution = y0, 0, None
-    windows = search(state, rtol, atol, options, abs(float(t[1] - t[0])), pace)
+    windows = search(state, rtol, atol, options, abs((t[1] - t[0]).item()), pace)
     while True:
         length, steps = windows(start.item(), direction, used)
         end = start.detach() + direction * length
@@ -145,7 +155,8 @@ def until_event(
         if solution.status is Status.EVENT:
             return solution.event_ts[-1], pytree.tree_map(lambda x: x[-1], solution.event_ys)
         used += solution.stats.accepted + solution.stats.rejected
-        y, start = pytree.tree_map(lambda x: x[-1], solution.ys), end
+        if pace.t != start.item():
+            y, start = pace.y, torch.full_like(end, pace.t)
     assert solution is not None
     raise SolveError(f"no event up to t = {start.item():.3g}: does event_fn change sign?", Status.MAX_STEPS, solution)
 
@@ -155,16 +166,18 @@ def _adaptive(
 ) -> Callable[[float, float, int], tuple[float, dict[str, Any]]]:
     """Windows for a method that chooses its steps: (start, direction, steps used) to length and arguments of `solve`."""
     arguments = settings.adaptive(state, rtol, atol, options, 1)
-    budget, begun = arguments["max_steps"], 0.0
+    budget, begun = int(options.get("max_num_steps", ADAPTIVE_LIMIT)), 0.0
 
     def window(start: float, direction: float, used: int) -> tuple[float, dict[str, Any]]:
         nonlocal begun
         controller = arguments["controller"]
         if begun:
             controller = replace(controller, first_step=pace.step)
+        if used >= budget:
+            return math.inf, {}
         size = max(length, begun, 16 * pace.step)
         begun += size
-        return size, {**arguments, "controller": controller, "max_steps": max(1, budget - used)}
+        return size, {**arguments, "controller": controller, "max_steps": budget - used}
 
     return window
 
@@ -199,7 +212,7 @@ def event_of(event_fn: Callable[..., Any], func: Callable[..., Any], state: Stat
         )
     if not bool(t.isfinite().all()) or bool(t[0] == t[1]):
         raise ValueError(f"t: {t.tolist()}, expected two different finite times")
-    return Crossing(event_fn, func, state, y0, t[0].detach().to(state.layout.time_dtype))
+    return Crossing(event_fn, func, state, y0, t[0].detach().to(state.layout.time_dtype), 1.0 if t[1] > t[0] else -1.0)
 
 
 def states_at_event(y0: Any, t: Tensor, when: Tensor, y: Any) -> tuple[Tensor, Any]:

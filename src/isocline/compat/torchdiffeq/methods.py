@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from isocline.solvers import Solver
@@ -46,15 +46,20 @@ class Method:
         """Whether SciPy does the work."""
         return self.options is SCIPY
 
-    def make(self) -> Solver:
+    def make(self, options: Mapping[str, Any]) -> Solver:
         """The solver; looked up at every call, so that one registered later is found.
+
+        Args:
+            options: those that are settings of the solver itself are handed to it.
 
         Raises:
             NotImplementedError: where isocline has none for this name.
         """
         if self.solver not in Solver.registry:
             raise NotImplementedError(f"method={self.name!r} is not available in isocline yet; nearest: {self.nearest}")
-        return Solver.named(self.solver)
+        solver = Solver.registry[self.solver]
+        own = {field.name for field in fields(solver)}
+        return solver(**{key: value for key, value in options.items() if key in own})
 
     def check(self, options: Mapping[str, Any]) -> None:
         """Warns of the keys it does not take."""

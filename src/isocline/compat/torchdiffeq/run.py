@@ -55,7 +55,7 @@ def integrate(
     if unsupported:
         warnings.warn(f"Solver {method.name!r} does not support callbacks {unsupported}", stacklevel=3)
     common: dict[str, Any] = {
-        "solver": method.make(),
+        "solver": method.make(options),
         "gradient": Backprop(),
         "observer": observer(callbacks, state),
     }

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch._dynamo
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
@@ -79,3 +80,27 @@ def test_vmap_maps_fixed_steps_and_names_what_to_do_with_adaptive_ones():
 def test_what_a_transform_cannot_pass_is_refused_by_name(options):
     with pytest.raises(ic.GradientError, match=next(iter(options.values())).capitalize()[:5] + "|kvaerno3"):
         grad(lambda y: loss(y, K, **options))(Y0)
+
+
+def test_a_compiled_model_calls_the_solve_between_two_graphs():
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.before = torch.nn.Linear(3, 3)
+            self.field = ic.nn.MLP((3, 8, 3), seed=0)
+
+        def forward(self, x):
+            return torch.relu(ic.solve(self.field, self.before(x), [0.0, 1.0]).ys[-1])
+
+    torch.manual_seed(0)
+    model, x = Model(), torch.randn(5, 3)
+    want = model(x)
+    grads = torch.autograd.grad(want.sum(), list(model.parameters()))
+    torch._dynamo.reset()
+    found = torch._dynamo.explain(model)(x)
+    assert found.graph_count <= 3
+    compiled = torch.compile(model, backend="aot_eager")
+    got = compiled(x)
+    assert torch.allclose(got, want, atol=1e-6)
+    for g, w in zip(torch.autograd.grad(got.sum(), list(model.parameters())), grads, strict=True):
+        assert torch.allclose(g, w, atol=1e-5)

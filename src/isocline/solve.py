@@ -27,9 +27,10 @@ from isocline.inputs import drive
 from isocline.pieces import EventLog, solve_in_pieces
 from isocline.solution import Solution, SolveError, Stats, Status, failed
 from isocline.solvers import RungeKutta, Solver, snake_case
-from isocline.transforms import under_transforms
+from isocline.transforms import outside_graphs, under_transforms
 
 
+@outside_graphs
 def solve(
     field: Callable[..., Any],
     y0: Any,
@@ -139,6 +140,8 @@ def solve(
     flat = layout.flatten(y0)
     if flat.numel() == 0:
         return _empty(problem, times, flat)
+    start = torch.tensor(times.plain[0], dtype=torch.float64) if layout.batch is None else times.plain[:, 0]
+    method.check(vector_field, start, flat)
     conditions = checked_events(events, max_events, layout, args)
     if doses is not None:
         if not isinstance(doses, Dose):

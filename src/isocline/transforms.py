@@ -6,11 +6,34 @@ transform the steps are therefore recorded one operation at a time, as by `Backp
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
 import torch
 from torch.autograd import forward_ad
 
 from isocline.gradients import Backprop, Checkpointed, Gradient, GradientError
 from isocline.solvers import RungeKutta, snake_case
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def outside_graphs(function: F) -> F:
+    """Under `torch.compile` a solve is one call outside of the compiled graphs.
+
+    How many steps it takes depends on numbers: traced, it would break into dozens of graphs, compiled anew for every
+    size. The model around it is compiled, and so is a field that was compiled itself, `solve(torch.compile(f), …)`.
+    """
+    plain = torch._disable_dynamo(function)
+
+    @functools.wraps(function)
+    def called(*args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return plain(*args, **kwargs)
+        return function(*args, **kwargs)
+
+    return cast(F, called)
 
 
 def transformed() -> bool:

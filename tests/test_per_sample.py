@@ -221,3 +221,10 @@ def test_a_device_without_float64_keeps_its_clocks_in_float32(monkeypatch):
         )
         grad = torch.autograd.grad(sol.ys[-1].sum(), k)[0]
         assert torch.allclose(grad, -(ts[:, 2:] - 10.0) * want[-1:].t(), rtol=1e-4)
+
+
+def test_a_state_that_is_expanded_is_a_state():
+    y0 = torch.tensor([[1.0, 2.0]]).expand(3, 2)
+    assert torch.allclose(
+        ic.solve(lambda t, y: -y, y0, [0.0, 1.0], batching="per_sample").ys[-1], y0 * 0.36788, rtol=1e-4
+    )

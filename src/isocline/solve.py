@@ -137,7 +137,7 @@ def solve(
         progress=_bar() if progress is True else (progress or None),
         observer=observer,
     )
-    flat = layout.flatten(y0)
+    flat = layout.flatten(y0).contiguous()
     if flat.numel() == 0:
         return _empty(problem, times, flat)
     start = torch.tensor(times.plain[0], dtype=torch.float64) if layout.batch is None else times.plain[:, 0]

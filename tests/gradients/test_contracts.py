@@ -353,6 +353,25 @@ def test_graphs_are_freed_with_the_solution_and_may_be_differentiated_twice():
         gc.enable()
 
 
+@pytest.mark.parametrize("gradient", GRADIENTS)
+@pytest.mark.parametrize(
+    "options", [{}, {"solver": "rk4", "step": 0.1}, {"batching": "per_sample"}, {"solver": "vern7"}]
+)
+def test_every_call_of_f_is_counted(gradient, options):
+    k = torch.tensor(0.5, dtype=F64, requires_grad=True)
+    calls = [0]
+
+    def f(t, y):
+        calls[0] += 1
+        return -k * y
+
+    sol = ic.solve(f, torch.ones(2, 1, dtype=F64), [0.0, 0.3, 1.0], gradient=gradient, **options)
+    forward = calls[0]
+    sol.ys.sum().backward()
+    assert bool((torch.as_tensor(sol.stats.evaluations) == forward).all())
+    assert sol.stats.evaluations_backward == calls[0] - forward
+
+
 def test_a_parameter_changed_between_the_two_ways_is_noticed():
     k = torch.tensor(1.0, dtype=F64, requires_grad=True)
     y = ic.solve(lambda t, y: -k * y, one(), TS).ys[-1].sum()

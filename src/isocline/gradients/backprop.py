@@ -39,7 +39,9 @@ class Backprop(Gradient):
         with torch.no_grad(), forward_ad._set_fwd_grad_enabled(False):
             plan = Plan(problem, Inputs([], [], problem.field, []))
             trajectory = eager.integrate(problem, y0.detach(), plan.record.add)
+        calls = problem.field.evaluations
         ys, dense_y, dense_hk = plan.rebuild(y0)
+        trajectory.stats.evaluations = trajectory.stats.evaluations + (problem.field.evaluations - calls)
         # Where a solve stopped early the loop has marked rows as not reached; the graph must agree.
         trajectory.ys = torch.where(trajectory.ys.isnan(), trajectory.ys, ys)
         if problem.dense:

@@ -151,7 +151,8 @@ class Plan:
         """The way forward; the trajectory is handed over through `self`."""
         problem = self.problem
         if self.segments:
-            problem, problem.start = replace(problem, field=self.inputs.field), None
+            problem = replace(problem, field=self.inputs.field)
+            self.problem.start = None  # the loop takes it from its own problem, and drops the graph
         trajectory = eager.integrate(problem, y0, self.record.add, self.segments)
         self.inputs.field.batch_args = self.problem.field.batch_args
         self.stats, self.trajectory = trajectory.stats, trajectory

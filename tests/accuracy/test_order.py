@@ -23,7 +23,7 @@ STEPS = {
 }
 # Where the leading error term of a method happens to cancel, another end.
 ENDS = {"ken_carp4": 2.0}
-SOLVERS = sorted(n for n, cls in Solver.registry.items() if issubclass(cls, RungeKutta))
+SOLVERS = sorted(n for n, cls in Solver.registry.items() if issubclass(cls, RungeKutta) and not cls.wants_pair)
 
 
 def nonautonomous(t, y):

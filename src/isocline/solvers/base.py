@@ -15,6 +15,7 @@ class Solver:
         order: order of the solution the step advances.
         error_order: order of its error estimate plus one, the exponent of the step controller; 0 without an estimate.
         dense_order: order of the interpolant between the ends of a step.
+        wants_pair: whether its states are pairs (x, v).
 
     Example:
         >>> from isocline.solvers import Solver, Tsit5
@@ -26,6 +27,7 @@ class Solver:
     order: ClassVar[int] = 0
     error_order: ClassVar[int] = 0
     dense_order: ClassVar[int] = 0
+    wants_pair: ClassVar[bool] = False
 
     def __init_subclass__(cls, abstract: bool = False) -> None:
         super().__init_subclass__()

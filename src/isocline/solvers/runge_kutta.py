@@ -72,6 +72,18 @@ class RungeKutta(Solver, abstract=True):
         """
         raise NotImplementedError
 
+    def check(self, field: VectorField, t: Tensor, y: Tensor) -> None:
+        """Refuses, before a solve, what the method is not for; most are for every field and state.
+
+        Args:
+            field: on flat buffers.
+            t: the first time, 0-d, or (R,) of the rows.
+            y: the first state, flat.
+
+        Raises:
+            ValueError: naming y0 or field.
+        """
+
     def recorded_extra(
         self,
         field: VectorField,

@@ -42,11 +42,11 @@ def _size(tree: Tree) -> int:
 
 
 @cache
-def _density(tree: Tree) -> int:
-    """γ(t): the product of the sizes of all subtrees."""
+def density(tree: Tree) -> int:
+    """γ(τ): the product of the sizes of all subtrees."""
     product = _size(tree)
     for child in tree:
-        product *= _density(child)
+        product *= density(child)
     return product
 
 
@@ -183,7 +183,7 @@ class ButcherTableau:
         for nodes in range(1, order + 1):
             for tree in rooted_trees(nodes):
                 got = sum(w * phi for w, phi in zip(weights, self._elementary(tree), strict=False))
-                want = theta**nodes / _density(tree)
+                want = theta**nodes / density(tree)
                 if not isclose(got, want, rel_tol=0, abs_tol=self.tolerance * scale):
                     raise ValueError(
                         f"tableau: {what} misses the order-{nodes} condition of tree {tree} at θ = {theta}: "

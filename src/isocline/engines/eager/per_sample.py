@@ -114,6 +114,7 @@ class _Loop:
         start = self.problem.take_start()
         # A copy: a field that writes into its argument is refused before it can spoil the caller's y0.
         self.f = self._slopes(low, self.y.clone()) if start is None else start[1].detach()[self.ids]
+        self.begun -= start is not None  # that evaluation counts too
         self.eps = torch.finfo(self.t.dtype).eps
         self.spacing = 1e-9 * self.eps * (self.t_end - self.t)
         self.size = self.y.abs()
@@ -470,10 +471,11 @@ class _Loop:
     def _evaluations(self) -> Tensor:
         """Of every sample: the stages of its attempts, its first slope, the probe of the first step.
 
-        Where stages are iterated: the calls of f while it was in the batch.
+        Where their number is not that of the stages (they are iterated, or moves of a pair): the calls of f while it was
+        in the batch.
         """
         probe = 1 if isinstance(self.controller, PID) and self.controller.first_step is None else 0
-        if not self.tableau.explicit:
+        if not self.tableau.explicit or self.problem.solver.wants_pair:
             return self.calls
         first = torch.where(self.attempts + (self.status == int(Status.NON_FINITE)) > 0, 1 + probe, 0)
         again = 0 if self.tableau.fsal else (self.accepted - 1).clamp(min=0)

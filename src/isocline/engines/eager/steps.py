@@ -244,5 +244,5 @@ def row_times(field: VectorField, c: Tensor, t: Tensor, t1: Tensor, low: Tensor,
     times = torch.lerp(t, t1, c)
     if low is not t or high is not t1:
         first, last = torch.minimum(low, high), torch.maximum(low, high)
-        times = torch.where(c > 1, times, times.maximum(first).minimum(last))
+        times = torch.where((c < 0) | (c > 1), times, times.maximum(first).minimum(last))
     return times.to(field.time_dtype).view(*times.shape, *field.time_tail).unbind(0)

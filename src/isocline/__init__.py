@@ -7,6 +7,7 @@ from isocline.doses import Dose
 from isocline.events import Event
 from isocline.gradients import Backprop, Backsolve, Checkpointed, Gradient, GradientError
 from isocline.inputs import CubicHermite, LinearInterpolation, Signal, ZeroOrderHold
+from isocline.second_order import second_order
 from isocline.solution import Solution, SolveError, Stats, Status
 from isocline.solve import solve
 from isocline.solvers.adaptive_heun import AdaptiveHeun
@@ -16,23 +17,42 @@ from isocline.solvers.dopri5 import Dopri5
 from isocline.solvers.dopri8 import Dopri8
 from isocline.solvers.euler import Euler
 from isocline.solvers.fehlberg2 import Fehlberg2
+from isocline.solvers.gauss_legendre4 import GaussLegendre4
+from isocline.solvers.gauss_legendre6 import GaussLegendre6
 from isocline.solvers.heun import Heun
 from isocline.solvers.heun3 import Heun3
+from isocline.solvers.implicit_euler import ImplicitEuler
+from isocline.solvers.implicit_midpoint import ImplicitMidpoint
+from isocline.solvers.ken_carp4 import KenCarp4
+from isocline.solvers.kvaerno3 import Kvaerno3
+from isocline.solvers.kvaerno5 import Kvaerno5
+from isocline.solvers.leapfrog import Leapfrog
 from isocline.solvers.midpoint import Midpoint
+from isocline.solvers.radau_iia3 import RadauIIA3
+from isocline.solvers.radau_iia5 import RadauIIA5
 from isocline.solvers.ralston import Ralston
 from isocline.solvers.rk4 import RK4
 from isocline.solvers.rk4_three_eighths import RK4ThreeEighths
+from isocline.solvers.rodas5p import Rodas5P
+from isocline.solvers.rosenbrock23 import Rosenbrock23
 from isocline.solvers.runge_kutta import ExplicitRungeKutta
+from isocline.solvers.sdirk2 import SDIRK2
 from isocline.solvers.ssprk3 import SSPRK3
+from isocline.solvers.symplectic_euler import SymplecticEuler
 from isocline.solvers.tableau import ButcherTableau
+from isocline.solvers.trapezoid import Trapezoid
+from isocline.solvers.trbdf2 import TRBDF2
 from isocline.solvers.tsit5 import Tsit5
 from isocline.solvers.vern7 import Vern7
 from isocline.solvers.vern9 import Vern9
+from isocline.solvers.yoshida4 import Yoshida4
 
 __all__ = [
     "PID",
     "RK4",
+    "SDIRK2",
     "SSPRK3",
+    "TRBDF2",
     "AdaptiveHeun",
     "Backprop",
     "Backsolve",
@@ -49,28 +69,44 @@ __all__ = [
     "ExplicitRungeKutta",
     "Fehlberg2",
     "FixedStep",
+    "GaussLegendre4",
+    "GaussLegendre6",
     "Gradient",
     "GradientError",
     "Heun",
     "Heun3",
+    "ImplicitEuler",
+    "ImplicitMidpoint",
+    "KenCarp4",
+    "Kvaerno3",
+    "Kvaerno5",
+    "Leapfrog",
     "LinearInterpolation",
     "Midpoint",
     "Observer",
     "RK4ThreeEighths",
+    "RadauIIA3",
+    "RadauIIA5",
     "Ralston",
+    "Rodas5P",
+    "Rosenbrock23",
     "Signal",
     "Solution",
     "SolveError",
     "Solver",
     "Stats",
     "Status",
+    "SymplecticEuler",
+    "Trapezoid",
     "Tsit5",
     "Vern7",
     "Vern9",
+    "Yoshida4",
     "ZeroOrderHold",
     "__version__",
     "audit",
     "nn",
     "problems",
+    "second_order",
     "solve",
 ]

@@ -5,7 +5,7 @@ from isocline._version import __version__
 from isocline.control import PID, Controller, FixedStep, Observer
 from isocline.doses import Dose
 from isocline.events import Event
-from isocline.gradients import Backprop, Backsolve, Checkpointed, Gradient, GradientError
+from isocline.gradients import Backprop, Backsolve, Checkpointed, GaussAdjoint, Gradient, GradientError
 from isocline.inputs import CubicHermite, LinearInterpolation, Signal, ZeroOrderHold
 from isocline.second_order import second_order
 from isocline.solution import Solution, SolveError, Stats, Status
@@ -69,6 +69,7 @@ __all__ = [
     "ExplicitRungeKutta",
     "Fehlberg2",
     "FixedStep",
+    "GaussAdjoint",
     "GaussLegendre4",
     "GaussLegendre6",
     "Gradient",

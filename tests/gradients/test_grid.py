@@ -45,7 +45,7 @@ CASES += [(name, {"rtol": 1e-12, "atol": 1e-13}) for name in ("dopri5", "dopri8"
 def test_gradients_agree_with_finite_differences(solver, options, gradient, batching):
     """Central differences of 1e-4 (error 1e-8 by truncation, 1e-8 by the step choice at these tolerances).
 
-    Continuous formulas (times; Backsolve) differ from the derivative of the discretisation by its own error, about
+    Continuous formulas (times; Backsolve, GaussAdjoint) differ from the derivative of the discretisation by its own error, about
     step^order; interpolated observations by the interpolant's.
     """
     field = Net()
@@ -70,7 +70,7 @@ def test_gradients_agree_with_finite_differences(solver, options, gradient, batc
                 values.append(float(losses(field, y0, ts, a, **options)))
                 x -= sign * 1e-4 * v
         want = (values[0] - values[1]) / 2e-4
-        slack = continuous if gradient == "backsolve" or x is ts else 2e-7
+        slack = continuous if gradient in ("backsolve", "gauss_adjoint") or x is ts else 2e-7
         assert abs(float((g * v).sum()) - want) <= slack * max(1.0, abs(want), float(g.norm()))
 
 

@@ -20,22 +20,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isocline.control import PID, Controller, FixedStep
-from isocline.control.initial_step import Tolerance
+from isocline.control import PID, Controller
 from isocline.engines import eager
 from isocline.engines.eager import Problem, Trajectory, shared
 from isocline.field import Layout, VectorField
 from isocline.gradients.base import Gradient, GradientError, Inputs
-from isocline.gradients.intervals import Interval, RowInterval
+from isocline.gradients.intervals import Interval, intervals_before
+from isocline.gradients.way_back import WayBack
 from isocline.solution import Stats, Status
-from isocline.solvers import RungeKutta, Solver, snake_case
+from isocline.solvers import snake_case
 
 RAISE_ABOVE = 1e-2  # measured on 238 cases: of 28 garbage gradients 27 reconstruct y worse than this
 WARN_ABOVE = 1e-3
 
 
 @dataclass(frozen=True)
-class Backsolve(Gradient):
+class Backsolve(WayBack, Gradient):
     """The continuous adjoint: memory independent of the number of steps.
 
     Not exact: it differs from the derivative of the computed solution by the solver's error on the way back, and is
@@ -66,29 +66,19 @@ class Backsolve(Gradient):
         0.367879
     """
 
-    solver: RungeKutta | str | None = None
-    controller: PID | FixedStep | None = None
-    rtol: float | None = None
-    atol: float | None = None
     seminorm: bool = True
     check: str = "raise"
 
     def __post_init__(self) -> None:
         if self.check not in ("raise", "warn", "off"):
             raise ValueError(f"Backsolve: check={self.check!r}, expected 'raise', 'warn' or 'off'")
-        if self.controller is not None and (self.rtol is not None or self.atol is not None):
-            raise ValueError("Backsolve: give either controller or rtol and atol")
-        if isinstance(self.solver, str):
-            if self.solver not in Solver.registry:
-                raise ValueError(f"Backsolve: solver={self.solver!r}, expected one of {sorted(Solver.registry)}")
-            object.__setattr__(self, "solver", Solver.named(self.solver))
+        super().__post_init__()
 
     def run(self, problem: Problem, y0: Tensor) -> Trajectory:
         inputs = Inputs.of(problem, y0)
         if not (y0.requires_grad or inputs.tensors):
             return eager.integrate(problem, y0)
-        back = self.solver or problem.solver
-        assert isinstance(back, RungeKutta)
+        back = self.back_solver(problem)
         if not back.tableau.explicit:
             name = snake_case(type(back).__name__)
             raise GradientError(
@@ -101,7 +91,7 @@ class Backsolve(Gradient):
         assert trajectory is not None
         trajectory.ys = ys
         if problem.dense:
-            trajectory.dense_y = [_Refused.apply(y, ys) for y in trajectory.dense_y]
+            trajectory.dense_y = [Refused.apply(y, ys, "Backsolve") for y in trajectory.dense_y]
         return trajectory
 
 
@@ -127,7 +117,7 @@ class _Plan:
         scale = float(ys.nan_to_num(0.0).abs().max()) if ys.numel() else 0.0
         for index in range(len(ys) - 1, 0, -1):
             a = a + torch.where(ys[index].isnan(), 0.0, grad_ys[index])  # the jump; nothing where not reached
-            y, intervals = ys[index], self._intervals(index, ys)
+            y, intervals = ys[index], intervals_before(index, ys, self.problem)
             # The earliest has all the samples that move.
             if not intervals or not bool(intervals[-1].part(a).any()):
                 continue
@@ -179,12 +169,10 @@ class _Plan:
             return torch.cat([slope.detach().reshape(-1), *rest])
 
         layout = Layout.of(torch.empty(2 * size + parameters, dtype=y.dtype, device=y.device))
-        solver = self.method.solver or self.problem.solver
-        assert isinstance(solver, RungeKutta)
         return Problem(
             VectorField(augmented, layout),
             interval.clock,
-            solver,
+            self.method.back_solver(self.problem),
             interval.paced(self._controller(y, parameters)),
             step_ts=interval.stops(self.problem.step_ts),
             jump_ts=interval.stops(self.problem.jump_ts),
@@ -197,9 +185,7 @@ class _Plan:
         controller = method.controller or forward
         if not isinstance(controller, PID):
             return controller
-        tolerance = Tolerance(controller, self.problem.field.layout)
-        rtol = tolerance.rtol if method.rtol is None else method.rtol
-        atol = tolerance.atol if method.atol is None else method.atol
+        rtol, atol = method.tolerances(self.problem)
         counted = 2 * y.numel() if method.seminorm else 2 * y.numel() + parameters
 
         def norm(x: Tensor) -> Tensor:
@@ -211,15 +197,6 @@ class _Plan:
             return torch.cat([value.expand(y.shape).reshape(-1)] * 2 + [value.min().expand(parameters)])
 
         return replace(controller, rtol=over(rtol), atol=over(atol), norm=norm, first_step=None)
-
-    def _intervals(self, index: int, ys: Tensor) -> Sequence[Interval]:
-        """From observation `index` back to the one before it; none where nothing lies between."""
-        ts = self.problem.ts
-        if isinstance(ts, list):
-            return [] if bool(ys[index].isnan().any()) else [Interval(ts[index - 1], ts[index])]
-        moves = ~ys[index].isnan().any(1) & (ts[:, index] != ts[:, index - 1])
-        rows = moves.nonzero().squeeze(1)
-        return RowInterval.between(rows, ts[rows, index - 1], ts[rows, index], self.problem) if len(rows) else []
 
     def _compare(self, interval: Interval, arrived: Tensor, stored: Tensor, scale: float) -> None:
         """The y that arrives at the earlier observation against the stored one."""
@@ -258,17 +235,18 @@ class _Adjoint(torch.autograd.Function):
         return (None, *ctx.plan.pull_back(ys.detach().reshape(ctx.shape), grad_ys.reshape(ctx.shape)))
 
 
-class _Refused(torch.autograd.Function):
-    """The dense output of a Backsolve: values, but no gradient, and not in silence."""
+class Refused(torch.autograd.Function):
+    """The dense output of a continuous adjoint: values, but no gradient, and not in silence."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, like: Tensor) -> Tensor:
+    def forward(ctx: Any, value: Tensor, like: Tensor, name: str) -> Tensor:
+        ctx.name = name
         return value.view_as(value)
 
     @staticmethod
     def backward(ctx: Any, *_: Tensor) -> Any:
         raise GradientError(
-            "Backsolve has no gradient through Solution.at; put those times into ts, or use 'checkpointed'"
+            f"{ctx.name} has no gradient through Solution.at; put those times into ts, or use 'checkpointed'"
         )
 
 

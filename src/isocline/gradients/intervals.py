@@ -1,4 +1,4 @@
-"""The stretch between two observations as `Backsolve` sees it: one time for all, or one pace a sample."""
+"""The stretch between two observations as a continuous adjoint sees it: one time for all, or one pace a sample."""
 
 from __future__ import annotations
 
@@ -38,6 +38,10 @@ class Interval:
     def field(self, field: VectorField) -> VectorField:
         """The field of those samples."""
         return field
+
+    def time(self, clock: Tensor) -> Tensor:
+        """The time `f` sees."""
+        return clock
 
     def slope(self, field: VectorField, clock: Tensor, y: Tensor) -> Tensor:
         """dy/d(clock)."""
@@ -103,9 +107,11 @@ class RowInterval(Interval):
     def field(self, field: VectorField) -> VectorField:
         return field.of_rows(self.rows)
 
+    def time(self, clock: Tensor) -> Tensor:
+        return torch.addcmul(self.start, self.span, clock.to(self.span.dtype)).maximum(self.first).minimum(self.last)
+
     def slope(self, field: VectorField, clock: Tensor, y: Tensor) -> Tensor:
-        time = torch.addcmul(self.start, self.span, clock.to(self.span.dtype)).maximum(self.first).minimum(self.last)
-        return field.at(time, y) * self.span.to(y.dtype).unsqueeze(1)
+        return field.at(self.time(clock), y) * self.span.to(y.dtype).unsqueeze(1)
 
     def stops(self, ts: Sequence[float]) -> list[float]:
         return []
@@ -121,3 +127,13 @@ class RowInterval(Interval):
         if controller.max_step is not None:
             settings["max_step"] = controller.max_step / longest
         return FixedStep(**settings)
+
+
+def intervals_before(index: int, ys: Tensor, problem: Problem) -> Sequence[Interval]:
+    """From observation `index` back to the one before it, the last first; none where nothing lies between."""
+    ts = problem.ts
+    if isinstance(ts, list):
+        return [] if bool(ys[index].isnan().any()) else [Interval(ts[index - 1], ts[index])]
+    moves = ~ys[index].isnan().any(1) & (ts[:, index] != ts[:, index - 1])
+    rows = moves.nonzero().squeeze(1)
+    return RowInterval.between(rows, ts[rows, index - 1], ts[rows, index], problem) if len(rows) else []

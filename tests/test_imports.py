@@ -21,7 +21,7 @@ LAYERS = [
     {"solvers", "solution", "events"},
     {"engines"},
     {"gradients"},
-    {"pieces", "doses"},
+    {"pieces", "doses", "transforms"},
     {"solve"},
     {"nn", "audit", "compat"},
     {"fit", "report"},

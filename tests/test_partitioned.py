@@ -1,5 +1,6 @@
 """Solvers of pairs (x, v): order, energy over many steps, reversibility, gradients, and what they refuse."""
 
+import functools
 import math
 
 import pytest
@@ -113,45 +114,40 @@ def test_coefficients_that_miss_an_order_condition_are_refused():
 
 
 # ---- what they are for --------------------------------------------------------------------------------------------
-def kepler_energy(x, v):
-    return v.square().sum(-1) / 2 - 1 / x.norm(dim=-1)
+@ic.second_order
+def pendulum_and_kepler(t, x, v):
+    angle, q = x.split([1, 2])
+    return torch.cat((-torch.sin(angle), -q / q.norm() ** 3))
 
 
-def pendulum_energy(x, v):
-    return (v.square() / 2 - torch.cos(x)).sum(-1)
+def energies(x, v):
+    kinetic = v.square() / 2
+    return {
+        "pendulum": kinetic[..., 0] - torch.cos(x[..., 0]),
+        "kepler": kinetic[..., 1:].sum(-1) - 1 / x[..., 1:].norm(dim=-1),
+    }
 
 
-SYSTEMS = {
-    "pendulum": (ic.second_order(lambda t, x, v: -torch.sin(x)), pair([2.0], [0.0]), 0.15, pendulum_energy),
-    "kepler": (
-        ic.second_order(lambda t, x, v: kepler(t, (x, v))[1]),
-        pair([1.0, 0.0], [0.0, 0.8]),
-        0.06,
-        kepler_energy,
-    ),
-}
+@functools.cache
+def energy_errors(name):
+    """Of each system: the largest error of the energy over the first and over the last tenth of 10⁴ steps."""
+    y0 = pair([2.0, 1.0, 0.0], [0.0, 0.0, 0.8])  # 72 swings, and 151 turns of eccentricity 0.36
+    x, v = ic.solve(pendulum_and_kepler, y0, 0.06 * torch.arange(10_001, dtype=F64), solver=name, step=0.06).ys
+    errors = {system: (energy - energy[0]).abs() for system, energy in energies(x, v).items()}
+    return {system: (float(e[:1000].max()), float(e[-1000:].max())) for system, e in errors.items()}
 
 
-def energy_errors(name, system):
-    """The largest error of the energy over the first and over the last tenth of 10⁴ steps."""
-    f, y0, h, energy = SYSTEMS[system]
-    ts = h * torch.arange(10_001, dtype=F64)
-    x, v = ic.solve(f, y0, ts, solver=name, step=h).ys
-    error = (energy(x, v) - energy(*y0)).abs()
-    return float(error[:1000].max()), float(error[-1000:].max())
-
-
-@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("system", ["pendulum", "kepler"])
 @pytest.mark.parametrize("name", PAIRS)
 def test_the_energy_error_stays_where_it_was_over_ten_thousand_steps(name, system):
-    first, last = energy_errors(name, system)
+    first, last = energy_errors(name)[system]
     assert last < 1.05 * first
 
 
-@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("system", ["pendulum", "kepler"])
 def test_that_of_rk4_drifts(system):
-    """Linearly: nine times as much at the end as after the first tenth, at least."""
-    first, last = energy_errors("rk4", system)
+    """In proportion to the time: ten times as much at the end as after the first tenth."""
+    first, last = energy_errors("rk4")[system]
     assert last > 8 * first
 
 
@@ -159,7 +155,7 @@ def test_that_of_rk4_drifts(system):
 @pytest.mark.parametrize("back", ["velocity", "time"])
 def test_a_symmetric_method_comes_back(name, back):
     """1000 steps there and back: 2000 roundings, each carried on over a time of 50 at most linearly."""
-    f, y0, *_ = SYSTEMS["pendulum"]
+    f, y0 = ic.second_order(lambda t, x, v: -torch.sin(x)), pair([2.0], [0.0])
     x, v = (y[-1] for y in ic.solve(f, y0, [0.0, 50.0], solver=name, step=0.05).ys)
     if back == "velocity":
         x, v = (y[-1] for y in ic.solve(f, (x, -v), [0.0, 50.0], solver=name, step=0.05).ys)

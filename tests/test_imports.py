@@ -16,7 +16,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "isocline"
 # A package may import those of lower layers and itself.
 LAYERS = [
     {"_types", "_version"},
-    {"field", "second_order", "problems"},
+    {"field", "second_order", "problems", "quadrature"},
     {"control", "inputs"},
     {"solvers", "solution", "events"},
     {"engines"},

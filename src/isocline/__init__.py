@@ -8,6 +8,7 @@ from isocline.events import Event
 from isocline.gradients import Backprop, Backsolve, Checkpointed, GaussAdjoint, Gradient, GradientError
 from isocline.inputs import CubicHermite, LinearInterpolation, Signal, ZeroOrderHold
 from isocline.second_order import second_order
+from isocline.quadrature import Integral, integral
 from isocline.solution import Solution, SolveError, Stats, Status
 from isocline.solve import solve
 from isocline.solvers.adaptive_heun import AdaptiveHeun
@@ -76,6 +77,7 @@ __all__ = [
     "GradientError",
     "Heun",
     "Heun3",
+    "Integral",
     "ImplicitEuler",
     "ImplicitMidpoint",
     "KenCarp4",
@@ -106,6 +108,7 @@ __all__ = [
     "ZeroOrderHold",
     "__version__",
     "audit",
+    "integral",
     "nn",
     "problems",
     "second_order",

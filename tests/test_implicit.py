@@ -130,3 +130,17 @@ def test_f_is_asked_past_the_end_only_where_the_formula_demands_it():
             warnings.simplefilter("ignore")
             ic.solve(f, torch.ones(1), [0.0, 1.0], solver=name, step=0.25)
         assert max(asked) <= (1.0 if name != "kvaerno5" else 1.0 + 0.231 * 0.25) + 1e-6, name
+
+
+@pytest.mark.parametrize("batching", ["shared", "per_sample"])
+def test_failures_of_implicit_solvers_say_what_failed(batching):
+    y0 = torch.tensor([[2.0, 0.0]], dtype=F64)
+    with pytest.raises(ic.SolveError, match="too long for Newton's method"):
+        ic.solve(van_der_pol, y0, [0.0, 2000.0], solver="gauss_legendre4", step=300.0, batching=batching)
+    with pytest.raises(ic.SolveError, match="blows up") as found:
+        ic.solve(lambda t, y: y**2, y0[:, :1], [0.0, 2.0], solver="kvaerno5", max_steps=2000, batching=batching)
+    assert int(torch.as_tensor(found.value.status).max()) == ic.Status.BLOW_UP
+    with pytest.raises(ic.SolveError, match="solver='rodas5_p'"):
+        ic.solve(van_der_pol, y0, [0.0, 2000.0], max_steps=1000, batching=batching)
+    with pytest.raises(ic.SolveError, match="max_steps = 20 used up.*Raise max_steps"):
+        ic.solve(van_der_pol, y0, [0.0, 2000.0], solver="kvaerno5", max_steps=20, batching=batching)

@@ -80,7 +80,10 @@ def _diagnose(problem: Problem, status: Status, failure: Failure, y0: Tensor, wh
             Status.NON_FINITE,
             f"the initial state{where} is not finite: {_component(problem.field.layout, ~y0.isfinite())}. Check y0",
         )
-    if growth > GROWTH and status is not Status.MAX_STEPS:
+    end = problem.ts[-1] if isinstance(problem.ts, list) else float(problem.ts.nan_to_num(-math.inf).max())
+    # Out of steps while they shrink to nothing: an implicit method creeps up to a pole like that.
+    creeping = status is Status.MAX_STEPS and failure.h < 1e-9 * abs(end - t)
+    if growth > GROWTH and (creeping or status is not Status.MAX_STEPS):
         grown = y.abs() == y.abs().max()
         return Status.BLOW_UP, (
             f"the solution blows up {place}: {_component(problem.field.layout, grown)} reached {growth:.2g} times its initial "
@@ -90,6 +93,12 @@ def _diagnose(problem: Problem, status: Status, failure: Failure, y0: Tensor, wh
         return Status.NON_FINITE, (
             f"the field returned NaN or inf {place}: {_component(problem.field.layout, ~slope.isfinite())}, with a state of at most "
             f"{float(y.abs().max()):.3g}. Look for a square root or log of a negative, a division by zero, or diverged weights"
+        )
+    explicit = problem.solver.tableau.explicit
+    if status is Status.NON_FINITE and not explicit:
+        return status, (
+            f"no solution of the implicit equations was found, or it is not finite, just after t = {t:.6g}{where}: the step is too "
+            f"long for Newton's method. Take shorter steps, or rtol and atol with an adaptive solver such as 'rodas5_p'"
         )
     if status is Status.NON_FINITE:
         return (
@@ -117,12 +126,13 @@ def _slow(problem: Problem, status: Status, failure: Failure, place: str) -> str
         eps = torch.finfo(problem.field.time_dtype).eps
         if isinstance(tolerance.rtol, float) and tolerance.rtol < 10 * eps:
             return f"{said}: rtol = {tolerance.rtol:g} is below what {problem.field.time_dtype} can reach; use rtol >= {100 * eps:.1g} or float64"
-        if math.isfinite(failure.h) and failure.h * fastest > 0.5:
+        if problem.solver.tableau.explicit and math.isfinite(failure.h) and failure.h * fastest > 0.5:
             count = fastest * abs(end - t) / 3
             return (
                 f"{said}: the problem looks stiff (fastest rate about {fastest:.3g} per unit of time, step × rate = "
                 f"{failure.h * fastest:.2g}: stability, not accuracy, limits the step; about {count:.2g} more steps to the end). "
-                f"An explicit solver is the wrong one here; rescale time, penalise the field's Jacobian, or use an implicit solver"
+                f"An explicit solver is the wrong one here: use solver='rodas5_p' or 'kvaerno5' (implicit), or penalise the field's "
+                f"Jacobian"
             )
     if status is Status.MAX_STEPS:
         return f"{said}. Raise max_steps, loosen rtol and atol, or look whether the field changes faster than intended"

@@ -142,5 +142,5 @@ def test_failures_of_implicit_solvers_say_what_failed(batching):
     assert int(torch.as_tensor(found.value.status).max()) == ic.Status.BLOW_UP
     with pytest.raises(ic.SolveError, match="solver='rodas5_p'"):
         ic.solve(van_der_pol, y0, [0.0, 2000.0], max_steps=1000, batching=batching)
-    with pytest.raises(ic.SolveError, match="max_steps = 20 used up.*Raise max_steps"):
+    with pytest.raises(ic.SolveError, match=r"max_steps = 20 used up.*Raise max_steps"):
         ic.solve(van_der_pol, y0, [0.0, 2000.0], solver="kvaerno5", max_steps=20, batching=batching)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import isocline as ic
+from isocline.gradients import Gradient
 from isocline.solvers import Solver
 from isocline.solvers.partitioned import Splitting
 
@@ -402,16 +403,51 @@ def test_second_derivatives_and_the_dense_output_have_gradients(name, batching):
         assert torch.allclose(x, y, rtol=1e-10, atol=1e-12)
 
 
+class Hamiltonian(nn.Module):
+    """Calls autograd itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.potential = ic.nn.MLP((2, 8, 1), seed=0).to(F64)
+
+    def forward(self, t, y):
+        x, p = y
+        energy = (p**2).sum() / 2 + self.potential(t, x).sum()
+        dx, dp = torch.autograd.grad(energy, (x, p), create_graph=True)
+        return dp, -dx
+
+
 @pytest.mark.parametrize("batching", ["shared", "per_sample"])
-def test_backsolve_goes_back_by_another_solver_or_not_at_all(batching):
-    """The state of the way back, [y, a, a_θ], is no pair."""
+def test_a_hamiltonian_network_learns_through_its_own_derivatives(batching):
+    field = Hamiltonian()
+    y0 = pair([[1.0, 0.2], [0.3, -0.5], [0.1, 0.9]], [[0.0, 0.1], [0.4, 0.2], [-0.3, 0.0]])
+    grads = []
+    for gradient in ("backprop", "checkpointed"):
+        x, _ = ic.solve(field, y0, [0.0, 1.0], solver="leapfrog", step=0.1, batching=batching, gradient=gradient).ys
+        grads.append(torch.autograd.grad((x[-1] ** 2).sum(), list(field.parameters()), allow_unused=True))
+    for got, want in zip(*grads, strict=True):
+        assert (got is None and want is None) or torch.allclose(got, want, rtol=1e-11, atol=1e-14)
+    assert float(grads[0][0].norm()) > 1e-3
+
+
+def test_a_dose_kicks_the_velocity():
+    dose = ic.Dose([0.5], pair([[[0.0], [0.0]]], [[[1.0], [-2.0]]]))
+    f, y0 = ic.second_order(lambda t, x, v: -x), pair([[1.0], [2.0]], [[0.0], [0.0]])
+    x, _ = ic.solve(f, y0, [0.0, 1.5], solver="yoshida4", step=0.05, doses=dose).ys
+    want = y0[0] * math.cos(1.5) + torch.tensor([[1.0], [-2.0]], dtype=F64) * math.sin(1.0)
+    assert torch.allclose(x[-1], want, atol=1e-5)
+
+
+@pytest.mark.parametrize("batching", ["shared", "per_sample"])
+@pytest.mark.parametrize("name", ["backsolve", "gauss_adjoint"])
+def test_a_continuous_adjoint_goes_back_by_another_solver_or_not_at_all(name, batching):
+    """The state of the way back is no pair."""
     field, inputs = made("separable")
+    method = Gradient.registry[name]
     options = {"solver": "leapfrog", "batching": batching}
-    with pytest.raises(ic.GradientError, match=r"Backsolve: 'leapfrog' steps pairs.*Backsolve\(solver="):
-        loss(field, inputs, [0.1, 0.53, 1.1], gradient="backsolve", **options)
-    got = torch.autograd.grad(
-        loss(field, inputs, [0.1, 0.53, 1.1], gradient=ic.Backsolve(solver="rk4"), **options), inputs
-    )
+    with pytest.raises(ic.GradientError, match=rf"'leapfrog' steps pairs.*{method.__name__}\(solver="):
+        loss(field, inputs, [0.1, 0.53, 1.1], gradient=name, **options)
+    got = torch.autograd.grad(loss(field, inputs, [0.1, 0.53, 1.1], gradient=method(solver="rk4"), **options), inputs)
     want = torch.autograd.grad(loss(field, inputs, [0.1, 0.53, 1.1], **options), inputs)
     for x, y in zip(got, want, strict=True):  # each differs from the derivative of the solution by an error of order 2
         assert float((x - y).norm()) <= 8 * 0.05**2 * max(1.0, float(y.norm()))

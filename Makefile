@@ -38,8 +38,9 @@ bench: $(STAMP)
 reproduce: $(STAMP)
 	$(BIN)/python -m pytest -m slow
 
-# The pages are Markdown; this runs every example on them.
+# The pages are Markdown; this writes the table of what works with what, and runs every example on the others.
 docs: $(STAMP)
+	$(BIN)/python docs/support.py
 	$(BIN)/python docs/learn/checks.py
 
 clean:

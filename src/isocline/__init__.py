@@ -7,8 +7,8 @@ from isocline.doses import Dose
 from isocline.events import Event
 from isocline.gradients import Backprop, Backsolve, Checkpointed, GaussAdjoint, Gradient, GradientError
 from isocline.inputs import CubicHermite, LinearInterpolation, Signal, ZeroOrderHold
-from isocline.second_order import second_order
 from isocline.quadrature import Integral, integral
+from isocline.second_order import second_order
 from isocline.solution import Solution, SolveError, Stats, Status
 from isocline.solve import solve
 from isocline.solvers.adaptive_heun import AdaptiveHeun
@@ -77,9 +77,9 @@ __all__ = [
     "GradientError",
     "Heun",
     "Heun3",
-    "Integral",
     "ImplicitEuler",
     "ImplicitMidpoint",
+    "Integral",
     "KenCarp4",
     "Kvaerno3",
     "Kvaerno5",

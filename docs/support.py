@@ -1,0 +1,108 @@
+"""What works with what, found out by trying: writes support.md beside itself. `python docs/support.py`."""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import isocline as ic
+from isocline.gradients import Gradient
+from isocline.solvers import Solver
+from isocline.solvers.implicit import ImplicitRungeKutta, blocks
+from isocline.solvers.partitioned import Partitioned
+from isocline.solvers.rosenbrock import Rosenbrock
+
+PAGE = Path(__file__).parent / "support.md"
+F64 = torch.float64
+# By order: so short that the way back of the 2018 adjoint finds y0 again, so long that its error shows.
+STEPS = {1: 0.01, 2: 0.025, 3: 0.05, 4: 0.05, 5: 0.125, 6: 0.125}
+EXACT, NEAR = 1e-12, 5e-2
+
+HEAD = """# What works with what
+
+Made by `docs/support.py`, which tries every pair on a small nonlinear system and compares the gradient with that of
+plain backpropagation; a test keeps this page true. Not written by hand.
+
+- **exact**: the derivative of the computed solution, to rounding. **continuous**: it differs from that by the solver's
+  own error. A number refers to the reason, below, for which a pair is refused, by name, when it is asked for.
+- Both batchings were tried; where they differ, the cell says so.
+- *order*: of the solution. *error*: the exponent of the step controller, the order of the error estimate plus one; 0:
+  without an estimate, for fixed steps alone. *dense*: order of the interpolant between the ends of a step. *stages*:
+  of a step, one that is shared with the next step included.
+"""
+
+
+def kind(cls: Any) -> str:
+    """Which family a solver is of."""
+    if issubclass(cls, Partitioned):
+        return "symplectic, for pairs (x, v)"
+    if issubclass(cls, Rosenbrock):
+        return "Rosenbrock"
+    if issubclass(cls, ImplicitRungeKutta):
+        together = max(len(block.a) for block in blocks(cls.tableau))
+        return "implicit, stage by stage" if together == 1 else f"implicit, {together} stages together"
+    return "explicit"
+
+
+@cache
+def gradient(cls: Any, way_back: str, batching: str) -> torch.Tensor:
+    """Of a solve with three observations, one inside a step: with respect to y0 and a parameter."""
+    k = torch.tensor(1.7, dtype=F64, requires_grad=True)
+    x = torch.tensor([[0.5, -0.3], [1.0, 0.2]], dtype=F64, requires_grad=True)
+    if cls.wants_pair:
+        field: Any = ic.second_order(lambda t, x, v: -k * torch.sin(x) + 0.3 * torch.cos(3 * t))
+        y0: Any = (x, 0.4 * x.detach())
+    else:
+        field, y0 = lambda t, y: torch.sin(k * y.flip(-1)) + 0.3 * torch.cos(3 * t) * y, x
+    options = {"solver": cls(), "step": STEPS.get(cls.order, 0.25), "gradient": way_back, "batching": batching}
+    ys = ic.solve(field, y0, torch.tensor([0.0, 0.31, 0.5], dtype=F64), **options).ys
+    ys = ys[0] if cls.wants_pair else ys
+    return torch.cat([g.flatten() for g in torch.autograd.grad((ys**2).sum() + ys[1].sum(), (x, k))])
+
+
+def outcome(cls: Any, way_back: str, batching: str) -> tuple[str, str]:
+    """What became of a try: "exact", "continuous" or "refused"; and the reason."""
+    want = gradient(cls, "backprop", batching)
+    try:
+        got = gradient(cls, way_back, batching)
+    except (ic.GradientError, ValueError) as error:
+        name = next(name for name, solver in Solver.registry.items() if solver is cls)
+        return "refused", str(error).replace(f"'{name}'", "it")
+    gap = float((got - want).norm() / want.norm())
+    if not gap <= NEAR:
+        raise AssertionError(f"{cls.__name__} with {way_back}, {batching}: off by {gap:.1g} of the gradient")
+    return ("exact" if gap <= EXACT else "continuous"), ""
+
+
+def page() -> str:
+    """The whole page."""
+    methods = sorted(Gradient.registry)
+    titles = ["solver", "kind", "steps", "order", "error", "dense", "stages", *methods]
+    lines = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
+    reasons: list[str] = []
+    for name, cls in sorted(Solver.registry.items(), key=lambda item: (kind(item[1]), item[1].order, item[0])):
+        tableau: Any = vars(cls)["tableau"]
+        row = [f"`{name}`", kind(cls), "adaptive, fixed" if cls.error_order else "fixed"]
+        row += map(str, (cls.order, cls.error_order, cls.dense_order, tableau.stages))
+        for method in methods:
+            cells = []
+            for batching in ("shared", "per_sample"):
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")
+                    result, reason = outcome(cls, method, batching)
+                if reason and reason not in reasons:
+                    reasons.append(reason)
+                cells.append(f"refused ({1 + reasons.index(reason)})" if reason else result)
+            row.append(cells[0] if cells[0] == cells[1] else f"shared: {cells[0]}; per_sample: {cells[1]}")
+        lines.append(f"| {' | '.join(row)} |")
+    notes = [f"{i}. {reason}." for i, reason in enumerate(reasons, start=1)]
+    return "\n".join([HEAD, *lines, "", "Reasons:", "", *notes, ""])
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
+    print(f"{PAGE.name}: {len(Solver.registry)} solvers, {len(Gradient.registry)} gradients")

@@ -77,7 +77,23 @@ def test_a_budget_is_kept(memory):
     assert header[0] == "way back"
 
 
-@pytest.mark.parametrize("name", ["overhead.md", "memory.md"])
+def test_peers_are_compared_at_equal_error(tmp_path):
+    for name in ("diffrax", "torchode", "torchdyn.numerics"):
+        pytest.importorskip(name)
+    summary, forward, both, stiff = run("peers.py", tmp_path / "peers.md")
+    packages = {"torchdiffeq", "torchode", "torchdyn", "diffrax", "isocline"}
+    for header, rows in (forward, both):
+        assert {row[2].split()[0] for row in rows} == packages
+        for column in (i for i, name in enumerate(header) if name.startswith("error")):
+            errors = [float(row[column]) for row in rows if row[3] != "not reached"]
+            assert errors[0] == max(errors)  # torchdiffeq's, which the others had to reach
+    assert [row[2] for row in summary[1]] == ["forward", "both"]
+    header, rows = stiff
+    error = header.index("error of y")
+    assert all(float(row[error]) <= float(rows[0][error]) for row in rows)
+
+
+@pytest.mark.parametrize("name", ["overhead.md", "memory.md", "peers.md"])
 def test_a_committed_table_names_the_command_that_made_it(name):
     page = (BENCHMARKS / name).read_text()
     script = name.replace(".md", ".py")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -33,7 +34,13 @@ class Tolerance:
             min=torch.finfo(layout.dtype).tiny
         )
         self.norm = controller.norm
-        self.mean = torch.full((layout.size,), 1.0 / layout.size, dtype=layout.dtype, device=layout.device)
+        self.layout = layout
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """(1/N, …, 1/N)."""
+        size = self.layout.size
+        return torch.full((size,), 1.0 / size, dtype=self.layout.dtype, device=self.layout.device)
 
     def scale(self, y: Tensor) -> Tensor:
         """atol + rtol · y for y ≥ 0."""

@@ -74,7 +74,8 @@ class _Loop:
         self.running = self.present = self.batch  # rows still going, and rows in the tensors
         self.events = None if problem.watch is None else RowEvents(problem.watch, self)
         self.retreated = False  # whether the last step was rejected by some row
-        self.rows = ["ids", "y", "t", "t_end", "sign", "keys", "stops", "h", "seen", "rejects", "steps_taken", "extra"]
+        self.rows = ["ids", "y", "t", "t_end", "sign", "keys", "stops", "h", "seen", "rejects", "steps_taken"]
+        self.rows += ["extra"] if self.tableau.extra_c else []
         if self.many_stops:
             self.rows += ["i_stop", "jumps", "at_jump"]
 
@@ -393,8 +394,10 @@ class _Loop:
         self.y_end.index_copy_(0, ids, self.y.index_select(0, rows))
         self.t_left.index_copy_(0, ids, here)
         self.attempts.index_copy_(0, ids, steps)
-        self.interpolated.index_copy_(0, ids, self.extra.index_select(0, rows))
-        self.calls.index_fill_(0, ids, self.field.evaluations - self.begun)
+        if self.tableau.extra_c:
+            self.interpolated.index_copy_(0, ids, self.extra.index_select(0, rows))
+        if not self.tableau.explicit or self.problem.solver.wants_pair:
+            self.calls.index_fill_(0, ids, self.field.evaluations - self.begun)
         self.accepted.index_copy_(0, ids, steps - self.rejects.index_select(0, rows))
 
     def _give_up(self, rows: Tensor, status: Status) -> None:

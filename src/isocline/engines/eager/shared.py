@@ -109,20 +109,23 @@ class _Loop:
         spacing = 1e-9 * math.ulp(self.ts[-1] - t)
         size = self.y.detach().abs()
         r1 = r2 = 1.0
+        observed = self.problem.observer is not None
         for _ in range(self.problem.max_steps):
             stop = stops.times[i_stop]
             clipped = abs(stop - t) <= h * (1 + 1e-10)
             t1 = stop if clipped else t + self.sign * h
             if not clipped and h <= max(2 * math.ulp(t), spacing):
                 return self._failed(Status.STEP_TOO_SMALL, t, h)
-            self._tell("tried", t, t1)
+            if observed:
+                self._tell("tried", t, t1)
             y1, low, high = self._attempt(t, t1, stops)
             step = abs(t1 - t)
             error, size1 = self._error(), (y1.detach() if self.graph else y1).abs()
             r = tolerance.shared(error.div_(tolerance.scale(torch.maximum(size, size1)))) * step
             accepted = r <= 1.0 or controller.forces(r, step)
             factor = controller.factor(exponents, r, r1, r2, accepted)
-            self._tell("accepted" if accepted else "rejected", t, t1)
+            if observed:
+                self._tell("accepted" if accepted else "rejected", t, t1)
             if accepted:
                 if self.watch is not None and (ended := self._event(t, t1, y1, stops)) is not None:
                     return ended
@@ -152,17 +155,20 @@ class _Loop:
         assert isinstance(controller, FixedStep)
         stops = Stops(self.ts[0], self.ts[-1], self.problem.step_ts, self.problem.jump_ts, self.field.time_dtype)
         grid = controller.grid(self.ts, stops.times)
+        observed = self.problem.observer is not None
         self._start(stops.inside(grid[0], grid[1]))
         for i, (t, t1) in enumerate(itertools.pairwise(grid)):
             if i == self.problem.max_steps:
                 return self._failed(Status.MAX_STEPS, t, abs(t1 - t))
             if i:
                 self._next_slope(t, stops.inside(t, t1), stops.is_jump(t))
-            self._tell("tried", t, t1)
+            if observed:
+                self._tell("tried", t, t1)
             y1, low, high = self._attempt(t, t1, stops)
             if watch and not bool(y1.isfinite().all()):
                 return self._failed(Status.NON_FINITE, t, abs(t1 - t))
-            self._tell("accepted", t, t1)
+            if observed:
+                self._tell("accepted", t, t1)
             if self.watch is not None and (ended := self._event(t, t1, y1, stops)) is not None:
                 return ended
             self._accept(self._step(t, t1, low, high), y1)
@@ -170,10 +176,9 @@ class _Loop:
 
     def _tell(self, what: str, t: float, t1: float) -> None:
         """The observer, of the step from the present state."""
-        if self.problem.observer is not None:
-            call = getattr(self.problem.observer, what)
-            if call is not None:
-                call(t, self.field.layout.unflatten(self.y), t1 - t)
+        call = getattr(self.problem.observer, what)
+        if call is not None:
+            call(t, self.field.layout.unflatten(self.y), t1 - t)
 
     # ---- one step -------------------------------------------------------------------------------------------------
     def _attempt(self, t: float, t1: float, stops: Stops) -> tuple[Tensor, float, float]:

@@ -34,7 +34,7 @@ class Backprop(Gradient):
     """
 
     def run(self, problem: Problem, y0: Tensor) -> Trajectory:
-        if problem.field.layout.batch is None:
+        if problem.field.layout.batch is None and not problem.solver.remembers:
             return shared.integrate(problem, y0, graph=True)
         with torch.no_grad(), forward_ad._set_fwd_grad_enabled(False):
             plan = Plan(problem, Inputs([], [], problem.field, []))

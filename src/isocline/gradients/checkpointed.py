@@ -14,6 +14,7 @@ from isocline.engines import eager
 from isocline.engines.eager import Problem, Trajectory
 from isocline.gradients.base import Gradient, GradientError, Inputs, add_up
 from isocline.solution import Stats
+from isocline.solvers.memory import Remembering, embedded, visible
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,12 @@ class Checkpointed(Gradient):
         inputs = Inputs.of(problem, y0)
         if not (y0.requires_grad or inputs.tensors):
             return eager.integrate(problem, y0)
-        slots = None if self.memory is None else max(1, self.memory // max(1, y0.numel() * y0.element_size()))
+        rows = len(problem.solver.begin(y0)) if isinstance(problem.solver, Remembering) else 1
+        slots = None if self.memory is None else max(1, self.memory // max(1, rows * y0.numel() * y0.element_size()))
         problem.whole_states = slots is not None
         stages = problem.solver.tableau.dense_stages
         state = y0.numel() * y0.element_size()
-        replayed = slots is not None or problem.field.layout.batch is not None
+        replayed = slots is not None or problem.field.layout.batch is not None or problem.solver.remembers
         segments = 0 if replayed else self.graphs // (stages * (inputs.saved + 2 * state) + 1)
         plan = Plan(problem, inputs, slots, segments)
         ys, dense_y, dense_hk = _Replayed.apply(plan, y0, *inputs.tensors)
@@ -168,7 +170,7 @@ class Plan:
         field = self.inputs.field
         count = field.evaluations
         totals: list[Tensor | None] = [None] * len(self.inputs.sources)
-        a, a_slope = torch.zeros_like(grad_ys[0]), None
+        a, a_slope = torch.zeros_like(self._begin(grad_ys[0])), None
         offset = sum(step.accepted for step in self.record.steps)
         for step, state in self.record.backwards(lambda step, state: step.advance(field, self.solver, state)):
             offset -= step.accepted
@@ -183,7 +185,12 @@ class Plan:
                 a, a_slope, parts = self._pull_segment(step, _add(a, gy1), a_slope, gy, ghk)
             add_up(totals, parts)
         self.stats.evaluations_backward += field.evaluations - count
-        return [a + self._at_start(grad_ys), *totals]
+        # Of a state no cotangent of the memory is left: the first step makes it of y.
+        return [visible(a, grad_ys[0]) + self._at_start(grad_ys), *totals]
+
+    def _begin(self, y: Tensor) -> Tensor:
+        """The state where the solve starts: y, or that of a solver that remembers."""
+        return self.solver.begin(y) if isinstance(self.solver, Remembering) else y
 
     def _pull_step(
         self, step: Any, state: Tensor, a: Tensor, gy: Any, ghk: Any, gy1: Any
@@ -193,7 +200,7 @@ class Plan:
             y = state if getattr(step, "whole", True) is False else step.start(state)
             y = y.detach().requires_grad_()
             y1, ks, scale = step.replay(self.inputs.field, self.solver, y, dense=ghk is not None)
-            outputs, cotangents = [y1], [_add(step.start(a), gy1)]
+            outputs, cotangents = [y1], [_add(step.start(a), embedded(gy1, y1))]
             if ghk is not None:
                 used = [i for i, k in enumerate(ks) if k.requires_grad]
                 outputs += [ks[i] for i in used]
@@ -202,7 +209,7 @@ class Plan:
             back, *parts = torch.autograd.grad(
                 outputs, [y, *self.inputs.sources], cotangents, allow_unused=True, retain_graph=True
             )
-        return step.merge(a, _add(back, gy)), parts
+        return step.merge(a, _add(back, embedded(gy, back))), parts
 
     def _pull_segment(
         self, step: Any, a: Tensor | None, a_slope: Tensor | None, gy: Any, ghk: Any
@@ -241,20 +248,20 @@ class Plan:
 
     def rebuild(self, y0: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The whole trajectory again as one graph from `y0`: (ys, dense y, dense h·k)."""
-        state, dense_y, dense_hk = y0, [], []
+        state, dense_y, dense_hk = self._begin(y0), [], []
         ys = self._rows_at_start(y0)
         index, values = [], []
         for step in self.record.steps:
             y = step.start(state)
             dense = step.interpolates or self.problem.dense
-            y1, ks, scale = step.replay(self.inputs.field, self.solver, y, dense)
-            hk = torch.stack(ks) * scale
+            after, ks, scale = step.replay(self.inputs.field, self.solver, y, dense)
+            y, y1, hk = visible(y, y0), visible(after, y0), torch.stack(ks) * scale
             for into, part in zip((index, values), step.observations(y, y1, hk), strict=True):
                 into.append(part)
             if self.problem.dense:
                 for into, part in zip((dense_y, dense_hk), step.dense(y, hk), strict=True):
                     into.append(part)
-            state = step.merge(state, y1)
+            state = step.merge(state, after)
         if index:
             ys = ys.reshape(-1, y0.shape[-1]).index_copy(0, torch.cat(index), torch.cat(values)).view(ys.shape)
         empty = y0.new_empty(0)

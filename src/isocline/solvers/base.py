@@ -16,6 +16,7 @@ class Solver:
         error_order: order of its error estimate plus one, the exponent of the step controller; 0 without an estimate.
         dense_order: order of the interpolant between the ends of a step.
         wants_pair: whether its states are pairs (x, v).
+        remembers: whether a step leaves more for the next than y and the slope there (`Remembering`).
 
     Example:
         >>> from isocline.solvers import Solver, Tsit5
@@ -28,6 +29,7 @@ class Solver:
     error_order: ClassVar[int] = 0
     dense_order: ClassVar[int] = 0
     wants_pair: ClassVar[bool] = False
+    remembers: ClassVar[bool] = False
 
     def __init_subclass__(cls, abstract: bool = False) -> None:
         super().__init_subclass__()

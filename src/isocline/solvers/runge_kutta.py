@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 
 import torch
@@ -25,6 +25,19 @@ from isocline._types import Float, Tensor
 from isocline.field import VectorField
 from isocline.solvers.base import Solver
 from isocline.solvers.tableau import Tableau
+
+
+def _order(solver: Any) -> int:
+    return solver.tableau.order
+
+
+def _error_order(solver: Any) -> int:
+    tableau = solver.tableau
+    return min(tableau.order, tableau.embedded_order) + 1 if tableau.b_error else 0
+
+
+def _dense_order(solver: Any) -> int:
+    return solver.tableau.dense_order
 
 
 @dataclass(frozen=True)
@@ -40,9 +53,10 @@ class RungeKutta(Solver, abstract=True):
     def __init_subclass__(cls, abstract: bool = False) -> None:
         super().__init_subclass__(abstract=abstract)
         if not abstract:
-            cls.order = cls.tableau.order
-            cls.error_order = min(cls.tableau.order, cls.tableau.embedded_order) + 1 if cls.tableau.b_error else 0
-            cls.dense_order = cls.tableau.dense_order
+            names = ("order", "error_order", "dense_order")
+            of_class = not isinstance(cls.tableau, cached_property)  # else it depends on the settings of the solver
+            for name, read in zip(names, (_order, _error_order, _dense_order), strict=True):
+                setattr(cls, name, read(cls) if of_class else property(read))
 
     def workspace(self, y: Tensor, field: VectorField) -> Workspace:
         """The stage buffer of one solve, for states like `y`: (N,), or (R, N) with a step size a row."""

@@ -22,6 +22,7 @@ from isocline.engines.eager.row_events import RowEvents
 from isocline.engines.eager.steps import RowStep, row_times, stage_nodes
 from isocline.field import VectorField
 from isocline.solution import Stats, Status, failed
+from isocline.solvers.memory import MemoryWorkspace
 from isocline.solvers.runge_kutta import DenseStep
 
 # Finished rows leave when at most this share of the rows is running: more often costs more than it saves.
@@ -40,6 +41,8 @@ class _Loop:
         self.problem, self.on_step = problem, on_step
         self.field: VectorField = problem.field
         self.tableau = problem.solver.tableau
+        self.memory: MemoryWorkspace | None = None  # the workspace, of a solver that remembers
+        self.counts_calls = not self.tableau.explicit or problem.solver.wants_pair or problem.solver.remembers
         self.controller = problem.controller
         self.adaptive = isinstance(problem.controller, PID)
         self.dense_step = DenseStep.of(self.tableau, y0)
@@ -140,6 +143,7 @@ class _Loop:
         if self.present:
             self.workspace = self.problem.solver.workspace(self.y, self.field)
             self.workspace.tolerance = self.tolerance if self.adaptive else None
+            self.memory = self.workspace if isinstance(self.workspace, MemoryWorkspace) else None
 
     def _step(self) -> None:
         stop = self.stops.gather(1, self.i_stop.unsqueeze(1)).squeeze(1) if self.many_stops else self.t_end
@@ -274,11 +278,13 @@ class _Loop:
             # Coupled rows are replayed together; those that did not accept take a step of length zero.
             still = torch.where(accepted, t1, self.t)
             clock = (self.t, still, low, still)
+        memory = {} if self.memory is None else self.memory.record(self.y)
         if not everyone:
             pick = accepted.nonzero().squeeze(1)
             position = accepted.cumsum(0) - 1
             t0, end, low, high = (x[pick] for x in clock)
             y, hk, ids, sign, clock = y[pick], hk[:, pick], ids[pick], sign[pick], (t0, end, low, high)
+            memory = {} if self.memory is None else self.memory.picked(memory, pick)
             if inner is not None:
                 inner.position = position
             ends = ends and (position[ends[0]], ends[1])
@@ -286,7 +292,11 @@ class _Loop:
             t0, end, low, high = (x * sign for x in clock)
             clock = (t0, end, low, high)
         whole = self.problem.whole_states
-        step = RowStep(ids, *clock, inner, ends, whole, self._whole_state() if whole else y)
+        step = RowStep(ids, *clock, inner, ends, whole, y)
+        if memory:
+            step = step._replace(moved=accepted if everyone else torch.ones_like(memory["fresh"]), **memory)
+        if whole:
+            step = step._replace(y=self._whole_state())
         if self.problem.dense:
             rows_y, rows_hk = step.dense(y, hk.clone() if everyone else hk)
             self.trajectory.dense_y.append(rows_y)
@@ -337,8 +347,13 @@ class _Loop:
             self.y = torch.where(row, y1, self.y)
             self.size = self.y.abs()
             self.f = self.f if k_last is None else torch.where(row, k_last, self.f)
+        if self.memory is not None:
+            self.memory.accept(None if count == self.present else accepted)
         self.t, self.seen = t, reach
-        if k_last is None or (self.jumping and bool((self.at_jump & (self.t != self.t_end)).any())):
+        jumps = self.jumping and bool((self.at_jump & (self.t != self.t_end)).any())
+        if jumps and self.memory is not None:
+            self.memory.forget(self.y, accepted & self.at_jump)
+        if k_last is None or jumps:
             self._fresh_slopes()
         if self.problem.progress is not None:
             start = self.keys[:, 0]
@@ -349,7 +364,8 @@ class _Loop:
 
     def _fresh_slopes(self) -> None:
         stop = self.stops.gather(1, self.i_stop.unsqueeze(1)).squeeze(1)
-        self.f = self._slopes(self._inside(self.t, stop, self.at_jump), self.y)
+        anchor = self.y if self.memory is None else self.memory.anchor(self.y)
+        self.f = self._slopes(self._inside(self.t, stop, self.at_jump), anchor)
 
     # ---- who is in the batch --------------------------------------------------------------------------------------
     def _leave(self, gone: Tensor, count: int) -> None:
@@ -384,7 +400,10 @@ class _Loop:
         self.trajectory.stats.jacobians += self.workspace.jacobians if hasattr(self, "workspace") else 0
         self.field = self.problem.field.of_rows(self.ids)
         if hasattr(self, "workspace"):
+            before = self.memory
             self._bind()
+            if self.memory is not None and before is not None:
+                self.memory.go_on(before, keep)
 
     def _store(self, rows: Tensor) -> None:
         """Keeps, by sample, where these rows stand."""
@@ -396,7 +415,7 @@ class _Loop:
         self.attempts.index_copy_(0, ids, steps)
         if self.tableau.extra_c:
             self.interpolated.index_copy_(0, ids, self.extra.index_select(0, rows))
-        if not self.tableau.explicit or self.problem.solver.wants_pair:
+        if self.counts_calls:
             self.calls.index_fill_(0, ids, self.field.evaluations - self.begun)
         self.accepted.index_copy_(0, ids, steps - self.rejects.index_select(0, rows))
 
@@ -405,6 +424,9 @@ class _Loop:
         self.h_left[self.ids[rows]] = self.h[rows]
 
     def _whole_state(self) -> Tensor:
+        if self.memory is not None:
+            state = self.memory.at(self.y)
+            return self.y_end.expand(len(state), *self.y_end.shape).index_copy(1, self.ids, state)
         return self.y_end.index_copy(0, self.ids, self.y)
 
     def _look_for_coupling(self) -> None:
@@ -412,7 +434,7 @@ class _Loop:
         stop = self.stops.gather(1, self.i_stop.unsqueeze(1)).squeeze(1)
         low = self._inside(self.t, stop, self.at_jump) * self.sign
         # The last stage of an implicit step is f only up to Newton's tolerance: not to be told from a coupling.
-        slopes = self.f if self.tableau.explicit else self.field.at(low, self.y)
+        slopes = self.f if self.tableau.explicit and self.memory is None else self.field.at(low, self.y)
         self.independent = rows_are_independent(self.problem.field, low, self.y, slopes, self.ids, self.batch)
 
     # ---- times ----------------------------------------------------------------------------------------------------
@@ -480,7 +502,7 @@ class _Loop:
         in the batch.
         """
         probe = 1 if isinstance(self.controller, PID) and self.controller.first_step is None else 0
-        if not self.tableau.explicit or self.problem.solver.wants_pair:
+        if self.counts_calls:
             return self.calls
         first = torch.where(self.attempts + (self.status == int(Status.NON_FINITE)) > 0, 1 + probe, 0)
         again = 0 if self.tableau.fsal else (self.accepted - 1).clamp(min=0)

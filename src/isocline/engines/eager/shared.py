@@ -22,6 +22,7 @@ from isocline.engines.eager.steps import Segment, SharedStep, stage_times
 from isocline.events import Stretch
 from isocline.field import VectorField
 from isocline.solution import Stats, Status
+from isocline.solvers.memory import MemoryWorkspace
 from isocline.solvers.runge_kutta import DenseStep
 
 CORRECTIONS = 4  # times a step is taken again until it ends at an event
@@ -66,6 +67,7 @@ class _Loop:
         self.adaptive = isinstance(problem.controller, PID)
         self.dense_step = DenseStep.of(self.tableau, y0)
         self.workspace = None if graph else problem.solver.workspace(y0, self.field)
+        self.memory = self.workspace if isinstance(self.workspace, MemoryWorkspace) else None
         self.y = y0
         self.k1: Tensor | None = None
         self.ks: list[Tensor] = []
@@ -245,6 +247,8 @@ class _Loop:
             self._save(step, y1)
         self.seen = step.last
         self.y = y1
+        if self.memory is not None:
+            self.memory.accept()
         self.stats.accepted += 1
         if self.problem.progress is not None:
             done = (step.t1 - self.ts[0]) / (self.ts[-1] - self.ts[0])
@@ -275,7 +279,8 @@ class _Loop:
         segment = self.segment
         if segment is not None and weights is None and not self.problem.dense:
             segment = segment.of_last_stage(self.tableau.stages, self.tableau.fsal)
-        return SharedStep(t, t1, low, high, first, last, weights, self.y, segment)
+        step = SharedStep(t, t1, low, high, first, last, weights, self.y, segment)
+        return step if self.memory is None else step._replace(**self.memory.record(self.y))
 
     def _save(self, step: SharedStep, y1: Tensor) -> None:
         inner = step.first + (0 if step.weights is None else len(step.weights))
@@ -349,6 +354,8 @@ class _Loop:
         self._set_slope(k1.detach())
 
     def _next_slope(self, t: float, low: float, jump: bool) -> None:
+        if jump and self.memory is not None:
+            self.memory.forget(self.y)
         if jump or not self.tableau.fsal:
             self._ask(low, self.y)
         elif self.workspace is None:

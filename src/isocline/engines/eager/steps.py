@@ -13,6 +13,7 @@ from torch import Tensor
 
 from isocline.engines.eager.observations import Inner
 from isocline.field import VectorField
+from isocline.solvers.memory import Remembering
 from isocline.solvers.runge_kutta import RungeKutta
 
 
@@ -49,6 +50,8 @@ class SharedStep(NamedTuple):
 
     Observations first … last − 1 lie in it: those strictly inside have `weights` b_i(θ), (m, s); the rest is at its end.
     `y` is the state at its start, None where a checkpoint was dropped. `segment` is its graph, where that was kept.
+    Of a solver that remembers, `y` is the whole state, `fresh` whether its memory was begun there, and `note` what the
+    workspace noted.
     """
 
     t: float
@@ -60,6 +63,8 @@ class SharedStep(NamedTuple):
     weights: Tensor | None
     y: Tensor | None
     segment: Segment | None
+    fresh: bool = False
+    note: Any = None
 
     @property
     def accepted(self) -> int:
@@ -84,6 +89,10 @@ class SharedStep(NamedTuple):
         """
         h = self.t1 - self.t
         times = self.times(field, solver.tableau.c)
+        if isinstance(solver, Remembering):
+            state = solver.begin(y[0]) if self.fresh else y
+            k1 = field(times[0], solver.anchor(state))
+            return *solver.taken(field, times, h, state, k1, None, self.note), h
         y1, ks = solver.recorded(field, times, h, y, field(times[0], y), last_stage=dense)
         if dense and solver.tableau.extra_c:
             ks = solver.recorded_extra(field, self.times(field, solver.tableau.extra_c), h, y, ks)
@@ -91,6 +100,8 @@ class SharedStep(NamedTuple):
 
     def advance(self, field: VectorField, solver: RungeKutta, state: Tensor) -> Tensor:
         """The step again without a graph, by the kernel of the way forward: the next step's start, to the bit."""
+        if isinstance(solver, Remembering):
+            return self.replay(field, solver, state, dense=False)[0]
         workspace = solver.workspace(state, field)
         times = self.times(field, solver.tableau.c)
         field.fill(times[0], field.shaped(state), workspace.rows[0])
@@ -136,7 +147,8 @@ class RowStep(NamedTuple):
 
     `inner` are the observations inside; or, where every step ends at one, `ends` are (position in `rows`, row of the
     flat output) of those at its end. `y` is (r, N), or the whole batch (B, N) where checkpoints are thinned
-    (`whole`).
+    (`whole`). Of a solver that remembers it is the state, (1 + M, r, N) or (1 + M, B, N); `fresh` (r,) says whose memory
+    was begun there, `moved` (r,) who took the step at all, and `note` is what the workspace noted.
     """
 
     rows: Tensor
@@ -149,6 +161,9 @@ class RowStep(NamedTuple):
     whole: bool
     y: Tensor | None
     segment: None = None  # steps of samples are always taken again
+    fresh: Any = None
+    moved: Any = None
+    note: Any = None
 
     @property
     def accepted(self) -> int:
@@ -171,6 +186,11 @@ class RowStep(NamedTuple):
         field = field.of_rows(self.rows)
         times = self.times(field, solver.tableau.c)
         h = (self.t1 - self.t).to(y.dtype).unsqueeze(1)
+        if isinstance(solver, Remembering):
+            state = torch.where(self.fresh.unsqueeze(1), solver.begin(y[0]), y)
+            k1 = field(times[0], solver.anchor(state)) * h
+            after, ks = solver.taken(field, times, 1.0, state, k1, h, self.note)
+            return torch.where(self.moved.unsqueeze(1), after, state), ks, 1.0
         y1, ks = solver.recorded(field, times, 1.0, y, field(times[0], y) * h, h, last_stage=dense)
         if dense and solver.tableau.extra_c:
             ks = solver.recorded_extra(field, self.times(field, solver.tableau.extra_c), 1.0, y, ks, h)
@@ -179,6 +199,8 @@ class RowStep(NamedTuple):
     def advance(self, field: VectorField, solver: RungeKutta, state: Tensor) -> Tensor:
         """The step again without a graph; `state` is (B, N)."""
         y = self.start(state)
+        if isinstance(solver, Remembering):
+            return self.merge(state, self.replay(field, solver, y, dense=False)[0])
         part = field.of_rows(self.rows)
         workspace = solver.workspace(y, part)
         times = self.times(part, solver.tableau.c)
@@ -187,12 +209,12 @@ class RowStep(NamedTuple):
         return self.merge(state, workspace.step(part.fill, times, 1.0, y, h))
 
     def start(self, state: Tensor) -> Tensor:
-        """The rows that take this step, of a (B, N) tensor."""
-        return state.index_select(0, self.rows)
+        """The rows that take this step, of a (…, B, N) tensor."""
+        return state.index_select(-2, self.rows)
 
     def merge(self, state: Tensor, part: Tensor) -> Tensor:
-        """The (B, N) tensor after those rows have changed."""
-        return state.index_copy(0, self.rows, part)
+        """The (…, B, N) tensor after those rows have changed."""
+        return state.index_copy(-2, self.rows, part)
 
     def observations(self, y: Tensor, y1: Tensor, hk: Tensor) -> tuple[Tensor, Tensor]:
         """Rows of the flat output (T·B, N) it writes, and what it writes there."""

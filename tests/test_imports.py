@@ -16,12 +16,12 @@ SOURCE = Path(__file__).parents[1] / "src" / "isocline"
 # A package may import those of lower layers and itself.
 LAYERS = [
     {"_types", "_version"},
-    {"field", "second_order", "problems", "quadrature"},
+    {"autocast", "field", "second_order", "problems", "quadrature"},
     {"control", "inputs"},
     {"solvers", "solution", "events"},
     {"engines"},
     {"gradients"},
-    {"pieces", "doses", "transforms"},
+    {"pieces", "doses", "transforms", "unrolled"},
     {"solve"},
     {"nn", "audit", "compat"},
     {"fit", "report"},
@@ -30,7 +30,7 @@ LAYERS = [
 ]
 CORE = set().union(*LAYERS[:9])
 # Units of one layer that may use each other, in this direction only.
-ALLOWED_WITHIN = {("fit", "report"), ("audit", "nn"), ("doses", "pieces")}
+ALLOWED_WITHIN = {("fit", "report"), ("audit", "nn"), ("doses", "pieces"), ("unrolled", "transforms")}
 
 
 def imports(path: Path) -> list[tuple[int, str]]:

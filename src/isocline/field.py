@@ -7,6 +7,7 @@ precision are carried in float32 and handed to `f` in their own dtype.
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -71,11 +72,11 @@ class Layout:
         lead = 0 if batch is None else 1
         shapes = tuple(leaf.shape[lead:] for leaf in leaves)
         sizes = tuple(
-            shape.numel() * (2 if leaf.is_complex() else 1) for shape, leaf in zip(shapes, leaves, strict=True)
+            # Not shape.numel(): a size that a tracer keeps open would become a number there.
+            math.prod(shape) * (2 if leaf.is_complex() else 1)
+            for shape, leaf in zip(shapes, leaves, strict=True)
         )
-        dtype = torch.float32
-        for leaf in leaves:
-            dtype = torch.promote_types(dtype, REAL_OF.get(leaf.dtype, leaf.dtype))
+        dtype = widest([torch.float32, *(REAL_OF.get(leaf.dtype, leaf.dtype) for leaf in leaves)])
         single = isinstance(y0, Tensor)
         return Layout(
             None if single else spec,
@@ -95,11 +96,7 @@ class Layout:
     @property
     def time_dtype(self) -> torch.dtype:
         """The real dtype `f` gets its time in: the widest of the leaves'."""
-        real = [REAL_OF.get(d, d) for d in self.dtypes]
-        widest = real[0]
-        for dtype in real[1:]:
-            widest = torch.promote_types(widest, dtype)
-        return widest
+        return widest([REAL_OF.get(d, d) for d in self.dtypes])
 
     @property
     def clock_dtype(self) -> torch.dtype:
@@ -177,16 +174,25 @@ class Layout:
         return leaves[0] if self.spec is None else pytree.tree_unflatten(leaves, self.spec)
 
 
+def widest(dtypes: Sequence[torch.dtype]) -> torch.dtype:
+    """What all of these real dtypes fit into; `torch.promote_types` would leave an operation in a traced graph.
+
+    Example:
+        >>> widest([torch.float16, torch.bfloat16]), widest([torch.bfloat16, torch.float64])
+        (torch.float32, torch.float64)
+    """
+    if all(dtype == dtypes[0] for dtype in dtypes):
+        return dtypes[0]
+    return torch.float64 if torch.float64 in dtypes else torch.float32
+
+
 def _batch_size(leaves: Sequence[Tensor]) -> int:
-    sizes = {leaf.shape[0] if leaf.dim() else None for leaf in leaves}
-    if len(sizes) != 1 or None in sizes:
+    if not all(leaf.dim() and leaf.shape[0] == leaves[0].shape[0] for leaf in leaves):
         shapes = [tuple(leaf.shape) for leaf in leaves]
         raise ValueError(
             f"y0: batching='per_sample' wants the batch as first dimension of every tensor, found shapes {shapes}"
         )
-    size = sizes.pop()
-    assert size is not None
-    return size
+    return leaves[0].shape[0]
 
 
 class VectorField:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from isocline.autocast import outside_autocast
 from isocline.control import PID, Controller, FixedStep, Observer
 from isocline.doses import Dose
 from isocline.engines import eager
@@ -27,10 +28,12 @@ from isocline.inputs import drive
 from isocline.pieces import EventLog, solve_in_pieces
 from isocline.solution import Solution, SolveError, Stats, Status, failed
 from isocline.solvers import RungeKutta, Solver, snake_case
-from isocline.transforms import outside_graphs, under_transforms
+from isocline.transforms import exporting, outside_graphs, under_transforms
+from isocline.unrolled import solve_unrolled
 
 
 @outside_graphs
+@outside_autocast
 def solve(
     field: Callable[..., Any],
     y0: Any,
@@ -69,7 +72,8 @@ def solve(
         solver: a solver or its name.
         controller: `FixedStep` or `PID`; None: `PID(rtol, atol)`, or `FixedStep` where `step` or `max_step` is given.
         gradient: a gradient method or its name.
-        engine: "eager".
+        engine: "eager", or "unrolled": fixed steps as plain operations in a row, for `torch.compile(fullgraph=True)`;
+            what `torch.export` and ONNX see in any case.
         batching: "shared": one step size for the whole state, whatever its shape. "per_sample": the first dimension
             of every tensor is a batch, each sample has its own times, steps, error norm and end.
         args: further arguments of `f`, a tuple of anything; tensors in it get gradients.
@@ -108,8 +112,8 @@ def solve(
     """
     if not callable(field):
         raise TypeError(f"field: expected a callable f(t, y, *args), got {type(field).__name__}")
-    if engine != "eager":
-        raise ValueError(f"engine: {unknown(engine, ['eager'])}")
+    if engine not in ("eager", "unrolled"):
+        raise ValueError(f"engine: {unknown(engine, ['eager', 'unrolled'])}")
     if batching not in ("shared", "per_sample"):
         raise ValueError(f"batching: {unknown(batching, ['shared', 'per_sample'])}")
     if not isinstance(args, tuple):
@@ -119,6 +123,26 @@ def solve(
     if observer is not None and batching == "per_sample":
         raise ValueError("observer: sees steps of the whole state; use batching='shared', or progress")
     method = resolve_solver(solver)
+    if engine == "unrolled" or exporting():
+        return solve_unrolled(
+            field,
+            y0,
+            ts,
+            method,
+            resolve_controller(controller, method, rtol, atol, step, max_step),
+            resolve_gradient(gradient),
+            batching,
+            args,
+            step_ts,
+            max_steps,
+            inputs=inputs,
+            doses=doses,
+            events=events,
+            jump_ts=jump_ts,
+            dense=dense,
+            progress=progress,
+            observer=observer,
+        )
     way_back = under_transforms(resolve_gradient(gradient), method)
     layout = Layout.of(y0, per_sample=batching == "per_sample")
     times = Times.of(ts, layout)

@@ -17,6 +17,8 @@ from isocline.gradients import Backprop, Checkpointed, Gradient, GradientError
 from isocline.solvers import RungeKutta, snake_case
 
 F = TypeVar("F", bound=Callable[..., Any])
+# Whether `torch.export` looks on, strict or not, as it does for `torch.onnx.export`; torch 2.6 cannot tell.
+exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: False)
 
 
 def outside_graphs(function: F) -> F:
@@ -24,12 +26,13 @@ def outside_graphs(function: F) -> F:
 
     How many steps it takes depends on numbers: traced, it would break into dozens of graphs, compiled anew for every
     size. The model around it is compiled, and so is a field that was compiled itself, `solve(torch.compile(f), …)`.
+    With `engine="unrolled"`, and under `torch.export`, its steps are operations of the graph.
     """
     plain = torch._disable_dynamo(function)
 
     @functools.wraps(function)
     def called(*args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() and not exporting() and kwargs.get("engine") != "unrolled":
             return plain(*args, **kwargs)
         return function(*args, **kwargs)
 

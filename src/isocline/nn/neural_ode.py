@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -48,7 +49,8 @@ class NeuralODE(nn.Module):
     def solution(self, y0: Any, ts: Any = (0.0, 1.0), *args: Any, **options: Any) -> Solution:
         """The whole `Solution`; `options` go over those of the model."""
         solution = solve(self.field, y0, ts, args=args, **{**self.options, **options})
-        self.stats = solution.stats
+        if not torch.compiler.is_compiling():  # a graph has no counts
+            self.stats = solution.stats
         return solution
 
     def forward(self, y0: Any, ts: Any = (0.0, 1.0), *args: Any) -> Any:

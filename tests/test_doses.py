@@ -161,8 +161,6 @@ def test_mistakes_are_named(unchecked):
             ic.solve(lambda t, y: y, start, [0.0, 2.0], doses=dose, **options)
     with pytest.raises(ValueError, match="solve forwards"):
         ic.solve(decay, y0, [1.0, 0.0], doses=ic.Dose([0.5], torch.ones(1)))
-    with pytest.raises(ValueError, match="doses and events do not work together"):
-        ic.solve(decay, y0, [0.0, 1.0], doses=ic.Dose([0.5], torch.ones(1)), events=ic.Event(lambda t, y: y.sum() - 9))
     with pytest.raises(ValueError, match="ts: must be strictly increasing"):
         ic.Dose([1.0, 0.0], torch.ones(2))
     with pytest.raises(TypeError, match="jump: expected a callable"):

@@ -18,8 +18,9 @@ from torch.utils import _pytree as pytree
 
 from isocline.engines.eager import Problem, Trajectory
 from isocline.engines.eager.problem import Failure
+from isocline.events import Watch
 from isocline.field import Layout
-from isocline.gradients.times import attach_observations, attach_start
+from isocline.gradients.times import attach_observations, attach_start, beside
 from isocline.inputs import as_times, as_values, check_times, is_per_sample
 from isocline.pieces import Run, SumOfStats
 from isocline.solution import Status
@@ -30,6 +31,9 @@ class Dose:
 
     An observation at exactly the time of a dose shows the state before it. A dose at the start of a solve is given, and
     `ys[0]` is still y0; those at its end or outside of it are not. A solve with doses must go forwards in time.
+
+    With events in the same solve: an event at exactly the time of a dose comes first, and a condition that a dose carries
+    across zero is no event, since the solution does not pass through zero; its next crossing is one.
 
     Args:
         ts: times, strictly increasing: (D,), or with per-sample batching also (B, D), NaN as padding at the end.
@@ -142,9 +146,15 @@ class _Pieces:
         """One ordinary solve, and its states (…, N)."""
         used = sum(part.stats.accepted + part.stats.rejected for part in self.parts)
         left = self.problem.max_steps - int(used.max() if isinstance(used, Tensor) else used)
-        part = self.run(replace(self.problem, ts=ts, start=None, max_steps=max(0, left), progress=self.progress()), y)
+        settings = {"max_steps": max(0, left), "progress": self.progress(), "watch": self.watch()}
+        part = self.run(replace(self.problem, ts=ts, start=None, **settings), y)
         self.parts.append(part)
         return part, part.ys.reshape(-1, *y.shape)
+
+    def watch(self) -> Watch | None:
+        """What the next piece watches for: nothing of the state before a dose is known to it."""
+        watch = self.problem.watch
+        return watch if watch is None or not self.parts else Watch(watch.conditions)
 
     def progress(self) -> Any:
         """That of the whole solve, seen from one piece."""
@@ -159,10 +169,19 @@ class _Pieces:
             whole.dense_hk += part.dense_hk
         return whole
 
-    def moved_end(self, t: Tensor, y: Tensor) -> Tensor:
-        """y again, the end of a piece that ends at `t`: its cotangent also gives `t` its gradient."""
+    def moved_end(self, t: Tensor, start: Tensor | float, y: Tensor) -> Tensor:
+        """y again, the end of a piece from `start` to `t`: its cotangent also gives `t` its gradient."""
+        t = self.beside(t, start)
         ts, ys = torch.stack([t.detach(), t]), torch.stack([y.detach(), y])
         return attach_observations(self.problem.field, ts, ys)[1]
+
+    def moved_start(self, t: Tensor | None, end: Tensor | float, y: Tensor) -> Tensor:
+        """The same at the start of a piece from `t` to `end`; nothing where `t` is None."""
+        return y if t is None else attach_start(self.problem.field, self.beside(t, end), y)
+
+    def beside(self, t: Tensor, towards: Tensor | float) -> Tensor:
+        """Where f is to be asked for the gradient of `t`."""
+        return beside(self.problem.field, t, towards, self.problem.jump_ts, self.problem.row_jump_ts)
 
     @property
     def times_move(self) -> bool:
@@ -185,8 +204,10 @@ class _Shared(_Pieces):
             if end > t or (part is None and k is None):
                 inner = [x for x in ts[seen:] if x < end]
                 saves = len(inner) + (seen + len(inner) < len(ts) and ts[seen + len(inner)] == end)
-                start = y if moving is None else attach_start(self.problem.field, moving, y)
-                part, ys = self.piece([t, *inner, end] if end > t else [t], start)
+                piece = [t, *inner, end] if end > t else [t]
+                part, ys = self.piece(piece, self.moved_start(moving, end, y))
+                if part.status is Status.EVENT:
+                    return self.until_event(part, torch.cat([*rows, ys[1:]]), piece[-1])
                 rows.append(ys[1 : 1 + saves])
                 t, y, seen = end, ys[-1], seen + saves
                 if part.status is not Status.SUCCESS:
@@ -194,11 +215,19 @@ class _Shared(_Pieces):
             if k is not None:
                 if self.times_move:
                     moving = self.dose.ts[k]
-                    y = self.moved_end(moving, y)
+                    y = self.moved_end(moving, ts[0], y)
                 y = self.dose.after(self.problem.field.layout, y, k)
         assert part is not None
         rows.append(y0.new_full((len(ts) - seen, *y0.shape), torch.nan))
         return self.trajectory(torch.cat(rows), part.y_end, part.status, part.failure)
+
+    def until_event(self, part: Trajectory, ys: Tensor, t: float) -> Trajectory:
+        """The parts up to the event at `t` that the last one ended at; the problem's times then end there, as it asks."""
+        ts: list[float] = self.problem.ts
+        ts[:] = [*(x for x in ts if x < t), t]
+        whole = self.trajectory(ys, part.y_end, part.status, part.failure)
+        whole.event = part.event
+        return whole
 
     def progress(self) -> Any:
         show, ts = self.problem.progress, self.problem.ts
@@ -225,8 +254,11 @@ class _Rows(_Pieces):
         index, values = [], []
         self._note(index, values, sample, torch.zeros_like(seen), seen, y0.expand(ts.shape[1], -1, -1))
         y, y_end, moving = y0, y0.detach(), None
+        self.moved = torch.zeros(batch, dtype=torch.bool, device=ts.device)
         status: Any = torch.zeros(batch, dtype=torch.int64, device=ts.device)
         failure: Failure | None = None
+        event: Tensor | None = None
+        ends = torch.full_like(start, torch.inf)  # where a sample's event ends its times
         self.total = 1 + int(count.max())
         for p in range(self.total):
             which = (first + p).clamp(max=times.shape[1] - 1)
@@ -234,10 +266,21 @@ class _Rows(_Pieces):
             end = torch.where(fine, torch.where(giving, times.detach().gather(1, which), last), start)
             reach = torch.where(fine, (ts <= end).sum(1, keepdim=True), seen)
             piece = self._times(start, end, seen, reach)
-            part, ys = self.piece(piece, y if moving is None else attach_start(self.problem.field, moving, y))
+            part, ys = self.piece(piece, self.moved_start(moving, end.squeeze(1), y))
+            if part.event is not None:
+                event = part.event if event is None else event | part.event
+                hit = fine & part.event.any(0).unsqueeze(1)
+                at = (~piece.isnan()).sum(1, keepdim=True) - 1
+                ends = torch.where(hit, piece.gather(1, at), ends)
+                # Observations before the event, and it itself in the row of the first one that is not.
+                column = (ts < ends).sum(1, keepdim=True)
+                reach = torch.where(hit, column, reach)
+                last_ys = ys[at.squeeze(1), sample.squeeze(1)][None]
+                self._note(index, values, sample, column, column + hit.long(), last_ys)
             self._note(index, values, sample, seen, reach, ys[1:])
             failure = part.failure if failure is None else _later(fine.squeeze(1), part.failure, failure)
             moved = fine & (end > start)
+            self.moved = self.moved | moved.squeeze(1)
             y = torch.where(moved & (part.status == 0).unsqueeze(1), ys[-1], y)
             y_end = torch.where(fine, part.y_end, y_end)
             status = torch.where(fine.squeeze(1), part.status, status)
@@ -247,11 +290,25 @@ class _Rows(_Pieces):
                 if self.times_move:
                     at = times.gather(1, which)
                     moving = torch.where(giving, at, end).squeeze(1)
-                    y = torch.where(giving, self.moved_end(moving, y), y)
+                    y = torch.where(giving, self.moved_end(moving, ts[:, 0], y), y)
                 y = torch.where(giving, self.dose.after(self.problem.field.layout, y, which.squeeze(1)), y)
         out = y0.new_full((ts.shape[1] * batch, y0.shape[1]), torch.nan)
         out = out.index_copy(0, torch.cat(index), torch.cat(values)).view(-1, *y0.shape)
-        return self.trajectory(out, y_end, status, failure)
+        whole = self.trajectory(out, y_end, status, failure)
+        whole.event = event
+        if event is not None:
+            place, column = torch.arange(ts.shape[1], device=ts.device), (ts < ends).sum(1, keepdim=True)
+            cut = torch.where(place == column, ends, ts.masked_fill(place > column, torch.nan))
+            ts.copy_(torch.where(ends.isfinite(), cut, ts))
+        return whole
+
+    def watch(self) -> Watch | None:
+        watch = super().watch()
+        if watch is None or not self.parts or self.problem.watch.fired is None:
+            return watch
+        # Who has not moved yet still stands at the event that this solve was started after.
+        still = self.moved.logical_not()
+        return Watch(watch.conditions, self.problem.watch.fired & still, self.problem.watch.residual)
 
     def _times(self, start: Tensor, end: Tensor, seen: Tensor, reach: Tensor) -> Tensor:
         """Start, observations seen … reach − 1, end; the end repeated as padding."""

@@ -19,7 +19,7 @@ from isocline.engines.eager import Problem, Trajectory
 from isocline.engines.eager.problem import Failure, Progress
 from isocline.events import Conditions, Watch
 from isocline.gradients.event_time import attach_event
-from isocline.gradients.times import attach_start
+from isocline.gradients.times import attach_start, beside
 from isocline.solution import Stats, Status
 
 Run = Callable[[Problem, Tensor], Trajectory]
@@ -280,10 +280,8 @@ class _PerSample(_Pieces):
 
     def _beside(self, t: Tensor, towards: Tensor) -> Tensor:
         """`t`, where f jumps the number next to it; with the gradient of `t`."""
-        tables = [x for x in (self.problem.row_jump_ts, t.new_tensor([self.problem.jump_ts])) if x is not None]
-        dtype, now = self.problem.field.time_dtype, t.detach()
-        jump = (torch.cat([x.expand(len(t), -1) for x in tables], 1).to(dtype) == now.to(dtype).unsqueeze(1)).any(1)
-        return t + torch.where(jump, torch.nextafter(now.to(dtype), towards.to(dtype)).to(t.dtype) - now, 0.0)
+        problem = self.problem
+        return beside(problem.field, t, towards, problem.jump_ts, problem.row_jump_ts)
 
     def _reset(self, t: Tensor, y: Tensor, fired: Tensor) -> Tensor:
         """Every sample's state after its events."""

@@ -23,7 +23,7 @@ from isocline.engines.eager.diagnosis import diagnose, diagnose_rows
 from isocline.events import Conditions, Event
 from isocline.field import Layout
 from isocline.gradients import Checkpointed, Gradient
-from isocline.gradients.times import attach_observations, attach_start
+from isocline.gradients.times import attach_observations, attach_start, beside
 from isocline.inputs import drive
 from isocline.pieces import EventLog, solve_in_pieces
 from isocline.solution import Solution, SolveError, Stats, Status, failed
@@ -84,7 +84,8 @@ def solve(
         step_ts: further times to step to exactly.
         jump_ts: times where `f` jumps: stepped to exactly, `f` asked just before and just after.
         dense: keep all steps, for `Solution.at` and `Solution.accepted_ts`.
-        doses: times at which the state jumps by known amounts, a `Dose`. An observation there shows the state before.
+        doses: times at which the state jumps by known amounts, a `Dose`. An observation there shows the state before, and
+            a condition that a dose carries across zero is no event.
         events: an `Event` or a sequence of them. At a terminal one the solve ends (of that sample): later rows of `ys`
             are NaN, and `Solution.event_ys[-1]` is the state. Where one resets the state, an observation at exactly
             that time shows the state before.
@@ -170,13 +171,11 @@ def solve(
     if doses is not None:
         if not isinstance(doses, Dose):
             raise TypeError(f"doses: expected a Dose, got {type(doses).__name__}; write doses=Dose(ts, amounts)")
-        if conditions is not None:
-            raise ValueError("doses and events do not work together yet: give one of them")
         doses.check(layout)
     if conditions is None:
         trajectory, log = _run(problem, way_back, times, flat, doses), None
     else:
-        trajectory, log = _run_with_events(problem, way_back, times, flat, conditions, max_events)
+        trajectory, log = _run_with_events(problem, way_back, times, flat, conditions, max_events, doses)
     shaped = layout.plain and trajectory.ys.dim() > flat.dim() + 1
     ys = trajectory.ys if shaped else layout.unflatten(trajectory.ys)
     solution = Solution(times.given, ys, trajectory.stats, trajectory.status)
@@ -197,19 +196,31 @@ def _run(problem: Problem, way_back: Gradient, times: Times, y0: Tensor, doses: 
     ts = times.differentiable
     if ts is None:
         return run(problem, y0)
-    trajectory = run(problem, attach_start(problem.field, ts[0], y0))
+    trajectory = run(problem, attach_start(problem.field, _inside(problem, ts[0], ts[-1]), y0))
     # What is observed at t0 is y0 itself, which does not move with t0.
     here = (ts == ts[0]).reshape((*ts.shape, 1))
     ys = trajectory.ys.reshape(-1, *y0.shape)
-    trajectory.ys = attach_observations(problem.field, ts, torch.where(here, y0, ys))
+    trajectory.ys = attach_observations(problem.field, _inside(problem, ts, ts[0]), torch.where(here, y0, ys))
     return trajectory
 
 
+def _inside(problem: Problem, t: Tensor, towards: Tensor) -> Tensor:
+    """Where f is asked for the gradient of `t`: at a jump just beside it."""
+    return beside(problem.field, t, towards.detach(), problem.jump_ts, problem.row_jump_ts)
+
+
 def _run_with_events(
-    problem: Problem, way_back: Gradient, times: Times, y0: Tensor, conditions: Conditions, max_events: int
+    problem: Problem,
+    way_back: Gradient,
+    times: Times,
+    y0: Tensor,
+    conditions: Conditions,
+    max_events: int,
+    doses: Dose | None = None,
 ) -> tuple[Trajectory, EventLog]:
     if not torch.is_grad_enabled():
-        return solve_in_pieces(problem, eager.integrate, None, y0.detach(), conditions, max_events)
+        plain = eager.integrate if doses is None else doses.around(eager.integrate)
+        return solve_in_pieces(problem, plain, None, y0.detach(), conditions, max_events)
     ts = times.differentiable
     pieces = itertools.count()
 
@@ -220,9 +231,10 @@ def _run_with_events(
             method = replace(method, graphs=method.graphs >> done)
         return method.run(piece, start)
 
-    trajectory, log = solve_in_pieces(problem, run, ts, y0, conditions, max_events)
+    whole = run if doses is None else doses.around(run)
+    trajectory, log = solve_in_pieces(problem, whole, ts, y0, conditions, max_events)
     if ts is not None:
-        trajectory.ys = attach_observations(problem.field, ts, trajectory.ys)
+        trajectory.ys = attach_observations(problem.field, _inside(problem, ts, ts[0]), trajectory.ys)
     return trajectory, log
 
 

@@ -13,11 +13,14 @@ a time, so second derivatives are refused.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
 from isocline._types import Float, Tensor
+from isocline.autocast import uncast
+from isocline.control.schedule import jumps_at
 from isocline.field import VectorField
 from isocline.gradients.base import GradientError
 
@@ -36,6 +39,25 @@ def attach_observations(
     return _Observations.apply(field, ts, ys)
 
 
+def beside(
+    field: VectorField, t: Tensor, towards: Tensor | float, jump_ts: Sequence[float], row_jump_ts: Tensor | None = None
+) -> Tensor:
+    """`t`, where f jumps the number next to it on the side of `towards`: where f is to be asked; with the gradient of t.
+
+    Args:
+        t: 0-d or (T,); with a row a sample (B,) or (T, B). `towards` broadcasts against it.
+        jump_ts, row_jump_ts: common ones, and those of each sample, (B, J).
+    """
+    if not jump_ts and row_jump_ts is None:
+        return t
+    now, dtype = t.detach(), field.time_dtype
+    rows = now.reshape(1, -1) if row_jump_ts is None else now.reshape(-1, len(row_jump_ts)).t()
+    jumps = jumps_at(rows, jump_ts, row_jump_ts, dtype).t().reshape(now.shape)
+    towards = torch.as_tensor(towards, dtype=dtype, device=t.device)
+    moved = torch.nextafter(now.to(dtype), towards.expand_as(now)).to(t.dtype)
+    return t + torch.where(jumps, moved - now, 0.0)
+
+
 class _Start(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, field: VectorField, t0: Tensor, y0: Tensor) -> Tensor:
@@ -44,6 +66,7 @@ class _Start(torch.autograd.Function):
         return y0.view_as(y0)
 
     @staticmethod
+    @uncast
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         (a,) = cotangents
         _refuse_second_order()
@@ -60,6 +83,7 @@ class _Observations(torch.autograd.Function):
         return ys.view_as(ys)
 
     @staticmethod
+    @uncast
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         (grads,) = cotangents
         _refuse_second_order()

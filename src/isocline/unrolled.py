@@ -108,8 +108,8 @@ def interpolant(tableau: Tableau, theta: float) -> list[float]:
 
     Example:
         >>> from isocline.solvers import RK4
-        >>> interpolant(RK4.tableau, 1.0) == list(RK4.tableau.b)
-        True
+        >>> [round(b, 3) for b in interpolant(RK4.tableau, 1.0)]
+        [0.167, 0.333, 0.333, 0.167]
     """
     center = tableau.dense_center
     return [

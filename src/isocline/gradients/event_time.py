@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from isocline._types import Float, Tensor
+from isocline.autocast import uncast
 from isocline.gradients.base import GradientError
 
 Rates = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -49,6 +50,7 @@ class _Event(torch.autograd.Function):
         return t.clone(), y.view_as(y)
 
     @staticmethod
+    @uncast
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         by_t, by_y = cotangents
         if torch.is_grad_enabled():

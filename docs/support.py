@@ -45,6 +45,8 @@ def kind(cls: Any) -> str:
     if issubclass(cls, ImplicitRungeKutta):
         together = max(len(block.a) for block in blocks(cls.tableau))
         return "implicit, stage by stage" if together == 1 else f"implicit, {together} stages together"
+    if cls.remembers:
+        return "with a memory"
     return "explicit"
 
 
@@ -58,7 +60,7 @@ def gradient(cls: Any, way_back: str, batching: str) -> torch.Tensor:
         y0: Any = (x, 0.4 * x.detach())
     else:
         field, y0 = lambda t, y: torch.sin(k * y.flip(-1)) + 0.3 * torch.cos(3 * t) * y, x
-    options = {"solver": cls(), "step": STEPS.get(cls.order, 0.25), "gradient": way_back, "batching": batching}
+    options = {"solver": cls(), "step": STEPS.get(cls().order, 0.25), "gradient": way_back, "batching": batching}
     ys = ic.solve(field, y0, torch.tensor([0.0, 0.31, 0.5], dtype=F64), **options).ys
     ys = ys[0] if cls.wants_pair else ys
     return torch.cat([g.flatten() for g in torch.autograd.grad((ys**2).sum() + ys[1].sum(), (x, k))])
@@ -84,10 +86,10 @@ def page() -> str:
     titles = ["solver", "kind", "steps", "order", "error", "dense", "stages", *methods]
     lines = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
     reasons: list[str] = []
-    for name, cls in sorted(Solver.registry.items(), key=lambda item: (kind(item[1]), item[1].order, item[0])):
-        tableau: Any = vars(cls)["tableau"]
-        row = [f"`{name}`", kind(cls), "adaptive, fixed" if cls.error_order else "fixed"]
-        row += map(str, (cls.order, cls.error_order, cls.dense_order, tableau.stages))
+    for name, cls in sorted(Solver.registry.items(), key=lambda item: (kind(item[1]), item[1]().order, item[0])):
+        solver = cls()
+        row = [f"`{name}`", kind(cls), "adaptive, fixed" if solver.error_order else "fixed"]
+        row += map(str, (solver.order, solver.error_order, solver.dense_order, solver.tableau.stages))
         for method in methods:
             cells = []
             for batching in ("shared", "per_sample"):

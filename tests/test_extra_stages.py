@@ -9,7 +9,7 @@ import isocline as ic
 from isocline.solvers import ButcherTableau, Solver, Vern7
 
 F64 = torch.float64
-SOLVERS = sorted(n for n, cls in Solver.registry.items() if cls.tableau.extra_c)
+SOLVERS = sorted(n for n, cls in Solver.registry.items() if cls().tableau.extra_c)
 BATCHING = pytest.mark.parametrize("batching", ["shared", "per_sample"])
 GRADIENTS = pytest.mark.parametrize(
     "gradient", [ic.Checkpointed(), ic.Checkpointed(graphs=0), ic.Checkpointed(memory=1)]
@@ -37,7 +37,7 @@ def evaluations(name, ts, batching, **options):
 @BATCHING
 @pytest.mark.parametrize("name", SOLVERS)
 def test_only_steps_with_an_observation_inside_evaluate_them(name, batching):
-    extra = len(Solver.registry[name].tableau.extra_c)
+    extra = len(Solver.named(name).tableau.extra_c)
     without = evaluations(name, [0.0, 2.0], batching)
     at_end = extra if batching == "per_sample" else 0  # there the last step's observation is not told from one inside
     assert evaluations(name, [0.0, 0.7, 2.0], batching) == without + extra

@@ -5,7 +5,17 @@ from isocline._version import __version__
 from isocline.control import PID, Controller, FixedStep, Observer
 from isocline.doses import Dose
 from isocline.events import Event
-from isocline.gradients import Backprop, Backsolve, Checkpointed, GaussAdjoint, Gradient, GradientError
+from isocline.gradients import (
+    Backprop,
+    Backsolve,
+    Checkpointed,
+    Forward,
+    GaussAdjoint,
+    Gradient,
+    GradientError,
+    Interpolating,
+    ReversibleAdjoint,
+)
 from isocline.inputs import CubicHermite, LinearInterpolation, Signal, ZeroOrderHold
 from isocline.quadrature import Integral, integral
 from isocline.second_order import second_order
@@ -32,6 +42,8 @@ from isocline.solvers.midpoint import Midpoint
 from isocline.solvers.radau_iia3 import RadauIIA3
 from isocline.solvers.radau_iia5 import RadauIIA5
 from isocline.solvers.ralston import Ralston
+from isocline.solvers.reversible import Reversible
+from isocline.solvers.reversible_heun import ReversibleHeun
 from isocline.solvers.rk4 import RK4
 from isocline.solvers.rk4_three_eighths import RK4ThreeEighths
 from isocline.solvers.rodas5p import Rodas5P
@@ -47,6 +59,7 @@ from isocline.solvers.tsit5 import Tsit5
 from isocline.solvers.vern7 import Vern7
 from isocline.solvers.vern9 import Vern9
 from isocline.solvers.yoshida4 import Yoshida4
+from isocline.steady import Steady, steady_state
 
 __all__ = [
     "PID",
@@ -70,6 +83,7 @@ __all__ = [
     "ExplicitRungeKutta",
     "Fehlberg2",
     "FixedStep",
+    "Forward",
     "GaussAdjoint",
     "GaussLegendre4",
     "GaussLegendre6",
@@ -80,6 +94,7 @@ __all__ = [
     "ImplicitEuler",
     "ImplicitMidpoint",
     "Integral",
+    "Interpolating",
     "KenCarp4",
     "Kvaerno3",
     "Kvaerno5",
@@ -91,6 +106,9 @@ __all__ = [
     "RadauIIA3",
     "RadauIIA5",
     "Ralston",
+    "Reversible",
+    "ReversibleAdjoint",
+    "ReversibleHeun",
     "Rodas5P",
     "Rosenbrock23",
     "Signal",
@@ -99,6 +117,7 @@ __all__ = [
     "Solver",
     "Stats",
     "Status",
+    "Steady",
     "SymplecticEuler",
     "Trapezoid",
     "Tsit5",
@@ -113,4 +132,5 @@ __all__ = [
     "problems",
     "second_order",
     "solve",
+    "steady_state",
 ]

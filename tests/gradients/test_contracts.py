@@ -14,7 +14,12 @@ from isocline.gradients import Gradient
 from isocline.gradients.checkpointed import Record, split
 
 F64 = torch.float64
-GRADIENTS = [*sorted(Gradient.registry), ic.Checkpointed(graphs=0)]
+# Every gradient, with a solver it is for.
+GRADIENTS = [
+    *({"gradient": name} for name in sorted(Gradient.registry) if name != "reversible_adjoint"),
+    {"gradient": ic.Checkpointed(graphs=0)},
+    {"gradient": "reversible_adjoint", "solver": "reversible"},
+]
 TS = [0.0, 0.4, 1.0]
 
 
@@ -22,8 +27,8 @@ def one(**change):
     return torch.ones(1, dtype=F64, **change)
 
 
-@pytest.mark.parametrize("gradient", GRADIENTS)
-def test_unused_frozen_shared_and_buffers(gradient):
+@pytest.mark.parametrize("way", GRADIENTS)
+def test_unused_frozen_shared_and_buffers(way):
     class Field(nn.Module):
         def __init__(self):
             super().__init__()
@@ -37,14 +42,14 @@ def test_unused_frozen_shared_and_buffers(gradient):
             return -(self.a + self.again) / 2 * self.frozen * self.d * y
 
     field = Field()
-    ic.solve(field, one(), TS, gradient=gradient).ys[-1].sum().backward()
+    ic.solve(field, one(), TS, **way).ys[-1].sum().backward()
     assert field.a.grad.item() == pytest.approx(-3 * math.exp(-1.5), rel=1e-5)
     assert field.unused.grad is None or field.unused.grad.abs().max() == 0
     assert field.frozen.grad is None
 
 
-@pytest.mark.parametrize("gradient", GRADIENTS)
-def test_everything_the_field_reaches_has_a_gradient(gradient):
+@pytest.mark.parametrize("way", GRADIENTS)
+def test_everything_the_field_reaches_has_a_gradient(way):
     """A closure's leaf, a closure's non-leaf, a plain attribute, an argument, and y0 captured as well."""
     leaf = torch.tensor(0.3, dtype=F64, requires_grad=True)
     source = torch.tensor(0.5, dtype=F64, requires_grad=True)
@@ -59,20 +64,18 @@ def test_everything_the_field_reaches_has_a_gradient(gradient):
             return -(leaf + captured + self.weight + a * y0[0]) * y
 
     holder = Holder()
-    y = ic.solve(holder, y0, TS, args=(arg,), gradient=gradient).ys[-1].sum()
+    y = ic.solve(holder, y0, TS, args=(arg,), **way).ys[-1].sum()
     grads = torch.autograd.grad(y, (leaf, source, holder.weight, arg, y0))
     e = math.exp(-0.85)
     for got, want in zip(grads, (-e, -e, -e, -e, e - 0.2 * e), strict=True):
         assert got.sum().item() == pytest.approx(want, rel=1e-5)
 
 
-@pytest.mark.parametrize("gradient", GRADIENTS)
-def test_args_that_depend_on_each_other_and_on_y0(gradient):
+@pytest.mark.parametrize("way", GRADIENTS)
+def test_args_that_depend_on_each_other_and_on_y0(way):
     x = torch.tensor(0.4, dtype=F64, requires_grad=True)
     y0 = (x * 2).reshape(1)
-    ic.solve(lambda t, y, a, b: -a * y + b["c"], y0, TS, args=(x**2, {"c": x}), gradient=gradient).ys[
-        -1
-    ].sum().backward()
+    ic.solve(lambda t, y, a, b: -a * y + b["c"], y0, TS, args=(x**2, {"c": x}), **way).ys[-1].sum().backward()
     # y(1) = 2x e^{-x²} + (1 - e^{-x²})/x
     v = 0.4
     e = math.exp(-v * v)
@@ -80,8 +83,8 @@ def test_args_that_depend_on_each_other_and_on_y0(gradient):
     assert x.grad.item() == pytest.approx(want, rel=1e-5)
 
 
-@pytest.mark.parametrize("gradient", GRADIENTS)
-def test_a_branch_not_taken_at_the_start(gradient):
+@pytest.mark.parametrize("way", GRADIENTS)
+def test_a_branch_not_taken_at_the_start(way):
     class Table(nn.Module):
         def __init__(self):
             super().__init__()
@@ -92,19 +95,17 @@ def test_a_branch_not_taken_at_the_start(gradient):
             return (self.early if t < 0.5 else self.late) * y
 
     table = Table()
-    y = ic.solve(
-        lambda t, y: table(t, y), one(), [0.0, 1.0], gradient=gradient, jump_ts=[0.5], rtol=1e-8, atol=1e-10
-    ).ys[-1]
+    y = ic.solve(lambda t, y: table(t, y), one(), [0.0, 1.0], **way, jump_ts=[0.5], rtol=1e-8, atol=1e-10).ys[-1]
     y.sum().backward()
     want = 0.5 * math.exp(-0.05)
     assert table.early.grad.item() == pytest.approx(want, rel=1e-6)
     assert table.late.grad.item() == pytest.approx(want, rel=1e-6)
 
 
-@pytest.mark.parametrize("gradient", GRADIENTS)
+@pytest.mark.parametrize("way", GRADIENTS)
 @pytest.mark.parametrize("careful", [True, False])
 @pytest.mark.parametrize("batching", ["shared", "per_sample"])
-def test_a_field_that_differentiates_itself(gradient, careful, batching):
+def test_a_field_that_differentiates_itself(way, careful, batching):
     """Hamiltonian: with its own enable_grad, and naively (torchdiffeq's adjoint fails there)."""
     k = torch.tensor(1.7, dtype=F64, requires_grad=True)
 
@@ -120,7 +121,7 @@ def test_a_field_that_differentiates_itself(gradient, careful, batching):
         return torch.stack((g[..., 1], -g[..., 0]), -1)
 
     y0 = torch.tensor([[1.0, 0.0]], dtype=F64)
-    ys = ic.solve(hamiltonian, y0, [0.0, 2.0], gradient=gradient, batching=batching, rtol=1e-9, atol=1e-11).ys
+    ys = ic.solve(hamiltonian, y0, [0.0, 2.0], **way, batching=batching, rtol=1e-9, atol=1e-11).ys
     root = math.sqrt(1.7)
     assert ys[-1, 0, 0].item() == pytest.approx(math.cos(2 * root), rel=1e-6)
     (grad,) = torch.autograd.grad(ys[-1, 0, 0], k)
@@ -173,8 +174,8 @@ def test_derivatives_a_method_does_not_have_are_refused_by_name():
     y = ic.solve(lambda t, y: a * y**3, 0.5 * one(), TS).ys[-1].sum()
     (g,) = torch.autograd.grad(y, a, create_graph=True)
     t = torch.tensor(TS, dtype=F64, requires_grad=True)
-    for gradient in GRADIENTS:
-        y = ic.solve(lambda t, y: a * y, one(), t, gradient=gradient).ys[-1].sum()
+    for way in GRADIENTS:
+        y = ic.solve(lambda t, y: a * y, one(), t, **way).ys[-1].sum()
         with pytest.raises(ic.GradientError, match="second derivatives"):
             torch.autograd.grad(y, t, create_graph=True)
     with pytest.raises(ic.GradientError, match="for third ones use gradient='backprop'"):
@@ -353,11 +354,11 @@ def test_graphs_are_freed_with_the_solution_and_may_be_differentiated_twice():
         gc.enable()
 
 
-@pytest.mark.parametrize("gradient", GRADIENTS)
+@pytest.mark.parametrize("way", GRADIENTS)
 @pytest.mark.parametrize(
     "options", [{}, {"solver": "rk4", "step": 0.1}, {"batching": "per_sample"}, {"solver": "vern7"}]
 )
-def test_every_call_of_f_is_counted(gradient, options):
+def test_every_call_of_f_is_counted(way, options):
     k = torch.tensor(0.5, dtype=F64, requires_grad=True)
     calls = [0]
 
@@ -365,7 +366,7 @@ def test_every_call_of_f_is_counted(gradient, options):
         calls[0] += 1
         return -k * y
 
-    sol = ic.solve(f, torch.ones(2, 1, dtype=F64), [0.0, 0.3, 1.0], gradient=gradient, **options)
+    sol = ic.solve(f, torch.ones(2, 1, dtype=F64), [0.0, 0.3, 1.0], **way, **options)
     forward = calls[0]
     sol.ys.sum().backward()
     assert bool((torch.as_tensor(sol.stats.evaluations) == forward).all())
@@ -419,9 +420,9 @@ def test_splits_lie_inside_the_run():
 
 
 def test_nothing_is_kept_alive():
-    for gradient in GRADIENTS:
+    for way in GRADIENTS:
         field = ic.nn.MLP((2, 8, 2))
-        sol = ic.solve(field, torch.ones(3, 2), TS, gradient=gradient)
+        sol = ic.solve(field, torch.ones(3, 2), TS, **way)
         sol.ys.sum().backward()
         field.last = sol.ys  # a model that stores its own trajectory
         ref = weakref.ref(field)
@@ -430,10 +431,10 @@ def test_nothing_is_kept_alive():
         assert ref() is None, gradient
 
 
-@pytest.mark.parametrize("gradient", GRADIENTS)
-def test_backward_twice_and_grad_accumulation(gradient):
+@pytest.mark.parametrize("way", GRADIENTS)
+def test_backward_twice_and_grad_accumulation(way):
     k = torch.tensor(0.5, dtype=F64, requires_grad=True)
-    y = ic.solve(lambda t, y: -k * y, one(), TS, gradient=gradient).ys[-1].sum()
+    y = ic.solve(lambda t, y: -k * y, one(), TS, **way).ys[-1].sum()
     y.backward(retain_graph=True)
     first = k.grad.clone()
     y.backward()

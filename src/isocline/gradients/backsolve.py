@@ -21,13 +21,12 @@ import torch
 from torch import Tensor
 
 from isocline.control import PID, Controller
-from isocline.engines import eager
-from isocline.engines.eager import Problem, Trajectory, shared
+from isocline.engines.eager import Problem, shared
 from isocline.field import Layout, VectorField
 from isocline.gradients.base import Gradient, GradientError, Inputs
 from isocline.gradients.intervals import Interval, intervals_before
-from isocline.gradients.way_back import WayBack
-from isocline.solution import Stats, Status
+from isocline.gradients.way_back import Plan, WayBack, real_view, unpack
+from isocline.solution import Status
 from isocline.solvers import snake_case
 
 RAISE_ABOVE = 1e-2  # measured on 238 cases: of 28 garbage gradients 27 reconstruct y worse than this
@@ -74,10 +73,7 @@ class Backsolve(WayBack, Gradient):
             raise ValueError(f"Backsolve: check={self.check!r}, expected 'raise', 'warn' or 'off'")
         super().__post_init__()
 
-    def run(self, problem: Problem, y0: Tensor) -> Trajectory:
-        inputs = Inputs.of(problem, y0)
-        if not (y0.requires_grad or inputs.tensors):
-            return eager.integrate(problem, y0)
+    def plan(self, problem: Problem, inputs: Inputs) -> _Plan:
         back = self.back_solver(problem)
         if not back.tableau.explicit:
             name = snake_case(type(back).__name__)
@@ -85,35 +81,18 @@ class Backsolve(WayBack, Gradient):
                 f"Backsolve: {name!r} is implicit, and would need the Jacobian of [y, a, a_θ] on the way back: give the way "
                 f"back an explicit solver, Backsolve(solver='tsit5'), or use gradient='checkpointed'"
             )
-        plan = _Plan(self, problem, inputs)
-        ys = _Adjoint.apply(plan, y0, *inputs.tensors)
-        trajectory, plan.trajectory = plan.trajectory, None
-        assert trajectory is not None
-        trajectory.ys = ys
-        if problem.dense:
-            trajectory.dense_y = [Refused.apply(y, ys, "Backsolve") for y in trajectory.dense_y]
-        return trajectory
+        return _Plan(self, problem, inputs)
 
 
-class _Plan:
-    """What the way forward leaves for the way back; it must not hold the outputs."""
-
+class _Plan(Plan):
     def __init__(self, method: Backsolve, problem: Problem, inputs: Inputs) -> None:
-        self.method, self.problem, self.inputs = method, problem, inputs
-        self.stats = Stats()
-        self.trajectory: Trajectory | None = None
-
-    def solve(self, y0: Tensor) -> Tensor:
-        """The way forward."""
-        trajectory = eager.integrate(self.problem, y0)
-        self.inputs.field.batch_args = self.problem.field.batch_args
-        self.stats, self.trajectory = trajectory.stats, trajectory
-        return trajectory.ys
+        super().__init__(method, problem, inputs)
+        self.method = method
 
     def pull_back(self, ys: Tensor, grad_ys: Tensor) -> list[Tensor]:
         """From the last observation to the first: jump, then solve to the one before."""
         a = torch.zeros_like(ys[0])
-        a_theta = ys.new_zeros(sum(_real(x).numel() for x in self.inputs.sources))
+        a_theta = ys.new_zeros(sum(real_view(x).numel() for x in self.inputs.sources))
         scale = float(ys.nan_to_num(0.0).abs().max()) if ys.numel() else 0.0
         for index in range(len(ys) - 1, 0, -1):
             a = a + torch.where(ys[index].isnan(), 0.0, grad_ys[index])  # the jump; nothing where not reached
@@ -125,7 +104,7 @@ class _Plan:
                 arrived, back, share = self._back_over(interval, interval.part(y), interval.part(a))
                 y, a, a_theta = interval.merge(y, arrived), interval.merge(a, back), a_theta + share
             self._compare(intervals[-1], intervals[-1].part(y), intervals[-1].part(ys[index - 1]), scale)
-        return [a + grad_ys[0], *_unpack(a_theta, self.inputs.sources)]
+        return [a + grad_ys[0], *unpack(a_theta, self.inputs.sources)]
 
     def _back_over(self, interval: Interval, y: Tensor, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """[y, a, a_θ] from the interval's end to its start, a_θ counted from zero.
@@ -134,7 +113,7 @@ class _Plan:
         of the loss through the absolute tolerance.
         """
         size = float(a.abs().max())
-        parameters = sum(_real(x).numel() for x in self.inputs.sources)
+        parameters = sum(real_view(x).numel() for x in self.inputs.sources)
         problem = self._adjoint_problem(interval, y, parameters)
         count = self.inputs.field.evaluations
         result = shared.integrate(problem, torch.cat([y.reshape(-1), a.reshape(-1) / size, y.new_zeros(parameters)]))
@@ -164,7 +143,8 @@ class _Plan:
                 if slope.requires_grad:
                     grads = torch.autograd.grad(slope, sources, direction, allow_unused=True, retain_graph=True)
             rest = [
-                _real(torch.zeros_like(x) if g is None else g).to(z.dtype) for g, x in zip(grads, sources, strict=True)
+                real_view(torch.zeros_like(x) if g is None else g).to(z.dtype)
+                for g, x in zip(grads, sources, strict=True)
             ]
             return torch.cat([slope.detach().reshape(-1), *rest])
 
@@ -213,54 +193,3 @@ class _Plan:
         if self.method.check == "raise" and not miss <= RAISE_ABOVE:
             raise GradientError(text)
         warnings.warn(text, stacklevel=2)
-
-
-class _Adjoint(torch.autograd.Function):
-    """(y0, args, parameters) -> ys."""
-
-    @staticmethod
-    def forward(ctx: Any, plan: _Plan, y0: Tensor, *tensors: Tensor) -> Tensor:
-        ctx.plan = plan
-        ys = plan.problem.field.shaped(plan.solve(y0.detach()))
-        ctx.shape = (len(ys), *y0.shape)
-        ctx.save_for_backward(ys, *tensors)
-        return ys
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
-        (grad_ys,) = cotangents
-        if torch.is_grad_enabled():
-            raise GradientError("Backsolve has no second derivatives; use gradient='checkpointed' or 'backprop'")
-        ys, *_ = ctx.saved_tensors
-        return (None, *ctx.plan.pull_back(ys.detach().reshape(ctx.shape), grad_ys.reshape(ctx.shape)))
-
-
-class Refused(torch.autograd.Function):
-    """The dense output of a continuous adjoint: values, but no gradient, and not in silence."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, like: Tensor, name: str) -> Tensor:
-        ctx.name = name
-        return value.view_as(value)
-
-    @staticmethod
-    def backward(ctx: Any, *_: Tensor) -> Any:
-        raise GradientError(
-            f"{ctx.name} has no gradient through Solution.at; put those times into ts, or use 'checkpointed'"
-        )
-
-
-def _real(x: Tensor) -> Tensor:
-    """Flat real view."""
-    return (torch.view_as_real(x.resolve_conj()) if x.is_complex() else x).reshape(-1)
-
-
-def _unpack(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """Pieces of a flat real vector in the shapes and dtypes of `like`."""
-    out = []
-    for piece, x in zip(flat.split([_real(x).numel() for x in like]), like, strict=True):
-        if x.is_complex():
-            out.append(torch.view_as_complex(piece.view(*x.shape, 2)).to(x.dtype))
-        else:
-            out.append(piece.view(x.shape).to(x.dtype))
-    return out

@@ -110,13 +110,15 @@ class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
     """Counts, by storage, what autograd saves inside."""
 
     def __init__(self) -> None:
-        self.sizes: dict[int, int] = {}
-        super().__init__(self._count, lambda x: x)
+        sizes: dict[int, int] = {}
 
-    def _count(self, x: Tensor) -> Tensor:
-        storage = x.untyped_storage()
-        self.sizes[storage.data_ptr()] = storage.nbytes()
-        return x.detach()  # x itself would keep the node alive that keeps x
+        def count(x: Tensor) -> Tensor:
+            storage = x.untyped_storage()
+            sizes[storage.data_ptr()] = storage.nbytes()
+            return x.detach()  # x itself would keep the node alive that keeps x
+
+        self.sizes = sizes
+        super().__init__(count, lambda x: x)
 
     def beside(self, known: Iterable[Tensor]) -> int:
         """Bytes of all storages but those of `known`."""
@@ -143,40 +145,40 @@ def reachable(f: Callable[..., Any]) -> Iterable[Tensor]:
     """Tensors and parameters of modules that a callable holds: itself, bound self, closure, defaults, globals it names."""
     seen: set[int] = set()
     found: list[Tensor] = []
-
-    def visit(thing: Any, depth: int) -> None:
+    # A list of what to look at, not a function that calls itself: that one would be a cycle, and keep `found` alive.
+    stack: list[tuple[Any, int]] = [(f, 0)]
+    while stack:
+        thing, depth = stack.pop()
         if id(thing) in seen or depth > 4:
-            return
+            continue
         seen.add(id(thing))
         if isinstance(thing, Tensor):
             found.append(thing)
-        elif isinstance(thing, nn.Module):
-            found.extend(thing.parameters())
-            for module in thing.modules():
-                for value in vars(module).values():
-                    visit(value, depth + 1)
-        elif isinstance(thing, functools.partial):
-            for value in (thing.func, *thing.args, *thing.keywords.values()):
-                visit(value, depth + 1)
-        elif inspect.ismethod(thing):
-            visit(thing.__self__, depth + 1)
-            visit(thing.__func__, depth + 1)
-        elif inspect.isfunction(thing):
-            names = inspect.getclosurevars(thing) if _has_cells_filled(thing) else None
-            values = [] if names is None else [*names.nonlocals.values(), *names.globals.values()]
-            for value in (*values, *(thing.__defaults__ or ())):
-                visit(value, depth + 1)
-        elif isinstance(thing, (list, tuple)):
-            for value in thing[:1000]:
-                visit(value, depth + 1)
-        elif isinstance(thing, dict):
-            for value in list(thing.values())[:1000]:
-                visit(value, depth + 1)
-        elif not isinstance(thing, type) and callable(thing) and hasattr(thing, "__dict__"):
-            visit(vars(thing), depth + 1)
-
-    visit(f, 0)
+        else:
+            if isinstance(thing, nn.Module):
+                found.extend(thing.parameters())
+            stack.extend((child, depth + 1) for child in reversed(_held_by(thing)))
     return found
+
+
+def _held_by(thing: Any) -> list[Any]:
+    if isinstance(thing, nn.Module):
+        return [value for module in thing.modules() for value in vars(module).values()]
+    if isinstance(thing, functools.partial):
+        return [thing.func, *thing.args, *thing.keywords.values()]
+    if inspect.ismethod(thing):
+        return [thing.__self__, thing.__func__]
+    if inspect.isfunction(thing):
+        names = inspect.getclosurevars(thing) if _has_cells_filled(thing) else None
+        values = [] if names is None else [*names.nonlocals.values(), *names.globals.values()]
+        return [*values, *(thing.__defaults__ or ())]
+    if isinstance(thing, (list, tuple)):
+        return list(thing[:1000])
+    if isinstance(thing, dict):
+        return list(thing.values())[:1000]
+    if not isinstance(thing, type) and callable(thing) and hasattr(thing, "__dict__"):
+        return [vars(thing)]
+    return []
 
 
 def _has_cells_filled(function: Any) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from isocline.autocast import uncast
 from isocline.engines import eager
 from isocline.engines.eager import Problem, Trajectory
 from isocline.gradients.base import Gradient, GradientError, Inputs, add_up
@@ -66,14 +67,18 @@ class Checkpointed(Gradient):
         state = y0.numel() * y0.element_size()
         replayed = slots is not None or problem.field.layout.batch is not None or problem.solver.remembers
         segments = 0 if replayed else self.graphs // (stages * (inputs.saved + 2 * state) + 1)
-        plan = Plan(problem, inputs, slots, segments)
-        ys, dense_y, dense_hk = _Replayed.apply(plan, y0, *inputs.tensors)
-        trajectory, plan.trajectory = plan.trajectory, None
-        assert trajectory is not None
-        trajectory.ys = ys
-        if problem.dense:
-            trajectory.dense_y, trajectory.dense_hk = [dense_y], [dense_hk]
-        return trajectory
+        return run_plan(Plan(problem, inputs, Record(slots), segments), y0)
+
+
+def run_plan(plan: Plan, y0: Tensor) -> Trajectory:
+    """Solves by the plan; the way back takes its recorded steps again."""
+    ys, dense_y, dense_hk = _Replayed.apply(plan, y0, *plan.inputs.tensors)
+    trajectory, plan.trajectory = plan.trajectory, None
+    assert trajectory is not None
+    trajectory.ys = ys
+    if plan.problem.dense:
+        trajectory.dense_y, trajectory.dense_hk = [dense_y], [dense_hk]
+    return trajectory
 
 
 class Record:
@@ -93,6 +98,9 @@ class Record:
             if index % self.stride:
                 step = step._replace(y=None)
         self.steps.append(step)
+
+    def end(self, trajectory: Trajectory) -> None:
+        """Called once, when the last step has been added."""
 
     def backwards(self, advance: Any) -> Iterator[tuple[Any, Any]]:
         """(step, state at its start) from the last step to the first.
@@ -142,10 +150,10 @@ def split(length: int, free: int) -> int:
 class Plan:
     """What the way forward leaves for the way back; it must not hold the outputs, or the graph would never be freed."""
 
-    def __init__(self, problem: Problem, inputs: Inputs, slots: int | None = None, segments: int = 0) -> None:
+    def __init__(self, problem: Problem, inputs: Inputs, record: Record | None = None, segments: int = 0) -> None:
         self.problem, self.inputs, self.segments = problem, inputs, segments
         self.solver = problem.solver
-        self.record = Record(slots)
+        self.record = record or Record(None)
         self.stats = Stats()
         self.trajectory: Trajectory | None = None
 
@@ -158,6 +166,7 @@ class Plan:
         trajectory = eager.integrate(problem, y0, self.record.add, self.segments)
         self.inputs.field.batch_args = self.problem.field.batch_args
         self.stats, self.trajectory = trajectory.stats, trajectory
+        self.record.end(trajectory)
         empty = y0.new_empty(0)
         dense = (
             (torch.cat(trajectory.dense_y), torch.cat(trajectory.dense_hk)) if trajectory.dense_y else (empty, empty)
@@ -285,6 +294,7 @@ class _Replayed(torch.autograd.Function):
         return plan.solve(y0.detach())
 
     @staticmethod
+    @uncast
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         grad_ys, grad_y, grad_hk = cotangents
         plan: Plan = ctx.plan
@@ -329,6 +339,7 @@ class _SecondOrder(torch.autograd.Function):
         )
 
     @staticmethod
+    @uncast
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         if torch.is_grad_enabled():
             raise GradientError("Checkpointed has first and second derivatives; for third ones use gradient='backprop'")

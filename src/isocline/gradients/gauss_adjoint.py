@@ -12,24 +12,20 @@ contracts, whose y cannot be had that way, is as good as any: its adjoint contra
 from __future__ import annotations
 
 import itertools
-from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from isocline._types import Float, Tensor
 from isocline.control import PID, Controller
-from isocline.engines import eager
-from isocline.engines.eager import Problem, Trajectory, shared
-from isocline.engines.eager.dense import dense_path
+from isocline.engines.eager import Problem, Trajectory
 from isocline.field import Layout, VectorField
-from isocline.gradients.backsolve import Refused
-from isocline.gradients.base import Gradient, GradientError, Inputs, add_up
-from isocline.gradients.intervals import Interval, intervals_before
+from isocline.gradients.along import AlongPath, Path
+from isocline.gradients.base import Gradient, Inputs, add_up
+from isocline.gradients.intervals import Interval
 from isocline.gradients.way_back import WayBack
-from isocline.solution import DensePath, Stats, Status
 from isocline.solvers.runge_kutta import DenseStep
 
 
@@ -70,71 +66,22 @@ class GaussAdjoint(WayBack, Gradient):
         -0.00037
     """
 
-    def run(self, problem: Problem, y0: Tensor) -> Trajectory:
-        inputs = Inputs.of(problem, y0)
-        if not (y0.requires_grad or inputs.tensors):
-            return eager.integrate(problem, y0)
-        plan = _Plan(self, problem, inputs)
-        ys = _Adjoint.apply(plan, y0, *inputs.tensors)
-        trajectory, plan.trajectory = plan.trajectory, None
-        assert trajectory is not None
-        trajectory.ys = ys
-        if problem.dense:
-            trajectory.dense_y = [Refused.apply(y, ys, "GaussAdjoint") for y in trajectory.dense_y]
-        return trajectory
+    def plan(self, problem: Problem, inputs: Inputs) -> _Plan:
+        return _Plan(self, problem, inputs)
 
 
-class _Plan:
-    """What the way forward leaves for the way back; it must not hold the outputs."""
-
+class _Plan(AlongPath):
     def __init__(self, method: GaussAdjoint, problem: Problem, inputs: Inputs) -> None:
-        self.method, self.problem, self.inputs = method, problem, inputs
-        self.solver = method.back_solver(problem)
+        super().__init__(method, problem, inputs)
+        self.method = method
         self.nodes, self.weights = gauss_legendre(max(2, self.solver.order // 2 + 1))
-        self.stats = Stats()
-        self.trajectory: Trajectory | None = None
 
-    def solve(self, y0: Tensor) -> Tensor:
-        """The way forward, all its steps kept."""
-        trajectory = eager.integrate(replace(self.problem, dense=True), y0)
-        self.problem.start = None
-        self.inputs.field.batch_args = self.problem.field.batch_args
-        self.path = Path(dense_path(self.problem, trajectory, y0)[0], self.problem)
-        if not self.problem.dense:
-            trajectory.steps, trajectory.dense_y, trajectory.dense_hk = [], [], []
-        self.stats, self.trajectory = trajectory.stats, trajectory
-        return trajectory.ys
-
-    def pull_back(self, ys: Tensor, grad_ys: Tensor) -> list[Tensor | None]:
-        """From the last observation to the first: jump, then solve to the one before."""
-        a = torch.zeros_like(ys[0])
-        totals: list[Tensor | None] = [None] * len(self.inputs.sources)
-        count = self.inputs.field.evaluations
-        for index in range(len(ys) - 1, 0, -1):
-            a = a + torch.where(ys[index].isnan(), 0.0, grad_ys[index])  # the jump; nothing where not reached
-            for interval in intervals_before(index, ys, self.problem):
-                part = interval.part(a)
-                if bool(part.any()):
-                    a = interval.merge(a, self._back_over(interval, part, totals))
-        self.stats.evaluations_backward += self.inputs.field.evaluations - count
-        return [a + grad_ys[0], *totals]
-
-    def _back_over(self, interval: Interval, a: Tensor, totals: list[Tensor | None]) -> Tensor:
-        """a from the interval's end to its start; the parameters' share is added to `totals`.
-
-        The adjoint is linear in a: it is solved for a of size one, so that the gradient does not depend on the scale
-        of the loss through the absolute tolerance.
-        """
+    def back_over(self, interval: Interval, a: Tensor, totals: list[Tensor | None]) -> Tensor:
         with torch.enable_grad():  # picking rows of the args must stay connected to them
             field = interval.field(self.inputs.field)
         size, path = float(a.abs().max()), self.path.of(interval)
         problem = self._adjoint_problem(interval, field, path, a)
-        result = shared.integrate(problem, a.reshape(-1) / size)
-        if result.status is not Status.SUCCESS:
-            raise GradientError(
-                f"GaussAdjoint: integrating a(t) backwards from t = {interval.t1:.6g} to t = {interval.t0:.6g} failed: "
-                f"{result.status.message}. Use gradient='checkpointed', or for a stiff system an implicit solver"
-            )
+        result = self.integrate(interval, problem, a.reshape(-1) / size)
         if self.inputs.sources:
             self._quadrature(interval, field, path, result, a, size, totals)
         return result.y_end.view_as(a) * size
@@ -218,88 +165,6 @@ class _Plan:
                 return [None] * len(sources)
             # retain_graph: it may run on into tensors that f captured, which the other nodes need too.
             return list(torch.autograd.grad(slope, sources, direction, allow_unused=True, retain_graph=True))
-
-
-class Path:
-    """y(t) of the way forward, at one time, or at one of every sample.
-
-    Args:
-        dense: its steps.
-        problem: they are of.
-    """
-
-    def __init__(self, dense: DensePath, problem: Problem) -> None:
-        self.weights, self.y, self.hk = dense.weights[0], dense.y.detach(), dense.hk.detach()
-        self.shared = dense.rows is None
-        if dense.rows is None:
-            index = torch.arange(len(dense.ends), device=self.y.device)
-            starts, ends, self.index = dense.starts[None], dense.ends[None], index[None]
-        else:
-            starts, ends, self.index = dense.starts, dense.ends, dense.rows
-        self.starts, self.ends = starts, ends
-        self.sign = torch.where(ends[:, :1] >= starts[:, :1], 1.0, -1.0).to(ends.dtype)
-        self.keys = (ends * self.sign).nan_to_num(nan=torch.inf)
-        self.last = ((~ends.isnan()).sum(1, keepdim=True) - 1).clamp(min=0)
-        self.times: list[float] = self.keys[0].tolist() if self.shared else []
-        self.forward = self.times[0] if self.times else 0.0
-        self.direction = float(self.sign[0]) if self.times else 1.0
-
-    def of(self, interval: Interval) -> Path:
-        """That of the samples an interval is of."""
-        if self.shared:
-            return self
-        part = object.__new__(Path)
-        part.__dict__.update(self.__dict__)
-        for name in ("starts", "ends", "index", "sign", "keys", "last"):
-            setattr(part, name, interval.part(getattr(self, name)))
-        return part
-
-    def at(self, t: Float[Tensor, "*rows"]) -> Float[Tensor, "*rows state"]:
-        """The interpolant, differentiable in t."""
-        clock = t.reshape(-1, 1).to(self.keys.dtype)
-        step = torch.minimum(torch.searchsorted(self.keys, (clock * self.sign).detach()), self.last)
-        start, end = self.starts.gather(1, step), self.ends.gather(1, step)
-        theta = ((clock - start) / (end - start)).to(self.y.dtype).squeeze(1)
-        index = self.index.gather(1, step).squeeze(1)
-        inside = torch.bmm(self.weights(theta).unsqueeze(1), self.hk.index_select(0, index)).squeeze(1)
-        return (self.y.index_select(0, index) + inside).reshape(*t.shape, -1)
-
-    def cuts(self, interval: Interval, s: float, s1: float) -> list[float]:
-        """From s to s1 on the clock, cut so that no piece is longer than the steps of the way forward there.
-
-        Where these are the samples' own there are no common cuts: as many pieces as the busiest sample has steps.
-        """
-        if self.shared:
-            low, high = sorted((s * self.direction, s1 * self.direction))
-            inside = self.times[bisect_right(self.times, low) : bisect_left(self.times, high)]
-            inside = [t * self.direction for t in inside]
-            return [s, *(reversed(inside) if s1 * self.direction < s * self.direction else inside), s1]
-        clock = torch.tensor([s, s1], dtype=self.keys.dtype, device=self.keys.device)
-        times = torch.stack([interval.time(x) for x in clock], -1).reshape(len(self.keys), 2)
-        places = torch.searchsorted(self.keys, times * self.sign)
-        count = 1 + int((places[:, 1] - places[:, 0]).abs().max())
-        return [s + (s1 - s) * k / count for k in range(count)] + [s1]
-
-
-class _Adjoint(torch.autograd.Function):
-    """(y0, args, parameters) -> ys."""
-
-    @staticmethod
-    def forward(ctx: Any, plan: _Plan, y0: Tensor, *tensors: Tensor) -> Tensor:
-        ctx.plan = plan
-        ys = plan.problem.field.shaped(plan.solve(y0.detach()))
-        ctx.shape = (len(ys), *y0.shape)
-        # The parameters to notice changes in place between the two ways.
-        ctx.save_for_backward(ys, *tensors)
-        return ys
-
-    @staticmethod
-    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
-        (grad_ys,) = cotangents
-        if torch.is_grad_enabled():
-            raise GradientError("GaussAdjoint has no second derivatives; use gradient='checkpointed' or 'backprop'")
-        ys, *_ = ctx.saved_tensors
-        return (None, *ctx.plan.pull_back(ys.detach().reshape(ctx.shape), grad_ys.reshape(ctx.shape)))
 
 
 @cache

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import torch
 
 from isocline._types import Tensor
+from isocline.control import PID
 from isocline.field import VectorField
 from isocline.solvers.runge_kutta import RungeKutta, Workspace
 
@@ -28,7 +29,8 @@ class StepRows:
         c: where f may be asked, as fractions of a step, the first 0; these times are handed to the step.
         order, embedded_order: of the solution, and one less than that of the error estimate's power of h.
         b, b_error: y₁ = y + h Σ b_i K_i, and the error estimate h Σ b_error_i K_i; None: fixed steps alone.
-        dense, dense_order: polynomials in θ without constant term, of the interpolant.
+        dense, dense_order: polynomials in θ without constant term, of the interpolant; or with `dense_center`, in θ minus that.
+        extra_c: nodes of further rows, made by `Remembering.taken_extra` for the interpolant alone.
 
     Row 0 is the slope at the start of a step, the last one that at its end.
     """
@@ -41,10 +43,9 @@ class StepRows:
     b_error: tuple[float, ...] | None = None
     embedded_order: int = 0
     explicit: bool = True
+    extra_c: tuple[float, ...] = ()
+    dense_center: float = 0.0
     fsal: bool = field(default=True, init=False)
-    extra_c: tuple[float, ...] = field(default=(), init=False)
-    extra_a: Rows = field(default=(), init=False)
-    dense_center: float = field(default=0.0, init=False)
 
     @property
     def stages(self) -> int:
@@ -52,11 +53,15 @@ class StepRows:
 
     @property
     def dense_stages(self) -> int:
-        return len(self.b)
+        return len(self.b) + len(self.extra_c)
 
     @property
     def a(self) -> Rows:
-        return tuple((0.0,) * i for i in range(1, len(self.b)))
+        return tuple((0.0,) * i for i in range(1, self.stages))
+
+    @property
+    def extra_a(self) -> Rows:
+        return tuple((0.0,) * i for i in range(self.stages, self.dense_stages))
 
 
 @dataclass(frozen=True)
@@ -102,6 +107,22 @@ class Remembering(RungeKutta, abstract=True):
         """
         raise NotImplementedError
 
+    def taken_extra(
+        self,
+        field: VectorField,
+        times: Sequence[Any],
+        scale: float,
+        state: Tensor,
+        rows: Sequence[Tensor],
+        paces: Tensor | None = None,
+    ) -> list[Tensor]:
+        """The rows that the interpolant needs beyond those of the step; arguments as above, `times` are theirs."""
+        raise NotImplementedError
+
+    def note_after(self, note: Any, h: float) -> Any:
+        """The note of the step after a fixed one of length h that had `note`, None the first; where it follows from these."""
+        return None
+
     def workspace(self, y: Tensor, field: VectorField) -> MemoryWorkspace:
         return MemoryWorkspace(self, y, field)
 
@@ -110,8 +131,8 @@ class MemoryWorkspace(Workspace):
     """The buffer of one solve without a graph, and the memory.
 
     Attributes:
-        state: at the start of the step, (1 + M, …); None where the memory is to be begun.
-        fresh: whether it has just been begun; a bool, or (R,) of the rows.
+        state: at the start of the step, (1 + M, …), as the step before left it; None before the first.
+        fresh: whether the memory is to be begun there; a bool, or (R,) of the rows.
         note: of the step last tried: what else `Remembering.taken` needs to take it again, a tuple of anything, or where
             samples step on their own of tensors whose first dimension is the rows'; None: nothing.
     """
@@ -123,13 +144,16 @@ class MemoryWorkspace(Workspace):
         self.state: Tensor | None = None
         self.after: Tensor | None = None
         self.fresh: Any = torch.ones(len(y), dtype=torch.bool, device=y.device) if self.by_row else True
+        self.any_fresh = True
         self.note: tuple[Any, ...] | None = None
 
     def at(self, y: Tensor) -> Tensor:
-        """The state there."""
-        if self.state is None:
-            self.state = self.solver.begin(y)
-        return self.state
+        """The state there, its memory begun anew where that is due."""
+        if not self.any_fresh:
+            assert self.state is not None
+            return self.state
+        begun = self.solver.begin(y)
+        return begun if self.state is None or not self.by_row else torch.where(self.fresh[:, None], begun, self.state)
 
     def step(
         self,
@@ -142,13 +166,28 @@ class MemoryWorkspace(Workspace):
         """As `Workspace.step`; the memory stays as it is until the step is accepted."""
         column = None if paces is None else paces.reshape(len(y), -1)[:, :1]
         self.after, rows = self.solver.taken(self.field, times, scale, self.at(y), self.K[0], column, self.note)
-        torch.stack(rows[1:], out=self.K[1:])
-        self.last = self.rows[-1] if paces is None else self.rows[-1] / torch.where(paces == 0, 1.0, paces)
+        stages = len(rows)
+        torch.stack(rows[1:], out=self.K[1:stages])
+        last = self.rows[stages - 1]
+        self.last = last if paces is None else last / torch.where(paces == 0, 1.0, paces)
         return self.after[0]
+
+    def step_extra(
+        self,
+        f: Callable[[Any, Tensor, Tensor, Tensor | None], Tensor],
+        times: Sequence[Any],
+        scale: float,
+        y: Tensor,
+        paces: Tensor | None = None,
+    ) -> None:
+        """As `Workspace.step_extra`."""
+        column, stages = None if paces is None else paces.reshape(len(y), -1)[:, :1], self.solver.tableau.stages
+        rows = self.solver.taken_extra(self.field, times, scale, self.at(y), self.K[:stages].unbind(0), column)
+        torch.stack(rows, out=self.K[stages:])
 
     def record(self, y: Tensor) -> dict[str, Any]:
         """What a recorded step keeps of the start of the step just taken."""
-        return {"y": self.at(y), "fresh": self.fresh, "note": self.note}
+        return {"y": self.solver.begin(y) if self.state is None else self.state, "fresh": self.fresh, "note": self.note}
 
     @staticmethod
     def picked(record: dict[str, Any], rows: Tensor) -> dict[str, Any]:
@@ -164,29 +203,48 @@ class MemoryWorkspace(Workspace):
         """Where the slope at the start of a step is asked."""
         return self.solver.anchor(self.at(y))
 
-    def accept(self, accepted: Tensor | None = None) -> None:
-        """The step just taken becomes the past, of those rows."""
-        assert self.after is not None and self.state is not None
+    def steer(self, factor: Any, ratio: Any, accepted: Any, controller: PID) -> Any:
+        """The change of h after the step just tried, before it is accepted, for methods that know better than the controller.
+
+        Args:
+            factor: the controller's own.
+            ratio: the norm of the error over its tolerance.
+            accepted: whether the step will be; these three numbers, or (R,) of the rows.
+            controller: its settings.
+        """
+        return factor
+
+    def accept(self, y: Tensor, accepted: Tensor | None = None) -> None:
+        """The step just taken from `y` becomes the past, of those rows."""
+        assert self.after is not None
         if accepted is None:
-            self.state = self.after
+            self.state, self.any_fresh = self.after, False
             self.fresh = torch.zeros_like(self.fresh) if self.by_row else False
         else:
-            self.state = torch.where(accepted.unsqueeze(1), self.after, self.state)
+            before = self.solver.begin(y) if self.state is None else self.state
+            self.state = torch.where(accepted.unsqueeze(1), self.after, before)
             self.fresh = self.fresh & ~accepted
 
-    def forget(self, y: Tensor, rows: Tensor | None = None) -> None:
-        """Begins the memory anew, of those rows."""
-        begun = self.solver.begin(y)
-        if rows is None or self.state is None:
-            self.state, self.fresh = begun, torch.ones_like(self.fresh) if self.by_row else True
-        else:
-            self.state, self.fresh = torch.where(rows.unsqueeze(1), begun, self.state), self.fresh | rows
+    def forget(self, rows: Tensor | None = None) -> None:
+        """The memory is begun anew, of those rows."""
+        self.fresh = True if rows is None else self.fresh | rows
+        self.any_fresh = True
+
+    # For methods that step some rows otherwise than others: the engine tells, before a step, whether f treats rows alone.
+    undecided = False
+
+    def decide(self, alone: bool) -> None:
+        """What was `undecided`."""
+
+    def calls_missed(self) -> Tensor | None:
+        """How many calls of f were not for a row, (R,); None: all were for all."""
+        return None
 
     def go_on(self, before: MemoryWorkspace, rows: Tensor) -> None:
         """Takes over the memory of another workspace, of those rows of it."""
         if before.state is not None:
             self.state = before.state.index_select(1, rows)
-        self.fresh = before.fresh.index_select(0, rows)
+        self.fresh, self.any_fresh = before.fresh.index_select(0, rows), before.any_fresh
 
 
 def visible(state: Tensor, like: Tensor) -> Tensor:

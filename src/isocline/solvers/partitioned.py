@@ -161,6 +161,26 @@ class Partitioned(RungeKutta, abstract=True):
         slope = slope_at_end(self.tableau, field, times[-1], y1, force)
         return y1, [k1, mean, slope if paces is None else slope * paces]
 
+    def undone(
+        self,
+        field: VectorField,
+        times: Sequence[Any],
+        scale: float,
+        after: Tensor,
+        paces: Tensor | None = None,
+    ) -> Tensor:
+        """The state at the start of a step from that at its end: the moves in reverse; arguments as of `recorded`."""
+        x, v = after.chunk(2, -1)
+        moves = list(enumerate(zip(self.tableau.moves, times, strict=False)))
+        for i, (weight, time) in reversed(moves):
+            slope = field(time, torch.cat((x, v), -1)).chunk(2, -1)[1 - i % 2]
+            slope = slope if paces is None else slope * paces
+            if i % 2 == 0:
+                v = torch.sub(v, slope, alpha=weight * scale)
+            else:
+                x = torch.sub(x, slope, alpha=weight * scale)
+        return torch.cat((x, v), -1)
+
     def check(self, field: VectorField, t: Tensor, y: Tensor) -> None:
         """Refuses states that are no pair, and fields that are not separable where the solve starts."""
         name = snake_case(type(self).__name__)

@@ -13,7 +13,6 @@ import torch
 from isocline._types import Tensor
 from isocline.field import VectorField
 from isocline.solvers.base import Solver, snake_case
-from isocline.solvers.interpolants import hermite
 from isocline.solvers.memory import Remembering, StepRows
 from isocline.solvers.runge_kutta import ExplicitRungeKutta, advance, combine
 from isocline.solvers.tsit5 import Tsit5
@@ -49,8 +48,8 @@ class Reversible(AlgebraicallyReversible):
 
         y₁ = λy + (1 − λ)z + Ψ_h(t, z),    z₁ = z − Ψ_{−h}(t + h, y₁),
 
-    and both equations can be read backwards. The error estimate is that of Ψ_h(t, z). Between the ends of a step lies the
-    cubic of Hermite on y and its slopes; it is of order 3 at most.
+    and both equations can be read backwards. The error estimate is that of Ψ_h(t, z), and Ψ_h(t, z) + Ψ_{−h}(t + h, y₁),
+    by which y and z part. The interpolant is that of Ψ_h(t, z), laid on y.
 
     Args:
         base: an explicit solver or its name.
@@ -89,16 +88,25 @@ class Reversible(AlgebraicallyReversible):
     @cached_property
     def tableau(self) -> StepRows:  # pyrefly: ignore[bad-override]
         base = self._base.tableau
-        mean, error = (0.0, 1.0, 0.0, 0.0), (0.0, 0.0, 1.0, 0.0)
+        none, ends = (0.0,), (0.0, 0.0)
+        dense = [*base.dense, *[()] * (base.dense_stages - len(base.dense))]
         return StepRows(
             c=(*base.c, *(1.0 - c for c in base.c)),
             order=base.order,
             embedded_order=base.embedded_order,
-            b=mean,
-            b_error=None if base.b_error is None else error,
-            dense=hermite(mean),
-            dense_order=min(3, base.order),
+            b=(0.0, *base.b, 1.0, *ends),
+            b_error=None if base.b_error is None else (*none * (base.stages + 2), 1.0, 0.0),
+            dense=(none, *dense[: base.stages], (1.0,), none, none, *dense[base.stages :]),
+            dense_order=base.dense_order,
+            dense_center=base.dense_center,
+            extra_c=base.extra_c,
         )
+
+    @property
+    def _wants_last(self) -> bool:
+        """Whether the slope at the end, of a base method that has it as its last stage, enters anything."""
+        base = self._base.tableau
+        return bool(base.b_error and base.b_error[-1]) or any(base.dense[base.stages - 1])
 
     @property
     def _base(self) -> ExplicitRungeKutta:
@@ -120,12 +128,27 @@ class Reversible(AlgebraicallyReversible):
     ) -> tuple[Tensor, list[Tensor]]:
         y, z = state.unbind(0)
         there, back = times[: len(times) // 2], times[len(times) // 2 :]
-        forward, error = self._increment(field, there, scale, z, None, paces)
-        y1 = torch.lerp(z, y, self.coupling) + forward
+        forward, stages = self._increment(field, there, scale, z, None, paces)
+        apart = (1 - self.coupling) * (z - y)
+        y1 = y + (apart + forward)
         slope = field(back[0], y1)
         last = slope if paces is None else slope * paces
         backward, _ = self._increment(field, back, -scale, y1, last, paces)
-        return torch.stack((y1, z - backward)), [k1, (y1 - y) / scale, error, last]
+        error = combine(torch.zeros_like(y), self._base.tableau.b_error or (), stages, 1.0).abs()
+        error = error + (forward + backward).abs() / abs(scale)
+        return torch.stack((y1, z - backward)), [k1, *stages, apart / scale, error, last]
+
+    def taken_extra(
+        self,
+        field: VectorField,
+        times: Sequence[Any],
+        scale: float,
+        state: Tensor,
+        rows: Sequence[Tensor],
+        paces: Tensor | None = None,
+    ) -> list[Tensor]:
+        stages = self._base.tableau.stages
+        return self._base.recorded_extra(field, times, scale, state[1], rows[1 : 1 + stages], paces)[stages:]
 
     def undone(
         self,
@@ -143,13 +166,11 @@ class Reversible(AlgebraicallyReversible):
 
     def _increment(
         self, field: VectorField, times: Sequence[Any], scale: float, y: Tensor, k1: Tensor | None, paces: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """Ψ and its error estimate per unit of `scale`, of a step of the base method."""
-        base = self._base
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Ψ and the stages of a step of the base method."""
         if k1 is None:
             k1 = field(times[0], y)
             k1 = k1 if paces is None else k1 * paces
-        wants_last = base.tableau.b_error is not None and base.tableau.b_error[-1] != 0
-        _, ks = base.recorded(field, times, scale, y, k1, paces, last_stage=wants_last)
-        zero = torch.zeros_like(y)
-        return advance(zero, base.tableau.b, ks, scale), combine(zero, base.tableau.b_error or (), ks, 1.0)
+        _, stages = self._base.recorded(field, times, scale, y, k1, paces, last_stage=self._wants_last)
+        stages += [torch.zeros_like(y)] * (self._base.tableau.stages - len(stages))
+        return advance(torch.zeros_like(y), self._base.tableau.b, stages, scale), stages

@@ -203,6 +203,10 @@ class _Loop:
     def _stages(self, step: Tensor, t1: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor | None]:
         """Fills the workspace with h·k; returns y₁ and the unscaled last stage."""
         t0, workspace = self.t, self.workspace
+        if self.memory is not None and self.memory.undecided:
+            if self.independent is None:
+                self._look_for_coupling()
+            self.memory.decide(bool(self.independent))
         if self.backwards:
             step = step * self.sign
             t0, t1, low, high = (x * self.sign for x in (t0, t1, low, high))
@@ -241,6 +245,8 @@ class _Loop:
             factor = torch.where(accepted, factor, factor.clamp(max=controller.safety))
         # An accepted step does not shrink the next; a NaN becomes the largest cut.
         factor = torch.fmax(factor, accepted.to(factor.dtype)).clamp_(controller.min_factor, controller.max_factor)
+        if self.memory is not None:
+            factor = self.memory.steer(factor, square.sqrt(), accepted, controller)
         h = factor.to(step.dtype).mul_(step) if factor.dtype != step.dtype else factor.mul_(step)
         if self.many_stops:
             # A step cut short by a stop says nothing about how long the next one may be.
@@ -273,7 +279,7 @@ class _Loop:
         if self.independent is None and counts[0] < self.present:
             self._look_for_coupling()
         everyone = counts[0] == self.present or not self.independent
-        y, hk, ids, sign, clock = self.y, self.workspace.K, self.ids, self.sign, (self.t, t1, low, high)
+        y, ids, sign, clock = self.y, self.ids, self.sign, (self.t, t1, low, high)
         if everyone and counts[0] < self.present:
             # Coupled rows are replayed together; those that did not accept take a step of length zero.
             still = torch.where(accepted, t1, self.t)
@@ -283,7 +289,7 @@ class _Loop:
             pick = accepted.nonzero().squeeze(1)
             position = accepted.cumsum(0) - 1
             t0, end, low, high = (x[pick] for x in clock)
-            y, hk, ids, sign, clock = y[pick], hk[:, pick], ids[pick], sign[pick], (t0, end, low, high)
+            y, ids, sign, clock = y[pick], ids[pick], sign[pick], (t0, end, low, high)
             memory = {} if self.memory is None else self.memory.picked(memory, pick)
             if inner is not None:
                 inner.position = position
@@ -298,7 +304,8 @@ class _Loop:
         if whole:
             step = step._replace(y=self._whole_state())
         if self.problem.dense:
-            rows_y, rows_hk = step.dense(y, hk.clone() if everyone else hk)
+            hk = self.workspace.K
+            rows_y, rows_hk = step.dense(y, hk.clone() if everyone else hk[:, pick])
             self.trajectory.dense_y.append(rows_y)
             self.trajectory.dense_hk.append(rows_hk)
             self.trajectory.steps.append(step[:3])
@@ -339,6 +346,8 @@ class _Loop:
             if self.jumping:
                 self.at_jump = torch.where(accepted, hit & self._stop_jumps(), self.at_jump)
             self.i_stop = (self.i_stop + hit).clamp_(max=self.stops.shape[1] - 1)
+        if self.memory is not None:
+            self.memory.accept(self.y, None if count == self.present else accepted)
         if count == self.present:
             self.y, self.size = y1, size1
             self.f = self.f if k_last is None else k_last
@@ -347,12 +356,10 @@ class _Loop:
             self.y = torch.where(row, y1, self.y)
             self.size = self.y.abs()
             self.f = self.f if k_last is None else torch.where(row, k_last, self.f)
-        if self.memory is not None:
-            self.memory.accept(None if count == self.present else accepted)
         self.t, self.seen = t, reach
         jumps = self.jumping and bool((self.at_jump & (self.t != self.t_end)).any())
         if jumps and self.memory is not None:
-            self.memory.forget(self.y, accepted & self.at_jump)
+            self.memory.forget(accepted & self.at_jump)
         if k_last is None or jumps:
             self._fresh_slopes()
         if self.problem.progress is not None:
@@ -411,13 +418,23 @@ class _Loop:
         steps = self.steps_taken.index_select(0, rows)
         here = (self.t * self.sign).index_select(0, rows)
         self.y_end.index_copy_(0, ids, self.y.index_select(0, rows))
+        if self.memory is not None:
+            self._store_state(ids, self.memory.record(self.y)["y"].index_select(1, rows))
         self.t_left.index_copy_(0, ids, here)
         self.attempts.index_copy_(0, ids, steps)
         if self.tableau.extra_c:
             self.interpolated.index_copy_(0, ids, self.extra.index_select(0, rows))
         if self.counts_calls:
             self.calls.index_fill_(0, ids, self.field.evaluations - self.begun)
+            if self.memory is not None and (missed := self.memory.calls_missed()) is not None:
+                self.calls.index_add_(0, ids, -missed.index_select(0, rows))
         self.accepted.index_copy_(0, ids, steps - self.rejects.index_select(0, rows))
+
+    def _store_state(self, ids: Tensor, state: Tensor) -> None:
+        out = self.trajectory
+        if out.state_end is None:
+            out.state_end = state.new_zeros(len(state), *self.y_end.shape)
+        out.state_end.index_copy_(1, ids, state)
 
     def _give_up(self, rows: Tensor, status: Status) -> None:
         self.status[self.ids[rows]] = int(status)
@@ -425,7 +442,7 @@ class _Loop:
 
     def _whole_state(self) -> Tensor:
         if self.memory is not None:
-            state = self.memory.at(self.y)
+            state = self.memory.record(self.y)["y"]
             return self.y_end.expand(len(state), *self.y_end.shape).index_copy(1, self.ids, state)
         return self.y_end.index_copy(0, self.ids, self.y)
 

@@ -74,6 +74,7 @@ class Trajectory:
         ys: (T, N), or per-sample (T, B, N); NaN where not reached. Gradient methods may return it as `VectorField.shaped`
             makes it: a view behind their own node would hide reference cycles through a model from the collector.
         y_end: the state where it stopped, (N,) or (B, N).
+        state_end: the same with the memory of a solver that remembers, (1 + M, N) or (1 + M, B, N).
         steps: the accepted steps, when asked for.
         dense_y, dense_hk: states and h·k of the accepted steps, when asked for.
         failure: where and how it stopped early, for the diagnosis.
@@ -89,6 +90,7 @@ class Trajectory:
     dense_hk: list[Tensor] = field(default_factory=list)
     failure: Failure | None = None
     event: Tensor | None = None
+    state_end: Tensor | None = None
 
 
 @dataclass

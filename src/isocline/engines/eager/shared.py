@@ -90,6 +90,8 @@ class _Loop:
         self.stats.evaluations += self.field.evaluations - count
         self.stats.jacobians = 0 if self.workspace is None else self.workspace.jacobians
         self.trajectory.y_end = self.y
+        if self.memory is not None:
+            self.trajectory.state_end = self.memory.record(self.y)["y"]
         self.trajectory.ys = self._collect()
         return self._checked(status)
 
@@ -126,6 +128,8 @@ class _Loop:
             r = tolerance.shared(error.div_(tolerance.scale(torch.maximum(size, size1)))) * step
             accepted = r <= 1.0 or controller.forces(r, step)
             factor = controller.factor(exponents, r, r1, r2, accepted)
+            if self.memory is not None:
+                factor = self.memory.steer(factor, r, accepted, controller)
             if observed:
                 self._tell("accepted" if accepted else "rejected", t, t1)
             if accepted:
@@ -246,9 +250,9 @@ class _Loop:
         if step.last > step.first:
             self._save(step, y1)
         self.seen = step.last
-        self.y = y1
         if self.memory is not None:
-            self.memory.accept()
+            self.memory.accept(self.y)
+        self.y = y1
         self.stats.accepted += 1
         if self.problem.progress is not None:
             done = (step.t1 - self.ts[0]) / (self.ts[-1] - self.ts[0])
@@ -280,7 +284,9 @@ class _Loop:
         if segment is not None and weights is None and not self.problem.dense:
             segment = segment.of_last_stage(self.tableau.stages, self.tableau.fsal)
         step = SharedStep(t, t1, low, high, first, last, weights, self.y, segment)
-        return step if self.memory is None else step._replace(**self.memory.record(self.y))
+        if self.memory is None or self.on_step is None:
+            return step
+        return step._replace(**self.memory.record(self.y))
 
     def _save(self, step: SharedStep, y1: Tensor) -> None:
         inner = step.first + (0 if step.weights is None else len(step.weights))
@@ -355,7 +361,7 @@ class _Loop:
 
     def _next_slope(self, t: float, low: float, jump: bool) -> None:
         if jump and self.memory is not None:
-            self.memory.forget(self.y)
+            self.memory.forget()
         if jump or not self.tableau.fsal:
             self._ask(low, self.y)
         elif self.workspace is None:

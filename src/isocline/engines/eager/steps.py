@@ -92,7 +92,10 @@ class SharedStep(NamedTuple):
         if isinstance(solver, Remembering):
             state = solver.begin(y[0]) if self.fresh else y
             k1 = field(times[0], solver.anchor(state))
-            return *solver.taken(field, times, h, state, k1, None, self.note), h
+            after, ks = solver.taken(field, times, h, state, k1, None, self.note)
+            if dense and solver.tableau.extra_c:
+                ks += solver.taken_extra(field, self.times(field, solver.tableau.extra_c), h, state, ks)
+            return after, ks, h
         y1, ks = solver.recorded(field, times, h, y, field(times[0], y), last_stage=dense)
         if dense and solver.tableau.extra_c:
             ks = solver.recorded_extra(field, self.times(field, solver.tableau.extra_c), h, y, ks)
@@ -106,6 +109,10 @@ class SharedStep(NamedTuple):
         times = self.times(field, solver.tableau.c)
         field.fill(times[0], field.shaped(state), workspace.rows[0])
         return workspace.step(field.fill, times, self.t1 - self.t, state)
+
+    def undo(self, field: VectorField, solver: Any, state: Tensor) -> Tensor:
+        """The state at its start from that at its end, of a solver that can."""
+        return solver.undone(field, self.times(field, solver.tableau.c), self.t1 - self.t, state)
 
     def start(self, state: Tensor) -> Tensor:
         """The part of the state that takes this step: all of it."""
@@ -190,6 +197,8 @@ class RowStep(NamedTuple):
             state = torch.where(self.fresh.unsqueeze(1), solver.begin(y[0]), y)
             k1 = field(times[0], solver.anchor(state)) * h
             after, ks = solver.taken(field, times, 1.0, state, k1, h, self.note)
+            if dense and solver.tableau.extra_c:
+                ks += solver.taken_extra(field, self.times(field, solver.tableau.extra_c), 1.0, state, ks, h)
             return torch.where(self.moved.unsqueeze(1), after, state), ks, 1.0
         y1, ks = solver.recorded(field, times, 1.0, y, field(times[0], y) * h, h, last_stage=dense)
         if dense and solver.tableau.extra_c:
@@ -207,6 +216,13 @@ class RowStep(NamedTuple):
         h = workspace.paces(self.t1 - self.t)
         part.fill(times[0], field.shaped(y), workspace.rows[0], h)
         return self.merge(state, workspace.step(part.fill, times, 1.0, y, h))
+
+    def undo(self, field: VectorField, solver: Any, state: Tensor) -> Tensor:
+        """The whole state at its start from that at its end, of a solver that can."""
+        after, field = self.start(state), field.of_rows(self.rows)
+        h = (self.t1 - self.t).to(state.dtype).unsqueeze(1)
+        before = solver.undone(field, self.times(field, solver.tableau.c), 1.0, after, h)
+        return self.merge(state, before if self.moved is None else torch.where(self.moved.unsqueeze(1), before, after))
 
     def start(self, state: Tensor) -> Tensor:
         """The rows that take this step, of a (…, B, N) tensor."""

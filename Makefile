@@ -29,10 +29,12 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/pyrefly check
 
-# Each writes its table beside itself.
+# Each writes its table beside itself. peers.py says what is not installed and how to install it; it goes on without.
 bench: $(STAMP)
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/peers.py
+	$(BIN)/python benchmarks/work_precision.py
 
 # The tests too long for every change.
 reproduce: $(STAMP)

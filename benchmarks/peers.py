@@ -35,7 +35,13 @@ from torch import Tensor, nn
 import isocline as ic
 
 FIELDS: dict[str, type[nn.Module]] = {"cheap": Cheap, "2-50-2": Net}
-PEERS = ("torchdiffeq", "torchode", "torchdyn", "diffrax")
+INSTALL = {
+    "torchdiffeq": "-e '.[bench]'",
+    "torchode": "-e '.[bench]'",
+    "torchdyn": "--no-deps torchdyn torchcde torchsde trampoline",
+    "diffrax": "-e '.[bench]'",
+}  # after `pip install -c constraints.txt`
+PEERS = tuple(INSTALL)
 TOLERANCE = 1e-5
 STIFF_TOLERANCE = 1e-3
 END = 5.0
@@ -62,6 +68,15 @@ def present(name: str) -> bool:
     except ImportError:
         return False
     return True
+
+
+def missing() -> str:
+    """One line: what is not installed, and how to install it; empty where all is."""
+    absent = [name for name in PEERS if not present(name)]
+    if not absent:
+        return ""
+    commands = dict.fromkeys(f".venv/bin/python -m pip install -c constraints.txt {INSTALL[name]}" for name in absent)
+    return f"Not installed and left out: {', '.join(absent)}. To include: `{'; '.join(commands)}`\n"
 
 
 def times() -> Tensor:
@@ -585,8 +600,7 @@ def main() -> None:
 
         jax.config.update("jax_enable_x64", True)  # for the stiff rows; the others hand over float32
         logging.getLogger("jax").setLevel(logging.CRITICAL)
-    absent = [f"{name} is not installed and left out.\n" for name in PEERS if not present(name)]
-    print(*absent, sep="", flush=True)
+    print(missing(), end="", flush=True)
     kept = Cells(options.out.with_suffix(".json"), settings)
     summary, forward, both = explicit_tables(settings, kept)
     page = PAGE.format(
@@ -596,15 +610,15 @@ def main() -> None:
         end=END,
         tolerance=TOLERANCE,
         ladder=settings.ladder,
-        missing="".join(f"{line}\n" for line in absent),
+        missing=f"{missing()}\n" if missing() else "",
         summary=summary,
-        why=WHY,
+        why=WHY if present("diffrax") else "",
         forward=forward,
         both=both,
         stiff=STIFF_TOLERANCE,
         judged=STIFF_JUDGED,
         stiff_rows=stiff_table(settings, kept),
-        why_stiff=WHY_STIFF,
+        why_stiff=WHY_STIFF if present("diffrax") else "",
     )
     options.out.write_text(page)
     kept.file.unlink()

@@ -14,20 +14,27 @@ torch.Size([5, 2])
 """
 
 from isocline.problems.linear import harmonic_oscillator, linear_spiral
+from isocline.problems.orbits import arenstorf, pleiades
 from isocline.problems.oscillations import lorenz, pendulum, pendulum_period, van_der_pol
 from isocline.problems.populations import lotka_volterra, sir, sir_final_size
 from isocline.problems.problem import Problem
+from isocline.problems.reactions import brusselator, hires, robertson
 from isocline.problems.spirals import cubic_spiral, two_centre_spiral
 
 __all__ = [
     "Problem",
+    "arenstorf",
+    "brusselator",
     "cubic_spiral",
     "harmonic_oscillator",
+    "hires",
     "linear_spiral",
     "lorenz",
     "lotka_volterra",
     "pendulum",
     "pendulum_period",
+    "pleiades",
+    "robertson",
     "sir",
     "sir_final_size",
     "two_centre_spiral",

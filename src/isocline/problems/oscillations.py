@@ -29,7 +29,8 @@ def van_der_pol(mu: float = 1.0) -> Problem:
         mu: μ ≥ 0, the damping; 0 gives the harmonic oscillator.
 
     Returns:
-        The problem, from (2, 0) over 20 units of time. It has a reference for μ = 1.
+        The problem, from (2, 0) over 20 units of time, or over 2µ where that is longer: from µ = 10 on that holds the
+        two jumps of one turn. It has a reference for μ = 1 and for μ = 1000.
 
     Source: B. van der Pol (1926); Hairer, Nørsett and Wanner, Solving Ordinary Differential Equations I (1993),
     section I.16.
@@ -42,12 +43,18 @@ def van_der_pol(mu: float = 1.0) -> Problem:
         field=VanDerPol(mu=mu),
         y0=torch.tensor([2.0, 0.0], dtype=torch.float64),
         t0=0.0,
-        t1=20.0,
+        t1=max(20.0, 2 * mu),
         labels=("x", "v"),
         units=("", ""),
-        reference=torch.tensor([2.0081497621749427, -0.04250887527322118], dtype=torch.float64) if mu == 1.0 else None,
+        reference=torch.tensor(VAN_DER_POL[mu], dtype=torch.float64) if mu in VAN_DER_POL else None,
         source="van der Pol (1926); Hairer, Nørsett and Wanner I (1993), section I.16",
     )
+
+
+VAN_DER_POL = {
+    1.0: [2.0081497621749427, -0.04250887527322118],
+    1000.0: [1.706167732170465, -0.0008928097010248167],  # by tests/references.py
+}
 
 
 class Lorenz(Constants):

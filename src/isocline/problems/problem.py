@@ -24,8 +24,8 @@ class Problem:
             (T..., *y0.shape); y0 may be batched, (..., n), and must be a state at time t0. The result has y0's dtype.
         invariant: ``invariant(y)``, shape (..., n) to (...): a quantity the exact flow keeps.
         reference: where there is no closed form, the state at t1, shape (n,), float64: computed by SciPy's DOP853
-            at rtol 1e-13 (``tests/test_problems.py`` computes it again). None when the constants are not the usual
-            ones.
+            at rtol 1e-13, or where it says so by ``tests/references.py`` in extended precision;
+            ``tests/test_problems.py`` computes it again by SciPy. None when the constants are not the usual ones.
         source: where the system and its constants come from.
         time_unit: the unit of t.
     """

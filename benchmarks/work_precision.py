@@ -1,0 +1,371 @@
+"""Work–precision: isocline's solvers beside SciPy's and torchdiffeq's on named problems; writes work_precision.md.
+
+taskset -c 1 python benchmarks/work_precision.py [--quick] [--minutes N] [--out FILE]
+
+All adaptive solvers of isocline's registry take part: the explicit ones on the non-stiff problems, the implicit ones on
+the stiff. What has been measured is kept in work_precision.json until the page is complete: a run that was stopped, or
+whose --minutes ran out, goes on there.
+"""
+
+from __future__ import annotations
+
+import os
+
+# Before anything starts a pool of threads.
+os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+
+import argparse
+import itertools
+import json
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from classics import CLASSICS, Classic
+from common import origin, table
+from detest import DETEST, Named
+from scipy.integrate import solve_ivp
+from torch import Tensor
+
+import isocline as ic
+from isocline.solvers import Solver
+
+Work = Classic | Named
+GOALS = {False: (1e-4, 1e-7, 1e-10), True: (1e-3, 1e-5, 1e-7)}  # by whether the problem is stiff
+EVERYWHERE = {"auto_switch", "LSODA"}  # they find out for themselves whether a problem is stiff
+# Their second solution is what makes them reversible; they are compared in gradients, not here.
+LEFT_OUT = {"reversible", "reversible_heun"}
+LOWEST_ORDER = 3  # below, on stiff and non-stiff problems alike, a solver cannot keep up with these goals
+SCIPY = {False: ("RK45", "DOP853", "LSODA"), True: ("Radau", "BDF", "LSODA")}
+TORCHDIFFEQ = {False: ("dopri5", "dopri8", "tsit5", "bosh3", "adaptive_heun"), True: ()}
+POINTS = 21
+
+
+@dataclass(frozen=True)
+class Settings:
+    problems: tuple[Work, ...] = (*CLASSICS, *DETEST)
+    solvers: tuple[str, ...] | None = None  # of isocline; None: all
+    rungs: int = 1  # tolerances a decade, of the classics; every second decade for DETEST
+    limit: float = 4.0  # seconds of one solve after which a ladder ends
+    repeats: int = 5
+
+
+# ---- the packages -------------------------------------------------------------------------------------------------------
+@dataclass
+class Method:
+    """One solver on one problem.
+
+    Attributes:
+        run: (tol, times (T,)) to the states there (T, n) and the evaluations of f, a Jacobian counted as n.
+    """
+
+    package: str
+    solver: str
+    run: Callable[[float, np.ndarray], tuple[np.ndarray, int]]
+
+    @property
+    def name(self) -> str:
+        return f"{self.package} {self.solver}"
+
+
+def atol(work: Work, tol: float) -> Any:
+    """Of a stiff problem, whose components differ by powers of ten, relative to where each of them ends."""
+    return tol * np.abs(work.reference) if work.stiff else tol
+
+
+@torch.no_grad()
+def by_isocline(solver: str, work: Work, tol: float, times: np.ndarray) -> tuple[np.ndarray, int]:
+    absolute = torch.as_tensor(atol(work, tol)) if work.stiff else tol
+    sol = ic.solve(work.torch, torch.tensor(work.y0), times.tolist(), solver=solver, rtol=tol, atol=absolute)
+    stats = sol.stats
+    return sol.ys.numpy(), int(stats.evaluations) + len(work.y0) * int(stats.jacobians)
+
+
+def by_scipy(solver: str, work: Work, tol: float, times: np.ndarray) -> tuple[np.ndarray, int]:
+    """With the Jacobian by differences, as the user gets it who gives f alone."""
+    calls = [0]
+
+    def f(t: float, y: np.ndarray) -> np.ndarray:
+        calls[0] += 1
+        return work.numpy(t, y)
+
+    at = None if len(times) == 2 else times
+    found = solve_ivp(f, (times[0], times[-1]), work.y0, method=solver, t_eval=at, rtol=tol, atol=atol(work, tol))
+    if not found.success:
+        raise RuntimeError(found.message)
+    return found.y.T[[0, -1]] if at is None else found.y.T, calls[0]
+
+
+@torch.no_grad()
+def by_torchdiffeq(solver: str, work: Work, tol: float, times: np.ndarray) -> tuple[np.ndarray, int]:
+    import torchdiffeq
+
+    calls = [0]
+
+    def f(t: Tensor, y: Tensor) -> Tensor:
+        calls[0] += 1
+        return work.torch(t, y)
+
+    ys = torchdiffeq.odeint(f, torch.tensor(work.y0), torch.tensor(times), method=solver, rtol=tol, atol=tol)
+    return ys.numpy(), calls[0]
+
+
+def ours(stiff: bool, chosen: tuple[str, ...] | None) -> Iterator[str]:
+    """isocline's adaptive solvers for such a problem, from its registry."""
+    for name in sorted(Solver.registry):
+        solver = Solver.named(name)
+        if name in LEFT_OUT or not solver.error_order or (chosen is not None and name not in chosen):
+            continue
+        fits = name in EVERYWHERE or solver.tableau.explicit is not stiff
+        if fits and max(solver.tableau.order, solver.error_order) >= LOWEST_ORDER:
+            yield name
+
+
+def methods(work: Work, settings: Settings) -> Iterator[Method]:
+    for solver in ours(work.stiff, settings.solvers):
+        yield Method("isocline", solver, partial(by_isocline, solver, work))
+    for solver in SCIPY[work.stiff]:
+        yield Method("SciPy", solver, partial(by_scipy, solver, work))
+    for solver in TORCHDIFFEQ[work.stiff]:
+        yield Method("torchdiffeq", solver, partial(by_torchdiffeq, solver, work))
+
+
+# ---- one ladder of tolerances -------------------------------------------------------------------------------------------
+@dataclass
+class Curve:
+    """A solver on a problem at ever tighter tolerances; those it did not get through are left out."""
+
+    tolerances: list[float] = field(default_factory=list)
+    errors: list[float] = field(default_factory=list)  # at the end
+    along: list[float] = field(default_factory=list)  # largest at the points of the path
+    evaluations: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+    def at(self, goal: float, what: str) -> float | None:
+        """Evaluations or seconds at which the error at the end is `goal`, between two rungs as a power law.
+
+        After the last rung that misses the goal, so that no lucky hit counts; None where no rung reaches it.
+        """
+        cost = getattr(self, what)
+        missed = [i for i, e in enumerate(self.errors) if not e <= goal]
+        if not missed:
+            return cost[0] if cost else None
+        i = missed[-1]
+        if i + 1 == len(cost):
+            return None
+        (e0, e1), (c0, c1) = self.errors[i : i + 2], cost[i : i + 2]
+        share = math.log(e0 / goal) / math.log(e0 / max(e1, 1e-17)) if math.isfinite(e0) else 1.0
+        return c0 * (c1 / c0) ** share
+
+
+def points(work: Work) -> np.ndarray:
+    """Where the path is looked at: evenly in time, or in its logarithm where that is what the problem takes place in."""
+    if work.t1 > 1e6:
+        return np.concatenate([[work.t0], np.geomspace(1e-6 * work.t1, work.t1, POINTS - 1)])
+    return np.linspace(work.t0, work.t1, POINTS)
+
+
+def path(work: Work) -> np.ndarray:
+    """The states at `points` from SciPy at its tightest, stepping to each of them; the last is the reference."""
+    times, y, rows = points(work), work.y0, [work.y0]
+    tight = {"rtol": 1e-11, "atol": 1e-11 * np.abs(work.reference), "method": "Radau"}
+    if not work.stiff:
+        tight = {"rtol": 1e-13, "atol": 1e-14, "method": "DOP853"}
+    for a, b in itertools.pairwise(times):
+        y = solve_ivp(work.numpy, (a, b), y, **tight).y[:, -1]
+        rows.append(y)
+    rows[-1] = work.reference
+    return np.stack(rows)
+
+
+def error(work: Work, ys: np.ndarray, exact: np.ndarray) -> float:
+    """The largest of |Δ|/(1 + |y|); of a stiff problem relative to every component's own size."""
+    scale = np.maximum(np.abs(exact), np.abs(work.reference)) if work.stiff else 1 + np.abs(exact)
+    worst = float(np.max(np.abs(ys - exact) / scale))
+    return worst if math.isfinite(worst) else math.inf
+
+
+def ladder(work: Work, settings: Settings) -> list[float]:
+    every = settings.rungs if isinstance(work, Classic) else 0.5
+    last = 10 if work.stiff else 12
+    return [10 ** (-k / every) for k in range(round(2 * every), round(last * every) + 1)]
+
+
+def climb(work: Work, method: Method, exact: np.ndarray, settings: Settings) -> Curve:
+    """One curve; seconds are the least of several runs, of this process on the processor."""
+    curve, ends = Curve(), np.array([work.t0, work.t1])
+    for tol in ladder(work, settings):
+        try:
+            took, tries = math.inf, 0
+            while not tries or (tries < settings.repeats and tries * took < 0.5):
+                begun = time.process_time()
+                ys, evaluations = method.run(tol, ends)
+                took, tries = min(took, time.process_time() - begun), tries + 1
+            along = error(work, method.run(tol, points(work))[0], exact)
+        except Exception:  # too tight or too loose to get through: what a package raises is its own
+            if curve.errors:
+                break
+            continue
+        row = (tol, error(work, ys[-1], work.reference), along, evaluations, took)
+        for into, value in zip(vars(curve).values(), row, strict=True):
+            into.append(value)
+        if took > settings.limit:
+            break
+    return curve
+
+
+# ---- everything, in pieces that are kept ------------------------------------------------------------------------------
+@dataclass
+class Kept:
+    """Curves by name, in a file until the page is written; no new ones once the time is over."""
+
+    file: Path
+    until: float = math.inf
+    complete: bool = True
+
+    def curves(self, work: Work, settings: Settings) -> dict[str, Curve]:
+        found = json.loads(self.file.read_text()) if self.file.exists() else {}
+        curves, exact = {}, None
+        for method in methods(work, settings):
+            key = f"{work.name}, {method.name}, {settings.rungs}, {settings.repeats}"
+            if key not in found:
+                if time.monotonic() > self.until:
+                    self.complete = False
+                    continue
+                exact = path(work) if exact is None else exact
+                found[key] = vars(climb(work, method, exact, settings))
+                self.file.write_text(json.dumps(found))
+            curves[method.name] = Curve(**found[key])
+        print(work.name, *(f"{n} {len(c.errors)}" for n, c in curves.items()), sep="; ", flush=True)
+        return curves
+
+
+Results = dict[str, dict[str, Curve]]
+
+
+def best(curves: dict[str, Curve], goal: float, what: str, isocline: bool) -> tuple[str, float] | None:
+    costs = {name: c.at(goal, what) for name, c in curves.items() if name.startswith("isocline") is isocline}
+    reached = {name: cost for name, cost in costs.items() if cost is not None}
+    return min(reached.items(), key=lambda pair: pair[1]) if reached else None
+
+
+def shown(value: float, what: str) -> str:
+    return f"{value:.0f}" if what == "evaluations" else f"{value * 1e3:.3g}"
+
+
+def summary(results: Results, works: tuple[Work, ...], what: str) -> str:
+    """Cheapest of isocline and of the peers at equal error; a ratio above 1, where a peer is cheaper, in bold."""
+    rows = []
+    for work in works:
+        for goal in GOALS[work.stiff]:
+            mine, peer = (best(results[work.name], goal, what, isocline) for isocline in (True, False))
+            row = [work.name, f"{goal:.0e}"]
+            for found in (mine, peer):
+                row += [found[0].removeprefix("isocline "), shown(found[1], what)] if found else ["not reached", "—"]
+            ratio = mine[1] / peer[1] if mine and peer else None
+            text = "—" if ratio is None else f"{ratio:.2f}"
+            rows.append([*row, f"**{text}**" if ratio is not None and ratio > 1 else text])
+    unit = "evaluations" if what == "evaluations" else "ms"
+    return table(["problem", "error", "isocline's best", unit, "best peer", unit, "ratio"], rows)
+
+
+def detail(results: Results, works: tuple[Work, ...]) -> str:
+    """Every solver of the classics."""
+    rows = []
+    for work in works:
+        for name, curve in results[work.name].items():
+            row: list[Any] = [work.name, name]
+            for goal in GOALS[work.stiff]:
+                costs = [curve.at(goal, what) for what in ("evaluations", "seconds")]
+                row += ["—" if c is None else shown(c, w) for c, w in zip(costs, ("evaluations", "s"), strict=True)]
+            behind = [a / e for a, e in zip(curve.along, curve.errors, strict=True) if e > 0 and math.isfinite(a)]
+            rows.append([*row, f"{float(np.median(behind)):.2g}" if behind else "—"])
+    head = ["problem", "solver"]
+    for which in ("low", "middle", "high"):
+        head += [f"evaluations, {which}", f"ms, {which}"]
+    return table([*head, "along the path"], rows)
+
+
+PAGE = """# Work and precision
+
+{origin}
+Made by `benchmarks/work_precision.py`. Every solver takes a ladder of tolerances, rtol = 1e-2 to 1e-12 (stiff: 1e-10),
+each decade for the named problems and every second one for DETEST; atol = rtol, on stiff problems rtol times the size
+each component ends with. An error is that at the end: the largest |Δ|/(1 + |y|), on stiff problems |Δ| relative to every
+component's own size. The costs at equal error are interpolated between two rungs as a power law, after the last rung that
+misses the goal. **A ratio above 1, where a peer is cheaper, is in bold.**
+
+- *Evaluations* are calls of f from start to end without output between; a Jacobian counts as n, as it costs SciPy,
+  which takes it by differences (isocline's are exact).
+- Time is processor time on one core, the least of up to {repeats} runs, of one trajectory: a step of a PyTorch solver costs
+  tens of µs however small the system, one of SciPy's f in NumPy costs a few. A batch of thousands costs the former little
+  more (peers.md), the latter a thousand times as much.
+- Each package gets f in its own arrays: the same formulas, checked against each other in `tests/benchmarks`.
+- References: `tests/references.py`, in extended precision.
+
+{unfinished}## At equal error: evaluations
+
+{evaluations}
+## At equal error: time
+
+{seconds}
+## Every solver on the named problems
+
+Goals: {low}. The last column is the median ratio of the largest error at {points} points along the path, interpolated, to the
+error at the end.
+
+{details}
+## Pictures
+
+{pictures}"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="few problems and solvers: to see that it runs")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="measure no longer than this")
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".md"), help="file to write")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")  # of tolerances beyond what a package reaches
+    settings = Settings()
+    if options.quick:
+        few = tuple(p for p in (*CLASSICS, *DETEST) if p.name in ("Brusselator", "HIRES", "B1"))
+        settings = Settings(few, ("tsit5", "dopri8", "rodas5_p"), limit=0.5, repeats=1)
+    kept = Kept(options.out.with_suffix(".json"), time.monotonic() + 60 * options.minutes)
+    results = {work.name: kept.curves(work, settings) for work in settings.problems}
+    from pictures import draw_all
+
+    named = tuple(w for w in settings.problems if isinstance(w, Classic))
+    left = "The run was stopped before all curves were measured; what is missing is left out.\n\n"
+    page = PAGE.format(
+        origin=origin(("scipy", "torchdiffeq")),
+        repeats=settings.repeats,
+        unfinished="" if kept.complete else left,
+        evaluations=summary(results, settings.problems, "evaluations"),
+        seconds=summary(results, settings.problems, "seconds"),
+        low="; ".join(
+            f"{'stiff' if stiff else 'non-stiff'} {', '.join(f'{g:.0e}' for g in goals)}"
+            for stiff, goals in GOALS.items()
+        ),
+        points=POINTS - 1,
+        details=detail(results, named),
+        pictures="\n".join(
+            f"![{title}]({file.name})\n" for title, file in draw_all(results, settings.problems, options.out)
+        ),
+    )
+    options.out.write_text(page)
+    if kept.complete:
+        kept.file.unlink()
+    print(page)
+
+
+if __name__ == "__main__":
+    main()

@@ -32,6 +32,7 @@ from isocline.solvers.gauss_legendre4 import GaussLegendre4
 from isocline.solvers.gauss_legendre6 import GaussLegendre6
 from isocline.solvers.heun import Heun
 from isocline.solvers.heun3 import Heun3
+from isocline.solvers.hyper import Hyper
 from isocline.solvers.implicit_euler import ImplicitEuler
 from isocline.solvers.implicit_midpoint import ImplicitMidpoint
 from isocline.solvers.ken_carp4 import KenCarp4
@@ -91,6 +92,7 @@ __all__ = [
     "GradientError",
     "Heun",
     "Heun3",
+    "Hyper",
     "ImplicitEuler",
     "ImplicitMidpoint",
     "Integral",

@@ -91,7 +91,7 @@ class Inputs:
         for i, stand_in in zip(active, stand_ins, strict=True):
             leaves[i] = stand_in
         field = problem.field.with_args(pytree.tree_unflatten(leaves, spec))
-        known = {id(p): p for p in reachable(problem.field.f) if p.requires_grad and p.is_leaf}
+        known = {id(p): p for p in _held(problem) if p.requires_grad and p.is_leaf}
         start = y0.detach().clone().requires_grad_()
         t0 = torch.tensor(problem.ts[0], dtype=torch.float64) if y0.dim() == 1 else problem.ts[:, 0]
         saved = SavedBytes()
@@ -104,6 +104,14 @@ class Inputs:
             known.pop(id(other), None)
         parameters = list(known.values())
         return Inputs(args, parameters, field, stand_ins, saved.beside([start, *stand_ins, *parameters]))
+
+
+def _held(problem: Problem) -> Iterator[Tensor]:
+    """What the field holds, and a solver's learned correction."""
+    yield from reachable(problem.field.f)
+    correction = getattr(problem.solver, "correction", None)
+    if correction is not None:
+        yield from reachable(correction)
 
 
 class SavedBytes(torch.autograd.graph.saved_tensors_hooks):

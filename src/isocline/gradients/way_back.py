@@ -65,6 +65,12 @@ class WayBack:
         """The solver of the way back; ValueError where it could not choose its steps."""
         solver = self.solver or problem.solver
         assert isinstance(solver, RungeKutta)
+        if getattr(problem.solver, "correction", None) is not None:
+            method = type(self).__name__
+            raise GradientError(
+                f"{method}: 'hyper' steps by a learned correction, of which the continuous adjoint knows nothing; use "
+                f"gradient='checkpointed', which is exact"
+            )
         if solver.wants_pair:
             name, method = snake_case(type(solver).__name__), type(self).__name__
             raise GradientError(

@@ -15,7 +15,7 @@ With a step size per sample the evaluation returns h·k_i already, and `scale` i
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 
@@ -55,8 +55,10 @@ class RungeKutta(Solver, abstract=True):
         if not abstract:
             names = ("order", "error_order", "dense_order")
             of_class = not isinstance(cls.tableau, cached_property)  # else it depends on the settings of the solver
+            settings = {setting.name for setting in fields(cls)}
             for name, read in zip(names, (_order, _error_order, _dense_order), strict=True):
-                setattr(cls, name, read(cls) if of_class else property(read))
+                if name not in settings:  # else it is one itself
+                    setattr(cls, name, read(cls) if of_class else property(read))
 
     def workspace(self, y: Tensor, field: VectorField) -> Workspace:
         """The stage buffer of one solve, for states like `y`: (N,), or (R, N) with a step size a row."""
@@ -221,7 +223,7 @@ class Workspace:
 
     def paces(self, h: Float[Tensor, " rows"]) -> Tensor:
         """The rows' step sizes for `step`, in the field's shape: broadcasting along short rows takes twice the time."""
-        return h.to(self.K.dtype).view(-1, *[1] * (self.like.dim() - 1)).expand_as(self.like).contiguous()
+        return h.to(self.like.dtype).view(-1, *[1] * (self.like.dim() - 1)).expand_as(self.like).contiguous()
 
     def step(
         self,

@@ -250,3 +250,7 @@ class SolveError(RuntimeError):
         super().__init__(message)
         self.status = status
         self.solution = solution
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For processes that hand their errors on."""
+        return type(self), (str(self), self.status, self.solution)

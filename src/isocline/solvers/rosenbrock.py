@@ -19,8 +19,8 @@ import torch
 
 from isocline._types import Tensor
 from isocline.field import VectorField
-from isocline.solvers.implicit import NewtonWorkspace
-from isocline.solvers.runge_kutta import RungeKutta, combine
+from isocline.solvers.jacobian import Factors, Given, Jacobians, under_transform
+from isocline.solvers.runge_kutta import RungeKutta, Workspace, combine
 from isocline.solvers.tableau import Tree, rooted_trees
 
 Rows = tuple[tuple[float, ...], ...]
@@ -189,6 +189,12 @@ def _size(tree: Tree) -> int:
 class Rosenbrock(RungeKutta, abstract=True):
     """Base of the Rosenbrock methods: a subclass gives its tableau and its source.
 
+    Args:
+        jacobian: as of `ImplicitRungeKutta`; it is part of the formula, so a gradient needs it to be differentiable too.
+
+    Raises:
+        ValueError: naming `jacobian`.
+
     Example:
         >>> import torch, isocline
         >>> sol = isocline.solve(lambda t, y: -1000 * (y - torch.cos(t)), torch.zeros(1), [0.0, 1.0], solver="rodas5_p")
@@ -197,9 +203,14 @@ class Rosenbrock(RungeKutta, abstract=True):
     """
 
     tableau: ClassVar[RosenbrockTableau]
+    jacobian: Given | None = None
+
+    def __post_init__(self) -> None:
+        if self.jacobian is not None and not callable(self.jacobian):
+            raise ValueError(f"jacobian: expected a callable fn(t, y, *args), got {type(self.jacobian).__name__}")
 
     def workspace(self, y: Tensor, field: VectorField) -> RosenbrockWorkspace:
-        return RosenbrockWorkspace(self.tableau, y, field)
+        return RosenbrockWorkspace(self, y, field)
 
     def recorded(
         self,
@@ -212,65 +223,80 @@ class Rosenbrock(RungeKutta, abstract=True):
         *,
         last_stage: bool = True,
     ) -> tuple[Tensor, list[Tensor]]:
-        found = self.workspace(y.detach(), field)
-        at = y if y.requires_grad else y.detach().requires_grad_()
-        found.differentiate(times[0], at, create_graph=True)
-        ks = [k1]
-        for v in found.stages(times, scale, y, ks, paces):
+        formula, ks = Formula(self, y.detach(), field), [k1]
+        formula.differentiate(times[0], y if y.requires_grad or under_transform() else y.detach(), create_graph=True)
+        for v in formula.stages(times, scale, y, ks, paces):
             ks.append(v)
         return combine(y, self.tableau.b, ks, scale), ks
 
 
-class RosenbrockWorkspace(NewtonWorkspace):
-    """The stage buffer of a Rosenbrock method; samples and blocks as in `NewtonWorkspace`."""
+class Formula:
+    """The stages of a Rosenbrock method, and the derivatives of `f` in them."""
+
+    def __init__(self, solver: Rosenbrock, y: Tensor, field: VectorField) -> None:
+        self.tableau, self.field = solver.tableau, field
+        self.jacobians = Jacobians(field, y, solver.jacobian)
 
     def differentiate(self, time: Tensor, y: Tensor, create_graph: bool = False) -> None:
         """J and ∂f/∂t at the start of a step."""
-        with torch.enable_grad():
-            x = y if create_graph else y.detach().requires_grad_()
+        if under_transform():
+            _, self.jacobian = self.jacobians.with_slope(time, y)
+            _, self.drift, *_ = torch.func.jvp(lambda t: self.field(t, y), (time,), (torch.ones_like(time),))
+        else:
             t = time.detach().requires_grad_()
-            f = self.field(t, x)
-            if not self.probed:
-                self._probe(f, x)
-            self.jacobian = self.rows_of(f, x, create_graph)
-            self.drift = torch.zeros_like(x)
-            if f.requires_grad:
-                # Twice backwards is once forwards: the product of ∂f/∂t with one number of every sample.
-                dummy = torch.ones_like(f, requires_grad=True)
-                (back,) = torch.autograd.grad(f, t, dummy, create_graph=True, allow_unused=True)
-                if back is not None and back.requires_grad:
-                    (drift,) = torch.autograd.grad(
-                        back.sum(), dummy, create_graph=create_graph, retain_graph=True, allow_unused=True
-                    )
-                    self.drift = self.drift if drift is None else drift
+            with torch.set_grad_enabled(create_graph):
+                f, self.jacobian = self.jacobians.with_slope(t, y, create_graph)
+            self.drift = _rate(f, t, create_graph)
         if not create_graph:
             self.jacobian, self.drift = self.jacobian.detach(), self.drift.detach()
-        self.seen = y
-        self.jacobians += 1
 
     def stages(
         self, times: Sequence[Any], scale: float, y: Tensor, ks: list[Tensor], paces: Tensor | None
     ) -> Iterator[Tensor]:
         """The stages after the first, times `paces` (R, 1 or more) where given; they are to be appended to `ks`."""
-        tableau: Any = self.tableau
+        tableau, grid = self.tableau, self.jacobians.grid
         h: Any = scale if paces is None else paces[:, :1]
-        assert self.jacobian is not None
-        gamma = y.new_tensor([[tableau.gamma]])
-        factors = torch.linalg.lu_factor(self.newton_matrix(gamma, self.jacobian, h))
+        factors = Factors(y.new_tensor([[tableau.gamma]]), self.jacobian, h)
         unit = 1.0 if paces is None else h
         for i, (row, inner, drift) in enumerate(zip(tableau.lower, tableau.inner, tableau.drift, strict=True)):
             slope = ks[0] if i == 0 else unit * self.field(times[i + 1], combine(y, row, ks[1:], scale))
             right = combine(slope, inner, ks[1:], 1.0)
             if drift:
                 right = right + (drift * h * unit) * self.drift
-            yield self.solved(factors, tableau.gamma * right.unsqueeze(0))[0]
+            yield factors.solved((tableau.gamma * right).reshape(1, *grid)).reshape(y.shape)
+
+
+def _rate(f: Tensor, t: Tensor, create_graph: bool) -> Tensor:
+    """∂f/∂t. Twice backwards is once forwards: the product with one number of every sample."""
+    with torch.enable_grad():
+        if not f.requires_grad:
+            return torch.zeros_like(f)
+        dummy = torch.ones_like(f, requires_grad=True)
+        (back,) = torch.autograd.grad(f, t, dummy, create_graph=True, allow_unused=True)
+        if back is None or not back.requires_grad:
+            return torch.zeros_like(f)
+        options = {"create_graph": create_graph, "retain_graph": True, "allow_unused": True}
+        (rate,) = torch.autograd.grad(back.sum(), dummy, **options)
+        return torch.zeros_like(f) if rate is None else rate
+
+
+class RosenbrockWorkspace(Workspace):
+    """The stage buffer of a Rosenbrock method."""
+
+    def __init__(self, solver: Rosenbrock, y: Tensor, field: VectorField) -> None:
+        super().__init__(solver.tableau, y, field.shaped)
+        self.formula, self.y_shape = Formula(solver, y, field), y.shape
+        self.jacobian: Tensor | None = None  # the present one, (R, D, D)
+        self.seen: Tensor | None = None  # the state it is of
 
     def step(self, f: Any, times: Sequence[Any], scale: float, y: Tensor, paces: Tensor | None = None) -> Tensor:
         if self.seen is not y:
-            self.differentiate(times[0], y)
+            self.formula.differentiate(times[0], y)
+            self.jacobian, self.seen = self.formula.jacobian, y
+            self.jacobians += 1
         ks = [self.K[0]]
         flat = None if paces is None else paces.reshape(self.y_shape)
-        for i, v in enumerate(self.stages(times, scale, y, ks, flat), start=1):
+        for i, v in enumerate(self.formula.stages(times, scale, y, ks, flat), start=1):
             self.K[i] = v
             ks.append(self.K[i])
         return torch.addmv(y.reshape(-1), self.flat_t, self.b, alpha=scale).view_as(y)

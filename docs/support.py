@@ -35,6 +35,12 @@ plain backpropagation; a test keeps this page true. Not written by hand.
   of a step, one that is shared with the next step included.
 """
 
+FURTHER = """## Second derivatives, and the state between observations
+
+Each gradient with a solver it takes: the first derivative; that of the squared norm of the first, by `create_graph=True`;
+and that of a loss on `Solution.at`. All against plain backpropagation, in both batchings.
+"""
+
 
 def kind(cls: Any) -> str:
     """Which family a solver is of."""
@@ -51,8 +57,12 @@ def kind(cls: Any) -> str:
 
 
 @cache
-def gradient(cls: Any, way_back: str, batching: str) -> torch.Tensor:
-    """Of a solve with three observations, one inside a step: with respect to y0 and a parameter."""
+def gradient(cls: Any, way_back: str, batching: str, what: str = "first") -> torch.Tensor:
+    """Of a solve with three observations, one inside a step: with respect to y0 and a parameter.
+
+    `what`: the "first" derivative; the "second", of the squared norm of the first; or the first of a loss on
+    `Solution.at`, "between".
+    """
     k = torch.tensor(1.7, dtype=F64, requires_grad=True)
     x = torch.tensor([[0.5, -0.3], [1.0, 0.2]], dtype=F64, requires_grad=True)
     if cls.wants_pair:
@@ -61,16 +71,20 @@ def gradient(cls: Any, way_back: str, batching: str) -> torch.Tensor:
     else:
         field, y0 = lambda t, y: torch.sin(k * y.flip(-1)) + 0.3 * torch.cos(3 * t) * y, x
     options = {"solver": cls(), "step": STEPS.get(cls().order, 0.25), "gradient": way_back, "batching": batching}
-    ys = ic.solve(field, y0, torch.tensor([0.0, 0.31, 0.5], dtype=F64), **options).ys
+    sol = ic.solve(field, y0, torch.tensor([0.0, 0.31, 0.5], dtype=F64), dense=what == "between", **options)
+    ys = sol.at(torch.tensor([0.2, 0.4])) if what == "between" else sol.ys
     ys = ys[0] if cls.wants_pair else ys
-    return torch.cat([g.flatten() for g in torch.autograd.grad((ys**2).sum() + ys[1].sum(), (x, k))])
+    loss = (ys**2).sum() + ys[1].sum()
+    if what == "second":
+        loss = sum((g**2).sum() for g in torch.autograd.grad(loss, (x, k), create_graph=True))
+    return torch.cat([g.flatten() for g in torch.autograd.grad(loss, (x, k))])
 
 
-def outcome(cls: Any, way_back: str, batching: str) -> tuple[str, str]:
+def outcome(cls: Any, way_back: str, batching: str, what: str = "first") -> tuple[str, str]:
     """What became of a try: "exact", "continuous" or "refused"; and the reason."""
-    want = gradient(cls, "backprop", batching)
+    want = gradient(cls, "backprop", batching, what)
     try:
-        got = gradient(cls, way_back, batching)
+        got = gradient(cls, way_back, batching, what)
     except (ic.GradientError, ValueError) as error:
         name = next(name for name, solver in Solver.registry.items() if solver is cls)
         return "refused", str(error).replace(f"'{name}'", "it")
@@ -78,6 +92,19 @@ def outcome(cls: Any, way_back: str, batching: str) -> tuple[str, str]:
     if not gap <= NEAR:
         raise AssertionError(f"{cls.__name__} with {way_back}, {batching}: off by {gap:.1g} of the gradient")
     return ("exact" if gap <= EXACT else "continuous"), ""
+
+
+def further() -> list[str]:
+    """The table of what else each gradient has, on a solver it takes."""
+    lines = ["| gradient | with | derivative | second derivatives | through `Solution.at` |", f"|{'---|' * 5}"]
+    for method in sorted(Gradient.registry):
+        name = "reversible" if method == "reversible_adjoint" else "tsit5"
+        cells = []
+        for what in ("first", "second", "between"):
+            found = {outcome(Solver.registry[name], method, batching, what)[0] for batching in ("shared", "per_sample")}
+            cells.append(" or ".join(sorted(found)))
+        lines.append(f"| `{method}` | `{name}` | {' | '.join(cells)} |")
+    return lines
 
 
 def page() -> str:
@@ -102,7 +129,7 @@ def page() -> str:
             row.append(cells[0] if cells[0] == cells[1] else f"shared: {cells[0]}; per_sample: {cells[1]}")
         lines.append(f"| {' | '.join(row)} |")
     notes = [f"{i}. {reason}." for i, reason in enumerate(reasons, start=1)]
-    return "\n".join([HEAD, *lines, "", "Reasons:", "", *notes, ""])
+    return "\n".join([HEAD, *lines, "", "Reasons:", "", *notes, "", FURTHER, *further(), ""])
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from isocline._types import Float, Tensor
+from isocline.autocast import outside_autocast, uncast
 from isocline.control import PID
 from isocline.control.initial_step import Tolerance
 from isocline.engines.eager import Problem
@@ -31,6 +32,7 @@ from isocline.transforms import outside_graphs, transformed
 HORIZON = 1e12  # in the field's unit of time; steps grow as the slope dies away
 NEWTON = 50  # iterations
 SHORTEST = 1e-6  # of a Newton step
+NEAR = 1e3  # tolerances that a fixed point may be away where it cannot be gone to
 
 
 @dataclass
@@ -67,6 +69,7 @@ class Steady:
 
 
 @outside_graphs
+@outside_autocast
 def steady_state(
     field: Callable[..., Any],
     y0: Any,
@@ -271,10 +274,12 @@ def _integrated(
     status = torch.where(at_event, int(Status.SUCCESS), status)
     messages = [""] * len(start)
     for i in failed(status).nonzero().squeeze(1).tolist():
-        what = sol.message or f"the slope has not died away by t = {HORIZON:g}"
+        what = sol.message if system.shared else Status(int(reached[i])).message
+        if int(reached[i]) == int(Status.SUCCESS):
+            what = f"it still moves after {HORIZON:g} units of time"
         messages[i] = (
-            f"no steady state was reached{_where(system, i)} ({what}). It may oscillate, drift or grow; "
-            f"method='newton' looks for a fixed point without going there, max_steps={max_steps} may be raised"
+            f"the solve found no steady state{_where(system, i)}: {what}. The system may oscillate, drift or grow, or be slow "
+            f"(raise max_steps={max_steps}); method='newton' looks for a fixed point without going there"
         )
     return y, status, sol.stats, messages
 
@@ -291,9 +296,10 @@ def _newton(
     done, count = torch.zeros_like(going), 0
     eye = torch.eye(y.shape[1], dtype=y.dtype, device=y.device)
     f, matrix = system.jacobian(y)
-    if polish:
-        done = going & singular(matrix)
     stuck = torch.zeros_like(going)
+    if polish and bool((open_ := going & singular(matrix)).any()):
+        done = open_ & _arrived(system, y, f, matrix)
+        stuck = open_ & ~done
     while bool((going & ~done & ~stuck).any()) and count < limit:
         active = going & ~done & ~stuck
         usable = active & matrix.isfinite().all((1, 2)) & f.isfinite().all(1)
@@ -337,12 +343,27 @@ def _newton(
     return y, status, count, growth
 
 
+def _arrived(system: _System, y: Tensor, f: Tensor, matrix: Tensor) -> Tensor:
+    """Of rows with a singular Jacobian: whether a fixed point is near, y − J⁺f; a drift is a slope that J cannot undo."""
+    matrix, f = matrix.nan_to_num(0.0, 0.0, 0.0), f.nan_to_num(0.0, 0.0, 0.0)
+    eps = torch.finfo(y.dtype).eps
+    step = torch.einsum("rij,rj->ri", torch.linalg.pinv(matrix, rtol=eps**0.5), f)
+    left = f - torch.einsum("rij,rj->ri", matrix, step)
+    rounding = 1e3 * eps * torch.einsum("rij,rj->ri", matrix.abs(), y.abs())
+    return (left.norm(dim=1) <= 1e-3 * f.norm(dim=1) + rounding.norm(dim=1)) & (system.size(step, y) <= NEAR)
+
+
 def _why(system: _System, i: int, f: Tensor, matrix: Tensor, count: int, stuck: bool, polish: bool) -> str:
     """Why Newton's method did not converge in row i."""
     where = _where(system, i)
     if not bool(f[i].isfinite().all() and matrix[i].isfinite().all()):
         return f"the field or its Jacobian is NaN or infinite{where}; begin elsewhere, or bound the field"
     if bool(singular(matrix[i : i + 1])):
+        if polish:
+            return (
+                f"the solution{where} moves on, at a slope that is small only beside its size or the tolerances, and ∂f/∂y is "
+                f"singular: it drifts, or is slow. Tighten rtol and atol to go on longer"
+            )
         return (
             f"∂f/∂y is singular{where} after {count} iterations: a conserved quantity, a component f does not depend on, or "
             f"a fold. Take out what is conserved, or use method='solve'"
@@ -369,6 +390,7 @@ class _Root(torch.autograd.Function):
         return out
 
     @staticmethod
+    @uncast
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         (g,) = cotangents
         y, *tensors = ctx.saved_tensors
@@ -406,6 +428,7 @@ class _PullBack(torch.autograd.Function):
         )
 
     @staticmethod
+    @uncast
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         if torch.is_grad_enabled():
             raise GradientError("steady_state has first and second derivatives; third ones are not available")

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch.autograd import forward_ad
 
-from isocline.gradients import Backprop, Checkpointed, Gradient, GradientError
+from isocline.gradients import Backprop, Checkpointed, Forward, Gradient, GradientError
 from isocline.solvers import RungeKutta, snake_case
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -67,7 +67,7 @@ def under_transforms(gradient: Gradient, solver: RungeKutta) -> Gradient:
             f"solver={snake_case(type(solver).__name__)!r} under torch.func or forward-mode differentiation: it takes its "
             f"Jacobians from autograd, which a transform does not let through; use an explicit solver there, or backward()"
         )
-    if isinstance(gradient, (Backprop, Checkpointed)):
+    if isinstance(gradient, (Backprop, Checkpointed, Forward)):
         return Backprop()
     raise GradientError(
         f"{type(gradient).__name__} under torch.func or forward-mode differentiation: the transform differentiates the steps "

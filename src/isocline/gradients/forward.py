@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from isocline.autocast import uncast
 from isocline.engines import eager
 from isocline.engines.eager import Problem, Trajectory
 from isocline.engines.eager.observations import Inner
@@ -27,6 +28,8 @@ from isocline.solvers.memory import Remembering, visible
 from isocline.solvers.runge_kutta import DenseStep
 
 AT_ONCE = 64 * 2**20  # bytes that the directions taken through a step together may need
+SAME = 1e-3  # far above rounding, far below a term that is missing
+TWICE = "Forward: f cannot be differentiated twice by autograd, which this method needs to go forwards"
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ class _Plan:
         state = y0.numel() * y0.element_size()
         step = problem.solver.tableau.dense_stages * (inputs.saved + 2 * state)
         self.at_once = max(1, min(self.directions, AT_ONCE // max(1, step)))
-        self.batched = True
+        self.batched, self.generator = True, torch.Generator(y0.device).manual_seed(0)
         self.trajectory: Trajectory | None = None
 
     def solve(self, y0: Tensor) -> Tensor:
@@ -154,7 +157,7 @@ class _Plan:
             index, values = step.observations(visible(y, self.like), visible(after, self.like), hk)
             outputs = [after, values] if len(index) else [after]
             # A product with the transpose is linear in the vector: going back through it, to the vector, goes forwards.
-            vectors = [torch.zeros_like(x, requires_grad=True) for x in outputs]
+            vectors = [self._random(x).requires_grad_() for x in outputs]
             back = torch.autograd.grad(
                 outputs, [y, *self.inputs.sources], vectors, allow_unused=True, create_graph=True
             )
@@ -168,6 +171,9 @@ class _Plan:
                 kept[chunk] = kept[chunk].index_copy(1, index, part)
         self.state = step.merge(self.state, ends)
 
+    def _random(self, like: Tensor) -> Tensor:
+        return torch.rand(like.shape, dtype=like.dtype, device=like.device, generator=self.generator)
+
     def _pushed(
         self, back: Sequence[Tensor | None], vectors: list[Tensor], start: Tensor, chunk: slice
     ) -> list[Tensor]:
@@ -175,14 +181,28 @@ class _Plan:
         pairs = [
             (g, v)
             for g, v in zip(back, [start[chunk], *self._directions(chunk)], strict=True)
-            if g is not None and v is not None and g.requires_grad
+            if g is not None and v is not None
         ]
-        products, directions = [g for g, _ in pairs], [v for _, v in pairs]
+        live = [(g, v) for g, v in pairs if g.requires_grad]
+        grads = self._products([g for g, _ in live], vectors, [v for _, v in live])
+        count = chunk.stop - chunk.start
+        changes = [x.new_zeros(count, *x.shape) if g is None else g for g, x in zip(grads, vectors, strict=True)]
+        # ⟨Jᵀu, v⟩ = ⟨u, Jv⟩: an operation that autograd differentiates once only would be missing from the right side.
+        left = torch.stack([_dots(v, g) for g, v in pairs]).sum(0)
+        terms = torch.stack([_dots(x, u) for x, u in zip(changes, vectors, strict=True)])
+        scale = torch.stack([_dots(x.abs(), u) for x, u in zip(changes, vectors, strict=True)]).sum(0) + left.abs()
+        if bool(((left - terms.sum(0)).abs() > SAME * scale).any()):
+            raise GradientError(f"{TWICE}; use gradient='checkpointed'")
+        return changes
+
+    def _products(
+        self, products: list[Tensor], vectors: list[Tensor], directions: list[Tensor]
+    ) -> Sequence[Tensor | None]:
+        """The derivative of `products`, by `vectors`, along each of the directions."""
         options = {"retain_graph": True, "allow_unused": True}
         if self.batched:
             try:
-                grads = torch.autograd.grad(products, vectors, directions, is_grads_batched=True, **options)
-                return self._filled(grads, vectors, chunk)
+                return torch.autograd.grad(products, vectors, directions, is_grads_batched=True, **options)
             except RuntimeError:  # an operation of f that knows no batches of cotangents
                 self.batched = False
         try:
@@ -190,12 +210,8 @@ class _Plan:
                 torch.autograd.grad(products, vectors, list(v), **options) for v in zip(*directions, strict=True)
             ]
         except RuntimeError as error:
-            raise GradientError(
-                f"Forward: f cannot be differentiated twice by autograd, which this method needs ({error}); use "
-                f"gradient='checkpointed'"
-            ) from error
-        grads = [None if c[0] is None else torch.stack(c) for c in zip(*columns, strict=True)]
-        return self._filled(grads, vectors, chunk)
+            raise GradientError(f"{TWICE} ({error}); use gradient='checkpointed'") from error
+        return [None if c[0] is None else torch.stack(c) for c in zip(*columns, strict=True)]
 
     def _directions(self, chunk: slice) -> Iterator[Tensor | None]:
         """Those of every source: unit vectors; None where the chunk has none of its own."""
@@ -212,11 +228,6 @@ class _Plan:
                 yield torch.view_as_complex(unit.view(*shape, 2)) if x.is_complex() else unit.view(shape)
             offset += size
 
-    @staticmethod
-    def _filled(grads: Sequence[Tensor | None], like: list[Tensor], chunk: slice) -> list[Tensor]:
-        count = chunk.stop - chunk.start
-        return [x.new_zeros(count, *x.shape) if g is None else g for g, x in zip(grads, like, strict=True)]
-
     def _located(self, step: Any) -> Any:
         """A step of samples with the observations inside it looked up: the loop itself does so some steps later."""
         if not isinstance(step, RowStep) or step.inner is None:
@@ -231,6 +242,14 @@ class _Plan:
         return step._replace(inner=inner)
 
 
+def _dots(rows: Tensor, x: Tensor) -> Tensor:
+    """The real inner product of x with each of the rows (P, *x.shape): (P,)."""
+    flat = rows.reshape(len(rows), -1)
+    if x.is_complex():
+        return torch.view_as_real(flat).flatten(1) @ real_view(x.detach())
+    return flat @ x.detach().reshape(-1)
+
+
 class _Product(torch.autograd.Function):
     """(y0, args, parameters) -> ys."""
 
@@ -242,6 +261,7 @@ class _Product(torch.autograd.Function):
         return ys
 
     @staticmethod
+    @uncast
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         (grad_ys,) = cotangents
         if torch.is_grad_enabled():

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from isocline.solvers.implicit import ImplicitRungeKutta
+from isocline.solvers.interpolants import continuous
 from isocline.solvers.tableau import ButcherTableau
 
 _G = 1 / 4
@@ -16,12 +17,21 @@ _B_HAT = (
     61727 / 225920,
 )
 
+_C = (0.0, 1 / 2, 83 / 250, 31 / 50, 17 / 20, 1.0)
+_A = (
+    (_G, _G),
+    (8611 / 62500, -1743 / 31250, _G),
+    (5012029 / 34652500, -654441 / 2922500, 174375 / 388108, _G),
+    (15267082809 / 155376265600, -71443401 / 120774400, 730878875 / 902184768, 2285395 / 8070912, _G),
+    _B,
+)
+
 
 @dataclass(frozen=True)
 class KenCarp4(ImplicitRungeKutta):
     """ARK4(3)6L[2]SA, its diagonally implicit half: orders 4(3), explicit first stage, stiffly accurate, L-stable.
 
-    The interpolant is the source's.
+    The interpolant is the continuous extension of order 4 (`interpolants.continuous`); the source's is of order 3.
 
     Source: C. A. Kennedy, M. H. Carpenter, Additive Runge–Kutta schemes for convection–diffusion–reaction equations,
     Appl. Numer. Math. 44 (2003).
@@ -34,25 +44,12 @@ class KenCarp4(ImplicitRungeKutta):
     """
 
     tableau = ButcherTableau(
-        c=(0.0, 1 / 2, 83 / 250, 31 / 50, 17 / 20, 1.0),
-        a=(
-            (_G, _G),
-            (8611 / 62500, -1743 / 31250, _G),
-            (5012029 / 34652500, -654441 / 2922500, 174375 / 388108, _G),
-            (15267082809 / 155376265600, -71443401 / 120774400, 730878875 / 902184768, 2285395 / 8070912, _G),
-            _B,
-        ),
+        c=_C,
+        a=_A,
         b=_B,
         order=4,
         b_error=tuple(x - y for x, y in zip(_B, _B_HAT, strict=True)),
         embedded_order=3,
-        dense=(
-            (6943876665148 / 7220017795957, -54480133 / 30881146, 6818779379841 / 7100303317025),
-            (0.0, 0.0, 0.0),
-            (7640104374378 / 9702883013639, -11436875 / 14766696, 2173542590792 / 12501825683035),
-            (-20649996744609 / 7521556579894, 174696575 / 18121608, -31592104683404 / 5083833661969),
-            (8854892464581 / 2390941311638, -12120380 / 966161, 61146701046299 / 7138195549469),
-            (-11397109935349 / 6675773540249, 3843 / 706, -17219254887155 / 4939391667607),
-        ),
-        dense_order=3,
+        dense=continuous(_A, _B, 4),
+        dense_order=4,
     )

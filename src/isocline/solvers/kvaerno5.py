@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from isocline.solvers.implicit import ImplicitRungeKutta
-from isocline.solvers.interpolants import hermite
+from isocline.solvers.interpolants import continuous
 from isocline.solvers.tableau import ButcherTableau
 
 _G = 0.26
@@ -29,8 +29,8 @@ _A = (
 class Kvaerno5(ImplicitRungeKutta):
     """Kværnø's pair of orders 5(4): diagonally implicit with an explicit first stage, stiffly accurate, L-stable.
 
-    Its third stage lies at t + 1.23 h: `f` is asked a little past the end of the interval. The interpolant is Hermite's
-    cubic, of order 3.
+    Its third stage lies at t + 1.23 h: `f` is asked a little past the end of the interval. The interpolant is the continuous
+    extension of order 4 (`interpolants.continuous`).
 
     Source: A. Kværnø, Singly diagonally implicit Runge–Kutta methods with an explicit first stage, BIT 44 (2004).
 
@@ -48,7 +48,7 @@ class Kvaerno5(ImplicitRungeKutta):
         order=5,
         b_error=tuple(x - y for x, y in zip(_A[-1], (*_A[-2], 0.0), strict=True)),
         embedded_order=4,
-        dense=hermite(_A[-1]),
-        dense_order=3,
+        dense=continuous(_A, _A[-1], 4),
+        dense_order=4,
         tolerance=1e-12,
     )

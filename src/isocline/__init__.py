@@ -17,6 +17,7 @@ from isocline.gradients import (
     ReversibleAdjoint,
 )
 from isocline.inputs import CubicHermite, LinearInterpolation, Signal, ZeroOrderHold
+from isocline.parallel import Parareal, parareal
 from isocline.quadrature import Integral, integral
 from isocline.second_order import second_order
 from isocline.solution import Solution, SolveError, Stats, Status
@@ -104,6 +105,7 @@ __all__ = [
     "LinearInterpolation",
     "Midpoint",
     "Observer",
+    "Parareal",
     "RK4ThreeEighths",
     "RadauIIA3",
     "RadauIIA5",
@@ -131,6 +133,7 @@ __all__ = [
     "audit",
     "integral",
     "nn",
+    "parareal",
     "problems",
     "second_order",
     "solve",

@@ -42,13 +42,6 @@ STIFF_STEPS, NONSTIFF_STEPS = 10, 3
 LOOK = 5  # explicit steps from one estimate to the next, while none was stiff
 
 
-@dataclass(frozen=True)
-class SwitchRows(StepRows):
-    """`StepRows` whose interpolant may be in powers of θ − `dense_center`, with no slope at the end among the rows."""
-
-    dense_center: float = 0.0
-
-
 class Side(NamedTuple):
     """One of the two methods: which of a step's times are its stages' and the extra ones', and its interpolant."""
 
@@ -120,12 +113,12 @@ class AutoSwitch(Remembering):
             )
 
     @cached_property
-    def tableau(self) -> SwitchRows:  # pyrefly: ignore[bad-override]
+    def tableau(self) -> StepRows:  # pyrefly: ignore[bad-override]
         tableaus = [side.tableau for side in self.sides]
         size = len(self.sides[0].rows)
         adaptive = all(tableau.b_error is not None for tableau in tableaus)
         center = tableaus[0].dense_center
-        return SwitchRows(
+        return StepRows(
             c=self.nodes,
             order=min(tableau.order for tableau in tableaus),
             embedded_order=max(min(tableau.order, tableau.embedded_order) for tableau in tableaus),
@@ -183,16 +176,30 @@ class AutoSwitch(Remembering):
         paces: Tensor | None = None,
         note: Any = None,
     ) -> tuple[Tensor, list[Tensor]]:
+        return self.retaken(field, times, scale, state, k1, paces, note, dense=True)
+
+    def retaken(
+        self,
+        field: VectorField,
+        times: Sequence[Any],
+        scale: float,
+        state: Tensor,
+        k1: Tensor,
+        paces: Tensor | None,
+        note: Any,
+        dense: bool,
+    ) -> tuple[Tensor, list[Tensor]]:
         (y,), (stiff,) = state, note
-        if isinstance(stiff, bool) or (count := int(stiff.sum())) in (0, len(stiff)):
+        if isinstance(stiff, bool) or (count := int(stiff.count_nonzero())) in (0, len(stiff)):
             side = self.sides[stiff if isinstance(stiff, bool) else count > 0]
-            y1, rows = self._taken(side, field, times, scale, y, k1, paces)
+            y1, rows = self._taken(side, field, times, scale, y, k1, paces, dense)
             return y1[None], list(rows.unbind(0))
         assert paces is not None
-        y1, rows = torch.zeros_like(y), y.new_zeros(len(self.sides[0].rows), *y.shape)
+        y1, rows = torch.zeros_like(y), y.new_zeros(len(self.sides[0].rows) if dense else 1, *y.shape)
         for side, which in zip(self.sides, picks(stiff), strict=True):
-            some = [x.index_select(0, which) for x in (y, k1, paces)]
-            part = self._taken(side, field.of_rows(which), at_rows(times, which), scale, *some)
+            part_y, part_k1, part_paces = (x.index_select(0, which) for x in (y, k1, paces))
+            whose = field.of_rows(which), at_rows(times, which), scale
+            part = self._taken(side, *whose, part_y, part_k1, part_paces, dense)
             y1, rows = y1.index_copy(0, which, part[0]), rows.index_copy(1, which, part[1])
         return y1[None], list(rows.unbind(0))
 
@@ -205,11 +212,15 @@ class AutoSwitch(Remembering):
         y: Tensor,
         k1: Tensor,
         paces: Tensor | None,
+        dense: bool,
     ) -> tuple[Tensor, Tensor]:
-        """The step of one method: y₁, and the rows as a tensor."""
-        y1, ks = side.method.recorded(field, [times[i] for i in side.nodes], scale, y, k1, paces)
-        if side.tableau.extra_c:
-            ks = side.method.recorded_extra(field, [times[i] for i in side.extra], scale, y, ks, paces)
+        """The step of one method: y₁, and the rows as a tensor; the first only, where the interpolant is not needed."""
+        nodes, extra = ([times[i] for i in x] for x in (side.nodes, side.extra))
+        y1, ks = side.method.recorded(field, nodes, scale, y, k1, paces, last_stage=dense)
+        if not dense:
+            return y1, k1[None]
+        if extra:
+            ks = side.method.recorded_extra(field, extra, scale, y, ks, paces)
         return y1, torch.tensordot(y.new_tensor(side.rows), torch.stack(ks), 1)
 
 

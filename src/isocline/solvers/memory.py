@@ -107,6 +107,20 @@ class Remembering(RungeKutta, abstract=True):
         """
         raise NotImplementedError
 
+    def retaken(
+        self,
+        field: VectorField,
+        times: Sequence[Any],
+        scale: float,
+        state: Tensor,
+        k1: Tensor,
+        paces: Tensor | None,
+        note: Any,
+        dense: bool,
+    ) -> tuple[Tensor, list[Tensor]]:
+        """A recorded step, as by `taken`; without `dense` rows that only the interpolant needs may be missing at the end."""
+        return self.taken(field, times, scale, state, k1, paces, note)
+
     def taken_extra(
         self,
         field: VectorField,

@@ -92,7 +92,7 @@ class SharedStep(NamedTuple):
         if isinstance(solver, Remembering):
             state = solver.begin(y[0]) if self.fresh else y
             k1 = field(times[0], solver.anchor(state))
-            after, ks = solver.taken(field, times, h, state, k1, None, self.note)
+            after, ks = solver.retaken(field, times, h, state, k1, None, self.note, dense)
             if dense and solver.tableau.extra_c:
                 ks += solver.taken_extra(field, self.times(field, solver.tableau.extra_c), h, state, ks)
             return after, ks, h
@@ -196,7 +196,7 @@ class RowStep(NamedTuple):
         if isinstance(solver, Remembering):
             state = torch.where(self.fresh.unsqueeze(1), solver.begin(y[0]), y)
             k1 = field(times[0], solver.anchor(state)) * h
-            after, ks = solver.taken(field, times, 1.0, state, k1, h, self.note)
+            after, ks = solver.retaken(field, times, 1.0, state, k1, h, self.note, dense)
             if dense and solver.tableau.extra_c:
                 ks += solver.taken_extra(field, self.times(field, solver.tableau.extra_c), 1.0, state, ks, h)
             return torch.where(self.moved.unsqueeze(1), after, state), ks, 1.0

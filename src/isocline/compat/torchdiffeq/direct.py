@@ -48,7 +48,6 @@ def odeint(
     Raises:
         TypeError, ValueError: naming the argument, what came, what was expected.
         SolveError: the solve stopped early; it says where and why.
-        NotImplementedError: for a method that has no solver here yet.
 
     Example:
         >>> import torch

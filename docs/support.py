@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import fields
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,12 @@ FURTHER = """## Second derivatives, and the state between observations
 
 Each gradient with a solver it takes: the first derivative; that of the squared norm of the first, by `create_graph=True`;
 and that of a loss on `Solution.at`. All against plain backpropagation, in both batchings.
+"""
+
+SCIPY = """## SciPy's methods
+
+`solvers.Scipy("LSODA")` and the five others choose their steps themselves, for states that share them. These steps are not
+recorded: gradients need a continuous adjoint, with a solver of its own for the way back. Tried with `Scipy("DOP853")`.
 """
 
 
@@ -107,6 +114,35 @@ def further() -> list[str]:
     return lines
 
 
+def by_scipy(way_back: Gradient) -> str:
+    """What becomes of a gradient of SciPy's steps."""
+    k = torch.tensor(1.7, dtype=F64, requires_grad=True)
+
+    def found(solver: Any, way_back: Any) -> torch.Tensor:
+        options = {"solver": solver, "gradient": way_back, "rtol": 1e-9, "atol": 1e-11}
+        ys = ic.solve(
+            lambda t, y: torch.sin(k * y.flip(-1)), torch.tensor([0.5, -0.3], dtype=F64), [0.0, 0.5], **options
+        ).ys
+        return torch.autograd.grad(ys.square().sum(), k)[0]
+
+    try:
+        got = found(ic.solvers.Scipy("DOP853"), way_back)
+    except (ic.GradientError, ValueError):
+        return "refused"
+    if not abs(got / found("dopri8", "backprop") - 1) < 1e-6:
+        raise AssertionError(f"Scipy with {way_back}: {got}")
+    return "continuous"
+
+
+def of_scipy() -> list[str]:
+    """The table of gradients of SciPy's steps."""
+    lines = ['| gradient | as it is | with `solver="tsit5"` |', f"|{'---|' * 3}"]
+    for name, cls in sorted(Gradient.registry.items()):
+        own: Any = {"solver": "tsit5"} if any(field.name == "solver" for field in fields(cls)) else None
+        lines.append(f"| `{name}` | {by_scipy(cls())} | {'' if own is None else by_scipy(cls(**own))} |")
+    return lines
+
+
 def page() -> str:
     """The whole page."""
     methods = sorted(Gradient.registry)
@@ -129,7 +165,7 @@ def page() -> str:
             row.append(cells[0] if cells[0] == cells[1] else f"shared: {cells[0]}; per_sample: {cells[1]}")
         lines.append(f"| {' | '.join(row)} |")
     notes = [f"{i}. {reason}." for i, reason in enumerate(reasons, start=1)]
-    return "\n".join([HEAD, *lines, "", "Reasons:", "", *notes, "", FURTHER, *further(), ""])
+    return "\n".join([HEAD, *lines, "", "Reasons:", "", *notes, "", FURTHER, *further(), "", SCIPY, *of_scipy(), ""])
 
 
 if __name__ == "__main__":

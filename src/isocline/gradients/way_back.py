@@ -17,6 +17,7 @@ from isocline.engines.eager import Problem, Trajectory
 from isocline.gradients.base import GradientError, Inputs
 from isocline.solution import Stats
 from isocline.solvers import RungeKutta, Solver, snake_case
+from isocline.solvers.scipy import Scipy
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,12 @@ class WayBack:
         """The solver of the way back; ValueError where it could not choose its steps."""
         solver = self.solver or problem.solver
         assert isinstance(solver, RungeKutta)
+        if isinstance(solver, Scipy):
+            method = type(self).__name__
+            raise GradientError(
+                f"{method}: {solver} is SciPy's, and cannot take the way back; give that a solver of its own, "
+                f"{method}(solver='tsit5')"
+            )
         if getattr(problem.solver, "correction", None) is not None:
             method = type(self).__name__
             raise GradientError(

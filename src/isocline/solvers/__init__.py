@@ -5,6 +5,7 @@ import pkgutil
 
 from isocline.solvers.base import Solver, snake_case
 from isocline.solvers.runge_kutta import ExplicitRungeKutta, RungeKutta
+from isocline.solvers.scipy import Scipy
 from isocline.solvers.tableau import ButcherTableau
 
 for _module in pkgutil.iter_modules(__path__):
@@ -16,6 +17,7 @@ __all__ = [
     "ButcherTableau",
     "ExplicitRungeKutta",
     "RungeKutta",
+    "Scipy",
     "Solver",
     "snake_case",
     *(cls.__name__ for cls in Solver.registry.values()),

@@ -1,11 +1,8 @@
-"""torchdiffeq's `scipy_solver`: the six methods of scipy.integrate.solve_ivp.
-
-SciPy is asked for only here, and only when it is used.
-"""
+"""torchdiffeq's `scipy_solver`: the six methods of scipy.integrate."""
 
 from __future__ import annotations
 
-import importlib
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,10 +13,9 @@ from torch import Tensor
 from isocline.compat.torchdiffeq.methods import Method
 from isocline.compat.torchdiffeq.state import State
 from isocline.control import PID
-from isocline.control.initial_step import Tolerance
-from isocline.solution import Solution, SolveError, Stats, Status
-
-SOLVERS = ("RK45", "RK23", "DOP853", "Radau", "BDF", "LSODA")
+from isocline.solution import SolveError
+from isocline.solve import solve
+from isocline.solvers.scipy import METHODS, Scipy
 
 
 def integrate(
@@ -45,54 +41,17 @@ def integrate(
     if callbacks:
         warnings.warn(f"Solver {method.name!r} does not support callbacks {list(callbacks)}", stacklevel=3)
     solver = options.get("solver", "LSODA")
-    if solver not in SOLVERS:
-        raise ValueError(f"options: solver={solver!r}, expected one of {', '.join(SOLVERS)}")
-    layout = state.layout
+    if solver not in METHODS:
+        raise ValueError(f"options: solver={solver!r}, expected one of {', '.join(METHODS)}")
+    controller = PID(
+        state.tolerance("rtol", rtol),
+        state.tolerance("atol", atol),
+        min_step=float(options.get("min_step", 0.0)),
+        max_step=float(options.get("max_step", math.inf)),
+    )
     with torch.no_grad():
-        start = layout.flatten(y0)
-        times: list[float] = t.detach().double().tolist()
-        if len(times) == 1 or not start.numel():
-            return layout.unflatten(start.expand(len(times), -1))
-        tolerance = Tolerance(PID(state.tolerance("rtol", rtol), state.tolerance("atol", atol)), layout)
-        settings = {"max_step": float(options.get("max_step", float("inf")))}
-        if solver == "LSODA":
-            settings["min_step"] = float(options.get("min_step", 0.0))
-        field = state.field(func)
-
-        def flat(clock: float, y: Any) -> Any:
-            buffer = torch.as_tensor(y, dtype=layout.dtype, device=layout.device)
-            time = torch.tensor(clock, dtype=layout.time_dtype, device=layout.device)
-            return layout.flatten(field(time, layout.unflatten(buffer)), "func").double().cpu().numpy()
-
-        result = _solve_ivp()(
-            flat,
-            (times[0], times[-1]),
-            start.double().cpu().numpy(),
-            t_eval=times,
-            method=solver,
-            rtol=_plain(tolerance.rtol),
-            atol=_plain(tolerance.atol),
-            **settings,
-        )
-        reached = torch.as_tensor(result.y.T, dtype=layout.dtype, device=layout.device)
-        rows = start.new_full((len(times), len(start)), torch.nan)
-        rows[: len(reached)] = reached
-        ys = layout.unflatten(rows)
-    if not result.success or not bool(reached.isfinite().all()):
-        status = Status.NON_FINITE if result.success else Status.STEP_TOO_SMALL
-        message = f"scipy_solver with {solver} stopped after {len(reached)} of {len(times)} times: {result.message}"
-        raise SolveError(message, status, Solution(t, ys, Stats(evaluations=result.nfev), status, message))
-    return ys
-
-
-def _plain(tolerance: Any) -> Any:
-    return tolerance.double().cpu().numpy() if isinstance(tolerance, Tensor) else tolerance
-
-
-def _solve_ivp() -> Callable[..., Any]:
-    try:
-        return importlib.import_module("scipy.integrate").solve_ivp
-    except ImportError as error:
-        raise ImportError(
-            "method='scipy_solver' needs SciPy: pip install scipy, or take one of isocline's own methods"
-        ) from error
+        try:
+            return solve(state.field(func), y0, t, solver=Scipy(solver), controller=controller).ys
+        except SolveError as error:
+            message = f"scipy_solver with {solver} stopped early: {error}"
+            raise SolveError(message, error.status, error.solution) from error

@@ -2,8 +2,9 @@
 
 from torch import Tensor
 
-from isocline.engines.eager import per_sample, shared
+from isocline.engines.eager import by_scipy, per_sample, shared
 from isocline.engines.eager.problem import OnStep, Problem, Trajectory
+from isocline.solvers.scipy import Scipy
 
 __all__ = ["Problem", "Trajectory", "integrate"]
 
@@ -13,6 +14,10 @@ def integrate(problem: Problem, y0: Tensor, on_step: OnStep | None = None, segme
 
     With shared steps the first `segments` of them carry a graph of their own.
     """
+    if isinstance(problem.solver, Scipy):
+        if on_step is not None:
+            raise problem.solver.refusal()
+        return by_scipy.integrate(problem, y0)
     if problem.field.layout.batch is None:
         return shared.integrate(problem, y0, on_step=on_step, segments=segments)
     return per_sample.integrate(problem, y0, on_step)

@@ -1,6 +1,6 @@
 """Work–precision: isocline's solvers beside SciPy's and torchdiffeq's on named problems; writes work_precision.md.
 
-taskset -c 1 python benchmarks/work_precision.py [--quick] [--minutes N] [--out FILE]
+taskset -c 1 python benchmarks/work_precision.py [--quick] [--minutes N] [--repeats N] [--limit S] [--out FILE]
 
 All adaptive solvers of isocline's registry take part: the explicit ones on the non-stiff problems, the implicit ones on
 the stiff. What has been measured is kept in work_precision.json until the page is complete: a run that was stopped, or
@@ -32,7 +32,6 @@ from classics import CLASSICS, Classic
 from common import origin, table
 from detest import DETEST, Named
 from scipy.integrate import solve_ivp
-from torch import Tensor
 
 import isocline as ic
 from isocline.solvers import Solver
@@ -46,6 +45,7 @@ LOWEST_ORDER = 3  # below, on stiff and non-stiff problems alike, a solver canno
 SCIPY = {False: ("RK45", "DOP853", "LSODA"), True: ("Radau", "BDF", "LSODA")}
 TORCHDIFFEQ = {False: ("dopri5", "dopri8", "bosh3", "adaptive_heun"), True: ()}  # it has no adaptive implicit method
 POINTS = 21
+MOST_STEPS, MOST_CALLS = 10_000, 60_000  # of one solve: more, and it is lost (past the Moon, say), or beyond its limit
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Settings:
     problems: tuple[Work, ...] = (*CLASSICS, *DETEST)
     solvers: tuple[str, ...] | None = None  # of isocline; None: all
     rungs: float = 1  # tolerances a decade, of the classics; one every second decade for DETEST
-    limit: float = 2.0  # seconds of one solve after which a ladder ends; three times that on stiff problems
+    limit: float = 2.0  # seconds beyond which the next rung is expected, so that the ladder ends; three times if stiff
     repeats: int = 5
 
 
@@ -83,38 +83,41 @@ def atol(work: Work, tol: float) -> Any:
 @torch.no_grad()
 def by_isocline(solver: str, work: Work, tol: float, times: np.ndarray) -> tuple[np.ndarray, int]:
     absolute = torch.as_tensor(atol(work, tol)) if work.stiff else tol
-    sol = ic.solve(work.torch, torch.tensor(work.y0), times.tolist(), solver=solver, rtol=tol, atol=absolute)
-    stats = sol.stats
-    return sol.ys.numpy(), int(stats.evaluations) + len(work.y0) * int(stats.jacobians)
+    settings: dict[str, Any] = {"solver": solver, "rtol": tol, "atol": absolute, "max_steps": MOST_STEPS}
+    sol = ic.solve(work.torch, torch.tensor(work.y0), times.tolist(), **settings)
+    return sol.ys.numpy(), int(sol.stats.evaluations) + len(work.y0) * int(sol.stats.jacobians)
+
+
+class Counted:
+    """f, its calls counted; too many of them are an error."""
+
+    def __init__(self, f: Callable[..., Any]) -> None:
+        self.f, self.calls = f, 0
+
+    def __call__(self, t: Any, y: Any) -> Any:
+        self.calls += 1
+        if self.calls > MOST_CALLS:
+            raise RuntimeError(f"more than {MOST_CALLS} evaluations")
+        return self.f(t, y)
 
 
 def by_scipy(solver: str, work: Work, tol: float, times: np.ndarray) -> tuple[np.ndarray, int]:
     """With the Jacobian by differences, as the user gets it who gives f alone."""
-    calls = [0]
-
-    def f(t: float, y: np.ndarray) -> np.ndarray:
-        calls[0] += 1
-        return work.numpy(t, y)
-
+    f = Counted(work.numpy)
     at = None if len(times) == 2 else times
     found = solve_ivp(f, (times[0], times[-1]), work.y0, method=solver, t_eval=at, rtol=tol, atol=atol(work, tol))
     if not found.success:
         raise RuntimeError(found.message)
-    return found.y.T[[0, -1]] if at is None else found.y.T, calls[0]
+    return found.y.T[[0, -1]] if at is None else found.y.T, f.calls
 
 
 @torch.no_grad()
 def by_torchdiffeq(solver: str, work: Work, tol: float, times: np.ndarray) -> tuple[np.ndarray, int]:
     import torchdiffeq
 
-    calls = [0]
-
-    def f(t: Tensor, y: Tensor) -> Tensor:
-        calls[0] += 1
-        return work.torch(t, y)
-
+    f = Counted(work.torch)
     ys = torchdiffeq.odeint(f, torch.tensor(work.y0), torch.tensor(times), method=solver, rtol=tol, atol=tol)
-    return ys.numpy(), calls[0]
+    return ys.numpy(), f.calls
 
 
 def ours(stiff: bool, chosen: tuple[str, ...] | None) -> Iterator[str]:
@@ -216,7 +219,8 @@ def climb(work: Work, method: Method, exact: np.ndarray | None, settings: Settin
         row = (tol, error(work, ys[-1], work.reference), along, evaluations, took)
         for into, value in zip(vars(curve).values(), row, strict=True):
             into.append(value)
-        if took > settings.limit * (3 if work.stiff else 1):
+        growth = max(1.0, *(b / a for a, b in itertools.pairwise(curve.seconds[-2:])), 1.0)
+        if took * growth > settings.limit * (3 if work.stiff else 1):
             break
     return curve
 
@@ -332,35 +336,40 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few problems and solvers: to see that it runs")
     parser.add_argument("--minutes", type=float, default=math.inf, help="measure no longer than this")
+    parser.add_argument(
+        "--repeats", type=int, default=Settings.repeats, help="runs of a solve, the least of which counts"
+    )
+    parser.add_argument(
+        "--limit", type=float, default=Settings.limit, help="seconds after which tolerances go no tighter"
+    )
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".md"), help="file to write")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # of tolerances beyond what a package reaches
-    settings = Settings()
+    settings = Settings(limit=options.limit, repeats=options.repeats)
     if options.quick:
         few = tuple(p for p in (*CLASSICS, *DETEST) if p.name in ("Brusselator", "HIRES", "B1"))
-        settings = Settings(few, ("tsit5", "dopri8", "rodas5_p"), rungs=0.5, repeats=1)
+        settings = Settings(few, ("tsit5", "dopri8", "rodas5_p"), rungs=0.5, limit=0.5, repeats=1)
     kept = Kept(options.out.with_suffix(".json"), time.monotonic() + 60 * options.minutes)
     results = {work.name: kept.curves(work, settings) for work in settings.problems}
     from pictures import draw_all
 
-    named = tuple(w for w in settings.problems if isinstance(w, Classic))
+    works = tuple(w for w in settings.problems if results[w.name])
+    named = tuple(w for w in works if isinstance(w, Classic))
     left = "The run was stopped before all curves were measured; what is missing is left out.\n\n"
     page = PAGE.format(
         origin=origin(("scipy", "torchdiffeq")),
         repeats=settings.repeats,
         unfinished="" if kept.complete else left,
-        evaluations=summary(results, settings.problems, "evaluations"),
-        seconds=summary(results, settings.problems, "seconds"),
+        evaluations=summary(results, works, "evaluations"),
+        seconds=summary(results, works, "seconds"),
         low="; ".join(
             f"{'stiff' if stiff else 'non-stiff'} {', '.join(f'{g:.0e}' for g in goals)}"
             for stiff, goals in GOALS.items()
         ),
         points=POINTS - 1,
         details=detail(results, named),
-        pictures="\n".join(
-            f"![{title}]({file.name})\n" for title, file in draw_all(results, settings.problems, options.out)
-        ),
+        pictures="\n".join(f"![{title}]({file.name})\n" for title, file in draw_all(results, works, options.out)),
     )
     options.out.write_text(page)
     if kept.complete:

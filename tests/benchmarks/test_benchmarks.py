@@ -93,6 +93,18 @@ def test_peers_are_compared_at_equal_error(tmp_path):
     assert all(float(row[error]) <= float(rows[0][error]) for row in rows)
 
 
+def test_what_is_not_installed_is_said_in_one_line_with_the_way_to_install_it(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import peers
+
+    monkeypatch.setattr(peers, "present", lambda name: True)
+    assert peers.missing() == ""
+    monkeypatch.setattr(peers, "present", lambda name: name == "torchdiffeq")
+    line = peers.missing()
+    assert line.count("\n") == 1 and "left out: torchode, torchdyn, diffrax." in line
+    assert line.count("-m pip install -c constraints.txt -e '.[bench]'") == 1 and "--no-deps torchdyn" in line
+
+
 @pytest.mark.parametrize("name", ["overhead.md", "memory.md", "peers.md"])
 def test_a_committed_table_names_the_command_that_made_it(name):
     page = (BENCHMARKS / name).read_text()

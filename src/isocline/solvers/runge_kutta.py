@@ -55,6 +55,8 @@ class RungeKutta(Solver, abstract=True):
         if not abstract:
             names = ("order", "error_order", "dense_order")
             of_class = not isinstance(cls.tableau, cached_property)  # else it depends on the settings of the solver
+            if of_class:
+                _ = cls.tableau.fsal, cls.tableau.c  # found once, and now: under a tracer they could not be
             settings = {setting.name for setting in fields(cls)}
             for name, read in zip(names, (_order, _error_order, _dense_order), strict=True):
                 if name not in settings:  # else it is one itself

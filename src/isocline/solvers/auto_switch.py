@@ -39,7 +39,7 @@ from isocline.solvers.tsit5 import Tsit5
 # DifferentialEquations.jl (C. Rackauckas & Q. Nie, J. Open Research Software 5, 2017).
 LIMIT = 0.8
 STIFF_STEPS, NONSTIFF_STEPS = 10, 3
-LOOK = 5  # explicit steps from one estimate to the next, while none was stiff
+LOOK = 5  # steps from one estimate to the next while none was stiff; of a batch, from one change of methods to the next
 
 
 class Side(NamedTuple):
@@ -61,7 +61,7 @@ class AutoSwitch(Remembering):
 
     It begins with the explicit one, and costs what that costs while it stays. A method is changed after ten explicit
     steps in a row with h·ρ above four fifths of the explicit method's stability boundary, or three implicit ones below;
-    while nothing is stiff, every fifth step is looked at. The length of a step goes on as it is: it is stable for both, and
+    while nothing is stiff, every fifth step is looked at, and in a batch methods change every fifth step. The length of a step goes on as it is: it is stable for both, and
     grows from there as the error allows. Where `batching="per_sample"`, each sample has its own method at any time; of a
     field that couples the samples all take the same, implicit where one needs it.
 
@@ -301,7 +301,7 @@ class SwitchWorkspace(MemoryWorkspace):
     Attributes:
         stiff: whether the implicit method steps, a bool; or (R,) of each row.
         votes: how many steps in a row spoke for the other method.
-        wait, busy: steps to the next look, and whether any row is stiff or has voted.
+        wait, busy: steps to the next look, and whether each is looked at: where something is stiff or has voted.
         parts: the methods at work; one, or the explicit and the implicit one.
         undecided: whether it must be known, before the next step, if the field treats its rows alone.
     """
@@ -409,10 +409,10 @@ class SwitchWorkspace(MemoryWorkspace):
     def accept(self, y: Tensor, accepted: Tensor | None = None) -> None:
         """Looks, from time to time, whether the step just taken speaks for the other method, and changes it when enough do."""
         self.wait -= 1
-        if self.wait > 0:
+        if self.wait > 0 and not self.busy:
             return
         if self.by_row:
-            stiff, voted = self._count(accepted)
+            self._count(accepted)
         else:
             size = float(self.parts[0].size())
             against = size < self.bound if self.stiff else size > self.bound
@@ -420,28 +420,28 @@ class SwitchWorkspace(MemoryWorkspace):
             if self.votes >= (NONSTIFF_STEPS if self.stiff else STIFF_STEPS):
                 self.stiff, self.votes = not self.stiff, 0
                 self._divide(int(self.stiff))
-            stiff, voted = self.stiff, self.votes
-        self.busy = bool(stiff or voted)
-        self.wait = 1 if self.busy else LOOK
+            self.busy = bool(self.stiff or self.votes)
+        self.wait = self.wait if self.wait > 0 else LOOK
 
-    def _count(self, accepted: Tensor | None) -> tuple[int, int]:
-        """The same of every row: how many are stiff now, and how many have voted."""
+    def _count(self, accepted: Tensor | None) -> None:
+        """The same of every row; those that change their method do so together, every so many steps."""
         size = self._sizes()
         if not self.busy and not bool((size > self.bound).any()):
-            return 0, 0
+            return
         against = torch.where(self.stiff, size < self.bound, size > self.bound)
         votes = torch.where(against, self.votes + 1, 0)
         self.votes = votes if accepted is None else torch.where(accepted, votes, self.votes)
+        if self.wait > 0:
+            return
         turning = self.votes >= torch.where(self.stiff, NONSTIFF_STEPS, STIFF_STEPS)
         if self.alone is False:  # all to the implicit method where one must, back where all may; who stands still may
             turning = torch.where(self.stiff, (turning | (size == 0)).all(), turning.any())
         stiff = torch.where(turning, ~self.stiff, self.stiff)
-        sums = torch.stack([x.count_nonzero() for x in (turning, stiff, self.votes)])
-        turned, count, voted = sums.tolist()
+        turned, count, voted = torch.stack([x.count_nonzero() for x in (turning, stiff, self.votes)]).tolist()
         if turned:
             self.stiff, self.votes = stiff, torch.where(turning, 0, self.votes)
             self._divide(count)
-        return count, voted
+        self.busy = count + voted > 0
 
     def _sizes(self) -> Tensor:
         if len(self.parts) == 1:

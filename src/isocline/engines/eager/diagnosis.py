@@ -131,8 +131,8 @@ def _slow(problem: Problem, status: Status, failure: Failure, place: str) -> str
             return (
                 f"{said}: the problem looks stiff (fastest rate about {fastest:.3g} per unit of time, step × rate = "
                 f"{failure.h * fastest:.2g}: stability, not accuracy, limits the step; about {count:.2g} more steps to the end). "
-                f"An explicit solver is the wrong one here: use solver='rodas5_p' or 'kvaerno5' (implicit), or penalise the field's "
-                f"Jacobian"
+                f"An explicit solver is the wrong one here: use solver='rodas5_p' or 'kvaerno5' (implicit), 'auto_switch' (implicit "
+                f"where and for the samples that need it), or penalise the field's Jacobian"
             )
     if status is Status.MAX_STEPS:
         return f"{said}. Raise max_steps, loosen rtol and atol, or look whether the field changes faster than intended"

@@ -23,6 +23,7 @@ from isocline.second_order import second_order
 from isocline.solution import Solution, SolveError, Stats, Status
 from isocline.solve import solve
 from isocline.solvers.adaptive_heun import AdaptiveHeun
+from isocline.solvers.auto_switch import AutoSwitch
 from isocline.solvers.base import Solver
 from isocline.solvers.bosh3 import Bosh3
 from isocline.solvers.dopri5 import Dopri5
@@ -70,6 +71,7 @@ __all__ = [
     "SSPRK3",
     "TRBDF2",
     "AdaptiveHeun",
+    "AutoSwitch",
     "Backprop",
     "Backsolve",
     "Bosh3",

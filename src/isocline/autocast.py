@@ -54,7 +54,8 @@ def outside_autocast(solve: F) -> F:
 
     @functools.wraps(solve)
     def called(field: Any, y0: Any, *args: Any, **kwargs: Any) -> Any:
-        first = next((leaf for leaf in pytree.tree_leaves(y0) if isinstance(leaf, Tensor)), None)
+        leaves = [y0] if isinstance(y0, Tensor) else pytree.tree_leaves(y0)
+        first = next((leaf for leaf in leaves if isinstance(leaf, Tensor)), None)
         if first is None or not callable(field) or not torch.is_autocast_enabled(first.device.type):
             return solve(field, y0, *args, **kwargs)
         device_type = first.device.type

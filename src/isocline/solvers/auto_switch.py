@@ -61,9 +61,13 @@ class AutoSwitch(Remembering):
 
     It begins with the explicit one, and costs what that costs while it stays. A method is changed after ten explicit
     steps in a row with h·ρ above four fifths of the explicit method's stability boundary, or three implicit ones below;
-    while nothing is stiff, every fifth step is looked at, and in a batch methods change every fifth step. The length of a step goes on as it is: it is stable for both, and
-    grows from there as the error allows. Where `batching="per_sample"`, each sample has its own method at any time; of a
-    field that couples the samples all take the same, implicit where one needs it.
+    while nothing is stiff, every fifth step is looked at, and in a batch methods change every fifth step. The length of a
+    step goes on as it is: it is stable for both, and grows from there as the error allows. Where `batching="per_sample"`,
+    each sample has its own method at any time; of a field that couples the samples all take the same, implicit where one
+    needs it.
+
+    After an event it begins anew. An implicit method that forms no Jacobian (`linear="gmres"`), once taken, stays. At tight
+    tolerances explicit steps are short of their limit even where implicit ones could be longer: nothing is changed then.
 
     Gradients hold the methods fixed, as they do the lengths of the steps. The way back of `Backsolve` needs a solver of
     its own.

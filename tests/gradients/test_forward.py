@@ -118,6 +118,8 @@ def test_a_field_that_autograd_differentiates_only_once_is_refused_by_name():
     for f in (lambda t, y: -k * Once.apply(y), lambda t, y: -Once.apply(k) * y):
         with pytest.raises(ic.GradientError, match="Forward: f cannot be differentiated twice"):
             ic.solve(f, torch.ones(1, dtype=F64), [0.0, 1.0], gradient="forward")
+        with pytest.raises(ic.GradientError, match="Forward: f cannot be differentiated twice"):
+            ic.solve(f, torch.ones(1, dtype=F64), [0.0, 1e-3], step=1e-4, gradient="forward")  # however short the steps
 
 
 def test_too_many_numbers_are_refused_with_the_count_and_what_to_use():

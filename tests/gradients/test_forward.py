@@ -175,6 +175,13 @@ def test_a_solve_that_stops_early_has_the_gradient_of_what_it_reached():
     assert grad.item() == pytest.approx(4.0, rel=1e-5)  # of y0 / (1 − y0 t) at t = ½
 
 
+def test_sensitivities_that_are_not_finite_are_no_gradient():
+    k = torch.tensor(0.0, dtype=F64, requires_grad=True)
+    y = ic.solve(lambda t, y: -y * (1 + k.sqrt()), torch.ones(1, dtype=F64), [0.0, 1.0], gradient="forward").ys[-1]
+    with pytest.raises(ic.GradientError, match="Forward: the sensitivities are not finite"):
+        torch.autograd.grad(y.sum(), k)
+
+
 def test_what_it_does_not_have_is_refused_by_name():
     a = torch.tensor(0.3, dtype=F64, requires_grad=True)
     sol = ic.solve(lambda t, y: a * y, torch.ones(1, dtype=F64), [0.0, 1.0], gradient="forward", dense=True)

@@ -141,7 +141,13 @@ class _Plan:
     def pull_back(self, grad_ys: Tensor) -> list[Tensor | None]:
         """Cotangents of y0 and of every source: one product."""
         grads = torch.where(self.reached, grad_ys, 0.0).reshape(-1)
-        by_y0, rest = (self.kept.reshape(self.directions, -1) @ grads).split([self.of_y0, sum(self.sizes)])
+        products = self.kept.reshape(self.directions, -1) @ grads
+        if bool(grads.isfinite().all()) and not bool(products.isfinite().all()):
+            raise GradientError(
+                "Forward: the sensitivities are not finite. The derivative of f is infinite somewhere on the way (a square root "
+                "at zero), or the stages of an implicit step were not found again to rounding: use shorter steps or another solver"
+            )
+        by_y0, rest = products.split([self.of_y0, sum(self.sizes)])
         return [by_y0.view(grad_ys.shape[1:]) if self.of_y0 else None, *unpack(rest, self.inputs.sources)]
 
     # ---- one step -------------------------------------------------------------------------------------------------

@@ -22,9 +22,12 @@ from isocline.quadrature import Integral, integral
 from isocline.second_order import second_order
 from isocline.solution import Solution, SolveError, Stats, Status
 from isocline.solve import solve
+from isocline.solvers.adams_bashforth import AdamsBashforth
+from isocline.solvers.adams_moulton import AdamsMoulton
 from isocline.solvers.adaptive_heun import AdaptiveHeun
 from isocline.solvers.auto_switch import AutoSwitch
 from isocline.solvers.base import Solver
+from isocline.solvers.bdf import BDF
 from isocline.solvers.bosh3 import Bosh3
 from isocline.solvers.dopri5 import Dopri5
 from isocline.solvers.dopri8 import Dopri8
@@ -65,11 +68,14 @@ from isocline.solvers.yoshida4 import Yoshida4
 from isocline.steady import Steady, steady_state
 
 __all__ = [
+    "BDF",
     "PID",
     "RK4",
     "SDIRK2",
     "SSPRK3",
     "TRBDF2",
+    "AdamsBashforth",
+    "AdamsMoulton",
     "AdaptiveHeun",
     "AutoSwitch",
     "Backprop",

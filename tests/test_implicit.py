@@ -10,8 +10,8 @@ import isocline as ic
 from isocline.solvers import RungeKutta, Solver
 
 F64 = torch.float64
-STIFF = sorted(n for n, cls in Solver.registry.items() if issubclass(cls, RungeKutta) and not cls.tableau.explicit)
-ADAPTIVE = [n for n in STIFF if Solver.registry[n].error_order > 2]
+STIFF = sorted(n for n, cls in Solver.registry.items() if issubclass(cls, RungeKutta) and not cls().tableau.explicit)
+ADAPTIVE = [n for n in STIFF if Solver.named(n).error_order > 2]
 
 # SciPy's Radau at rtol 1e-12, atol 1e-14; Robertson also in Hairer & Wanner II, IV.10 to fewer digits.
 VAN_DER_POL = (1.7061677321704876, -0.0008928097010247924)  # µ = 1000, from (2, 0), t = 2000
@@ -153,3 +153,151 @@ def test_finished_samples_leave_a_stiff_batch(name, caplog):
     ts = torch.stack((torch.zeros(40), torch.linspace(0.1, 100.0, 40)), 1).double()
     sol = ic.solve(robertson, y0, ts, solver=name, rtol=1e-3, atol=1e-6, batching="per_sample")
     assert "couples" not in caplog.text and int(sol.stats.evaluations[0]) < int(sol.stats.evaluations[-1])
+
+
+# ---- the Jacobian given, or never formed ------------------------------------------------------------------------------
+def robertson_jacobian(t, y):
+    a, b, c = y.unbind(-1)
+    none = torch.zeros_like(a)
+    slow, fast, fastest = torch.full_like(a, 0.04), (1e4 * c, 1e4 * b), 6e7 * b
+    rows = ((-slow, *fast), (slow, -fast[0] - fastest, -fast[1]), (none, fastest, none))
+    return torch.stack([torch.stack(row, -1) for row in rows], -2)
+
+
+def wrong(t, y):
+    return 1.01 * robertson_jacobian(t, y)
+
+
+@pytest.mark.parametrize("batching", ["shared", "per_sample"])
+@pytest.mark.parametrize("cls", [ic.Kvaerno5, ic.RadauIIA5, ic.Rodas5P])
+def test_a_given_jacobian_changes_nothing_but_who_evaluates_it(cls, batching):
+    asked = []
+
+    def given(t, y):
+        asked.append(tuple(y.shape))
+        return robertson_jacobian(t, y)
+
+    y0 = torch.tensor([[1.0, 0.0, 0.0]] * 2, dtype=F64)
+    options = {"rtol": 1e-5, "atol": 1e-9, "batching": batching}
+    want = ic.solve(robertson, y0, [0.0, 10.0], solver=cls(), **options)
+    got = ic.solve(robertson, y0, [0.0, 10.0], solver=cls(jacobian=given), **options)
+    assert torch.allclose(got.ys, want.ys, rtol=1e-7, atol=1e-12)
+    assert len(asked) == got.stats.jacobians and set(asked) == {(2, 3)}
+
+
+def test_gradients_with_a_given_jacobian_are_the_same():
+    def loss(solver):
+        k = torch.tensor(2.0, dtype=F64, requires_grad=True)
+        ys = ic.solve(
+            lambda t, y, k: -k * y**3, torch.ones(2, 1, dtype=F64), [0.0, 1.0], solver=solver, args=(k,), step=0.1
+        )
+        return torch.autograd.grad((ys.ys**2).sum(), k)[0]
+
+    for cls in (ic.Kvaerno3, ic.Rodas5P):
+        assert torch.allclose(
+            loss(cls(jacobian=lambda t, y, k: -3 * k * y.unsqueeze(-1) ** 2)), loss(cls()), rtol=1e-10
+        )
+    kw = {"solver": ic.Kvaerno3(jacobian=lambda t, y: torch.diag_embed(-3 * y**2)), "gradient": "gauss_adjoint"}
+    y0 = torch.ones(2, 1, dtype=F64, requires_grad=True)  # the adjoint's Jacobian is another one
+    got = torch.autograd.grad(ic.solve(lambda t, y: -(y**3), y0, [0.0, 1.0], **kw).ys[-1].sum(), y0)[0]
+    assert torch.allclose(got, torch.full_like(got, 3.0**-1.5), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (wrong, "jacobian: its product with a random vector differs by"),
+        (lambda t, y: robertson_jacobian(t, y).mT, "looks transposed"),
+        (lambda t, y: y, r"jacobian: returned shape \(2, 3\), expected .* \(2, 3, 3\)"),
+        (lambda t, y: 1.0, "jacobian: returned float, expected"),
+    ],
+)
+def test_a_wrong_jacobian_is_refused_by_name(given, message):
+    y0 = torch.tensor([[0.9, 1e-5, 0.1]] * 2, dtype=F64)
+    with pytest.raises(ValueError, match=message):
+        ic.solve(robertson, y0, [0.0, 1.0], solver=ic.Kvaerno5(jacobian=given), batching="per_sample")
+
+
+def test_settings_that_make_no_sense_are_refused(unchecked):
+    for settings, message in (
+        ({"linear": "cg"}, "linear='cg', expected 'dense' or 'gmres'"),
+        ({"jacobian": 1.0}, "jacobian: expected a callable"),
+        ({"jacobian": wrong, "linear": "gmres"}, "forms none"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ic.Kvaerno5(**settings)
+
+
+def brusselator(t, y, spread=0.02):
+    """In one dimension, with fixed ends: Hairer & Wanner II, IV.10."""
+    u, v = y.unbind(-1)
+    second = lambda x, end: (torch.nn.functional.pad(x[None], (1, 1), value=end)[0].diff(n=2)) * (len(x) + 1) ** 2
+    return torch.stack(
+        (1 + u * u * v - 4 * u + spread * second(u, 1.0), 3 * u - u * u * v + spread * second(v, 3.0)), -1
+    )
+
+
+def start(cells):
+    x = torch.linspace(0, 1, cells + 2, dtype=F64)[1:-1]
+    return torch.stack((1 + torch.sin(2 * math.pi * x), torch.full_like(x, 3.0)), -1)
+
+
+@pytest.mark.parametrize("cls", [ic.Kvaerno3, ic.RadauIIA5, ic.TRBDF2])
+def test_without_a_jacobian_formed_it_is_the_same_solution(cls):
+    options = {"rtol": 1e-5, "atol": 1e-7}
+    want = ic.solve(brusselator, start(12), [0.0, 0.5], solver=cls(), **options)
+    got = ic.solve(brusselator, start(12), [0.0, 0.5], solver=cls(linear="gmres"), **options)
+    assert torch.allclose(got.ys, want.ys, rtol=1e-4)
+    assert abs(got.stats.accepted - want.stats.accepted) <= 0.2 * want.stats.accepted
+
+
+def test_gradients_without_a_jacobian_agree_with_finite_differences_and_second_ones_too():
+    def loss(spread, **kw):
+        f = lambda t, y: brusselator(t, y, spread)
+        ys = ic.solve(f, start(5), [0.0, 0.2], solver=ic.Kvaerno3(linear="gmres"), step=0.1, **kw).ys
+        return (ys[-1] ** 2).sum()
+
+    spread = torch.tensor(0.02, dtype=F64, requires_grad=True)
+    (first,) = torch.autograd.grad(loss(spread), spread, create_graph=True)
+    (second,) = torch.autograd.grad(first, spread)
+    with torch.no_grad():
+        ends = [loss(spread + d).item() for d in (1e-5, 0.0, -1e-5)]
+    assert first.item() == pytest.approx((ends[0] - ends[2]) / 2e-5, rel=1e-6)
+    assert second.item() == pytest.approx((ends[0] - 2 * ends[1] + ends[2]) / 1e-10, rel=1e-3)
+
+
+def test_a_large_state_needs_no_memory_for_its_jacobian():
+    """2,000 numbers: (D, D) would be 32 MB. No tensor larger than the vectors GMRES keeps is ever made."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    largest = [0]
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            for x in out if isinstance(out, (tuple, list)) else (out,):
+                if isinstance(x, torch.Tensor):
+                    largest[0] = max(largest[0], x.untyped_storage().nbytes())
+            return out
+
+    y0 = start(1000)
+    with torch.no_grad(), Watch():
+        sol = ic.solve(brusselator, y0, [0.0, 2e-4], solver=ic.TRBDF2(linear="gmres"), rtol=1e-3, atol=1e-5)
+    assert sol.stats.accepted > 0 and largest[0] < 2e6
+    # Explicit steps resolve the diffusion here: h < 2.8 / (4 · 0.02 · 1001²) = 3.5e-5.
+    want = ic.solve(brusselator, y0, [0.0, 2e-4], solver="dopri5", rtol=1e-6, atol=1e-8).ys[-1]
+    assert torch.allclose(sol.ys[-1], want, rtol=1e-2)
+
+
+def test_a_sample_that_is_not_finite_leaves_open_whether_samples_are_alone():
+    from isocline.field import Layout, VectorField
+    from isocline.solvers.jacobian import Jacobians
+
+    y = torch.tensor([[1.0, 2.0], [math.nan, 1.0], [0.5, 0.3]], dtype=F64)
+    for f, rows in ((lambda t, y: -(y**3), 3), (lambda t, y: -y * y[2:].sum(), 1)):
+        layout = Layout.of(y)
+        jacobians = Jacobians(VectorField(f, layout, ()), layout.flatten(y))
+        jacobians.at(torch.tensor(0.0, dtype=F64), layout.flatten(y))
+        assert not jacobians.probed
+        jacobians.at(torch.tensor(0.0, dtype=F64), layout.flatten(y.nan_to_num(0.7)))
+        assert jacobians.probed and jacobians.grid[0] == rows

@@ -16,7 +16,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "isocline"
 # A package may import those of lower layers and itself.
 LAYERS = [
     {"_types", "_version"},
-    {"autocast", "field", "second_order", "problems", "quadrature"},
+    {"autocast", "field", "second_order", "problems", "quadrature", "split"},
     {"control", "inputs"},
     {"solvers", "solution", "events"},
     {"engines"},

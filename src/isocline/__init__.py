@@ -65,6 +65,7 @@ from isocline.solvers.tsit5 import Tsit5
 from isocline.solvers.vern7 import Vern7
 from isocline.solvers.vern9 import Vern9
 from isocline.solvers.yoshida4 import Yoshida4
+from isocline.split import Split
 from isocline.steady import Steady, steady_state
 
 __all__ = [
@@ -127,6 +128,7 @@ __all__ = [
     "Solution",
     "SolveError",
     "Solver",
+    "Split",
     "Stats",
     "Status",
     "Steady",

@@ -28,6 +28,7 @@ from isocline.inputs import drive
 from isocline.pieces import EventLog, solve_in_pieces
 from isocline.solution import Solution, SolveError, Stats, Status, failed
 from isocline.solvers import RungeKutta, Solver, snake_case
+from isocline.solvers.additive import for_field
 from isocline.transforms import exporting, outside_graphs, under_transforms
 from isocline.unrolled import solve_unrolled
 
@@ -123,7 +124,7 @@ def solve(
         raise ValueError(f"max_steps={max_steps!r}, expected a positive integer")
     if observer is not None and batching == "per_sample":
         raise ValueError("observer: sees steps of the whole state; use batching='shared', or progress")
-    method = resolve_solver(solver)
+    method = for_field(resolve_solver(solver), field)
     if engine == "unrolled" or exporting():
         return solve_unrolled(
             field,
@@ -144,7 +145,7 @@ def solve(
             progress=progress,
             observer=observer,
         )
-    way_back = under_transforms(resolve_gradient(gradient), method)
+    way_back = under_transforms(resolve_gradient(gradient))
     layout = Layout.of(y0, per_sample=batching == "per_sample")
     times = Times.of(ts, layout)
     vector_field, kinks = drive(field, inputs, layout, args)

@@ -14,7 +14,6 @@ import torch
 from torch.autograd import forward_ad
 
 from isocline.gradients import Backprop, Checkpointed, Forward, Gradient, GradientError
-from isocline.solvers import RungeKutta, snake_case
 
 F = TypeVar("F", bound=Callable[..., Any])
 # Whether `torch.export` looks on, strict or not, as it does for `torch.onnx.export`; torch 2.6 cannot tell.
@@ -44,12 +43,11 @@ def transformed() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
-def under_transforms(gradient: Gradient, solver: RungeKutta) -> Gradient:
+def under_transforms(gradient: Gradient) -> Gradient:
     """The gradient method to use: that asked for, or plain backpropagation where a transform looks on.
 
     Raises:
-        GradientError: the method is not the derivative of the discretisation, which is what a transform gives; or the
-            solver is implicit, whose Jacobians come from autograd itself.
+        GradientError: the method is not the derivative of the discretisation, which is what a transform gives.
 
     Example:
         >>> import torch, isocline
@@ -62,11 +60,6 @@ def under_transforms(gradient: Gradient, solver: RungeKutta) -> Gradient:
     """
     if not transformed():
         return gradient
-    if not solver.tableau.explicit:
-        raise GradientError(
-            f"solver={snake_case(type(solver).__name__)!r} under torch.func or forward-mode differentiation: it takes its "
-            f"Jacobians from autograd, which a transform does not let through; use an explicit solver there, or backward()"
-        )
     if isinstance(gradient, (Backprop, Checkpointed, Forward)):
         return Backprop()
     raise GradientError(

@@ -17,6 +17,7 @@ from isocline.engines.eager import Problem, Trajectory
 from isocline.gradients.base import GradientError, Inputs
 from isocline.solution import Stats
 from isocline.solvers import RungeKutta, Solver, snake_case
+from isocline.solvers.additive import for_another
 from isocline.solvers.scipy import Scipy
 
 
@@ -66,6 +67,7 @@ class WayBack:
         """The solver of the way back; ValueError where it could not choose its steps."""
         solver = self.solver or problem.solver
         assert isinstance(solver, RungeKutta)
+        solver = for_another(solver)
         if isinstance(solver, Scipy):
             method = type(self).__name__
             raise GradientError(

@@ -28,6 +28,20 @@ from isocline.solvers.tableau import Tableau, rooted_trees
 
 
 @dataclass(frozen=True)
+class Partner:
+    """The explicit half of an implicit–explicit pair, with the same nodes and weights (`additive`).
+
+    Attributes:
+        a: its rows from the second stage on.
+        dense, dense_order: polynomials b_i(θ) that interpolate both halves.
+    """
+
+    a: Matrix
+    dense: Matrix
+    dense_order: int
+
+
+@dataclass(frozen=True)
 class ImplicitRungeKutta(RungeKutta, abstract=True):
     """Base of the implicit methods: a subclass gives its tableau and its source.
 
@@ -58,6 +72,7 @@ class ImplicitRungeKutta(RungeKutta, abstract=True):
         0.577
     """
 
+    partner: ClassVar[Partner | None] = None
     # γ₀ of an error estimate that is multiplied by (I − hγ₀J)⁻¹, so that it stays small where hJ is large.
     filter: ClassVar[float | None] = None
 

@@ -98,7 +98,7 @@ class Jacobians:
     def _probe(self, pull: Callable[[Tensor], Tensor], y: Tensor) -> None:
         """Whether the samples are alone: the product of Jᵀ with a random vector tells the blocks from the whole.
 
-        Samples without a finite Jacobian say nothing; without any other, the question stays open.
+        Samples without a finite Jacobian say nothing: if the others seem alone, the question stays open.
         """
         w = _random(y)
         want = pull(w).detach().reshape(self.grid)
@@ -107,12 +107,10 @@ class Jacobians:
         if torch._C._functorch.is_batchedtensor(finite):  # under vmap, which shows no numbers
             self.grid, self._basis, self.probed = (1, y.numel()), None, True
             return
-        if not bool(finite.any()):
-            return
-        self.probed = True
+        self.probed = bool(finite.all())
         want, got = want[finite], got[finite]
-        if not torch.allclose(got, want, rtol=1e-3, atol=1e-4 * float(want.abs().max())):
-            self.grid, self._basis = (1, y.numel()), None
+        if len(want) and not torch.allclose(got, want, rtol=1e-3, atol=1e-4 * float(want.abs().max())):
+            self.grid, self._basis, self.probed = (1, y.numel()), None, True
 
     # ---- the user's own -------------------------------------------------------------------------------------------
     def _of_given(self, time: Any, y: Tensor) -> Tensor:

@@ -110,6 +110,10 @@ def gmres(product: Any, right: Tensor, reduction: float, least: float = 0.0) -> 
     Returns:
         x, and whether all samples came that far.
     """
+    if _hidden(right):
+        raise RuntimeError(
+            "linear='gmres' under vmap, which does not show whether it has converged: use linear='dense'"
+        )
     x = torch.zeros_like(right)
     goal = torch.maximum(reduction * _norm(right), right.new_tensor(least * (right.numel() / right.shape[1]) ** 0.5))
     residual = right
@@ -151,6 +155,16 @@ def _cycle(product: Any, residual: Tensor, size: Tensor, goal: Tensor) -> Tensor
         if bool(((wanted - part @ best).flatten(1).norm(dim=1) <= goal).all()):
             break
     return torch.einsum("kmrd,rk->mrd", torch.stack(basis[: best.shape[1]]), best.squeeze(2))
+
+
+def _hidden(x: Tensor) -> bool:
+    """Whether vmap hides the numbers."""
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(x):
+        if functorch.is_batchedtensor(x):
+            return True
+        x = functorch.get_unwrapped(x)
+    return False
 
 
 def _norm(x: Tensor) -> Tensor:

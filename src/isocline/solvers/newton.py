@@ -22,7 +22,7 @@ from isocline.solvers.jacobian import Factors, Given, Jacobians, under_transform
 from isocline.solvers.krylov import Krylov, Products
 
 KAPPA = 0.03  # how far below the tolerance of a step Newton goes (Hairer & Wanner II, IV.8: 10⁻¹ to 10⁻²)
-ITERATIONS = 10
+ITERATIONS, TO_ROUNDING = 10, 40  # at most; the latter where there is no tolerance, nor a step to be rejected
 # The rate of convergence at which a Jacobian is kept: a small one costs no more than an iteration.
 FAST, FAST_LARGE, LARGE = 0.03, 0.3, 8
 Matrix = tuple[tuple[float, ...], ...]
@@ -46,6 +46,8 @@ class Newton:
     def __init__(self, field: VectorField, y: Tensor, given: Given | None = None, linear: str = "dense") -> None:
         self.field, self.linear = field, linear
         self.jacobians = Jacobians(field, y, given)
+        if linear == "gmres" and y.dim() == 1:  # no Jacobian that would show whether samples are alone
+            self.jacobians.grid = (1, y.numel())
         self.shape, self.field_shape = y.shape, field.shaped(y).shape
         self.tolerance: Any = None
         self.jacobian: Tensor | None = None
@@ -115,11 +117,14 @@ class Newton:
 
     def _iterate(self, times: Sequence[Any], a: Matrix, base: Tensor, z: Tensor) -> tuple[Tensor, Any]:
         system, weights = self.system(a), self._weights(a)
-        unit = self.unit if self.unit is not None else self._rounding(z)
-        self.rate.begin(self.failed)
-        for _ in range(ITERATIONS):
+        unit = self.unit
+        limit = TO_ROUNDING if unit is None else ITERATIONS
+        self.rate.begin(self.failed, limit)
+        for _ in range(limit):
             change = system.solved(z - weights(self._slopes(times, base + z)))
             z = z - change
+            if unit is None:
+                unit = self._rounding(base, z)
             ended = self.rate.look(change / unit)
             if ended is not None:
                 return z, ended
@@ -141,8 +146,8 @@ class Newton:
         matrix, h = self.y.new_tensor(a), self.h
         return lambda k: torch.einsum("ij,jrd->ird", matrix, k) * h
 
-    def _rounding(self, z: Tensor) -> Tensor:
-        size = torch.maximum(self.y.abs().view(self.grid), z.abs().amax(0)).amax(1, keepdim=True)
+    def _rounding(self, base: Tensor, z: Tensor) -> Tensor:
+        size = torch.maximum(base.abs(), z.abs()).amax((0, 2)).unsqueeze(1)
         return size.clamp(min=1e-30) * (20 * torch.finfo(z.dtype).eps)
 
     def filtered(self, error: Tensor, gamma: float) -> Tensor:
@@ -163,9 +168,9 @@ class RateOfOne:
 
     fast = FAST
 
-    def begin(self, failed: Any) -> None:
+    def begin(self, failed: Any, limit: int) -> None:
         self.eta = max(self.eta, 1e-16) ** 0.8
-        self.before, self.count = 0.0, 0
+        self.before, self.count, self.limit = 0.0, 0, limit
 
     def look(self, change: Tensor) -> bool | None:
         """After a correction, in units of what may be missing: False where the stages are found, True where lost."""
@@ -183,7 +188,7 @@ class RateOfOne:
             return False
         if not size < float("inf") or theta >= 2:
             return True
-        if self.count >= 3 and self.eta * size * theta ** (ITERATIONS - self.count) > 1:
+        if self.count >= 3 and self.eta * size * theta ** (self.limit - self.count) > 1:
             return True
         return None
 
@@ -202,12 +207,12 @@ class Rates:
     def slow(self) -> bool:
         return self.worst > self.fast
 
-    def begin(self, failed: Any) -> None:
+    def begin(self, failed: Any, limit: int) -> None:
         if isinstance(self.eta, Tensor):
             self.eta = self.eta.clamp(min=1e-16) ** 0.8
         self.failed = None if failed is False else failed
         self.before: Tensor | None = None
-        self.count = 0
+        self.count, self.limit = 0, limit
 
     def look(self, change: Tensor) -> Any:
         """False where all stages are found; which samples are lost, where the others are; else None."""
@@ -219,7 +224,7 @@ class Rates:
             theta = None
         else:
             theta = size / self.before
-            self.eta = theta / (1 - theta).clamp_(min=1e-3)
+            self.eta = theta / (1 - theta).clamp(min=1e-3)
             self.missing = torch.fmin(self.missing, size * self.eta)
         if self.failed is not None:
             self.missing = self.missing.masked_fill(self.failed, 0.0)
@@ -233,7 +238,7 @@ class Rates:
             self.worst = max(self.worst, found[1]) if found[1] < float("inf") else self.worst
             return False if found[0] <= 1 else None
         done = self.missing <= 1
-        hopeless = ~(self.missing * theta ** (ITERATIONS - self.count) <= 1) | (theta >= 2)
+        hopeless = ~(self.missing * theta ** (self.limit - self.count) <= 1) | (theta >= 2)
         found = _numbers(torch.stack((done.all(), (done | hopeless).all())))
         if found is None:
             return None

@@ -11,6 +11,7 @@ import numpy as np
 from classics import Classic
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.ticker import NullFormatter
 
 mpl.use("Agg")
 mpl.rcParams.update(
@@ -56,6 +57,8 @@ def lines(axes: Axes, curves: dict[str, Any], what: str, style: dict[str, dict[s
             if seen:
                 axes.loglog(*zip(*seen, strict=True), label=name, **style[name])
     axes.invert_xaxis()
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_minor_formatter(NullFormatter())
 
 
 def draw(work: Any, curves: dict[str, Any], file: Path) -> None:

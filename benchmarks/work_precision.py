@@ -1,6 +1,7 @@
 """Work–precision: isocline's solvers beside SciPy's and torchdiffeq's on named problems; writes work_precision.md.
 
-taskset -c 1 python benchmarks/work_precision.py [--quick] [--minutes N] [--repeats N] [--limit S] [--out FILE]
+taskset -c 1 python benchmarks/work_precision.py [--quick] [--minutes N] [--rungs N] [--repeats N] [--limit S]
+    [--out FILE]
 
 All adaptive solvers of isocline's registry take part: the explicit ones on the non-stiff problems, the implicit ones on
 the stiff. What has been measured is kept in work_precision.json until the page is complete: a run that was stopped, or
@@ -21,6 +22,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -44,7 +46,7 @@ LEFT_OUT = {"reversible", "reversible_heun"}
 LOWEST_ORDER = 3  # below, on stiff and non-stiff problems alike, a solver cannot keep up with these goals
 SCIPY = {False: ("RK45", "DOP853", "LSODA"), True: ("Radau", "BDF", "LSODA")}
 TORCHDIFFEQ = {False: ("dopri5", "dopri8", "bosh3", "adaptive_heun"), True: ()}  # it has no adaptive implicit method
-POINTS = 21
+POINTS, MIDDLE = 21, 1e-6
 MOST_STEPS, MOST_CALLS = 10_000, 60_000  # of one solve: more, and it is lost (past the Moon, say), or beyond its limit
 
 
@@ -147,9 +149,9 @@ class Curve:
 
     tolerances: list[float] = field(default_factory=list)
     errors: list[float] = field(default_factory=list)  # at the end
-    along: list[float] = field(default_factory=list)  # largest at the points of the path, of the classics
     evaluations: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    along: float = math.nan  # at MIDDLE, the largest error at the points of the path, relative to that at the end
 
     def at(self, goal: float, what: str) -> float | None:
         """Evaluations or seconds at which the error at the end is `goal`, between two rungs as a power law.
@@ -211,17 +213,21 @@ def climb(work: Work, method: Method, exact: np.ndarray | None, settings: Settin
                 begun = time.process_time()
                 ys, evaluations = method.run(tol, ends)
                 took, tries = min(took, time.process_time() - begun), tries + 1
-            along = math.nan if exact is None else error(work, method.run(tol, points(work))[0], exact)
         except Exception:  # too tight or too loose to get through: what a package raises is its own
             if curve.errors:
                 break
             continue
-        row = (tol, error(work, ys[-1], work.reference), along, evaluations, took)
-        for into, value in zip(vars(curve).values(), row, strict=True):
+        row = (tol, error(work, ys[-1], work.reference), evaluations, took)
+        for into, value in zip(vars(curve).values(), row, strict=False):
             into.append(value)
-        growth = max(1.0, *(b / a for a, b in itertools.pairwise(curve.seconds[-2:])), 1.0)
+        # Where the first of two was lost on its way, their ratio says little.
+        growth = min(4.0, took / curve.seconds[-2]) if len(curve.seconds) > 1 else 1.0
         if took * growth > settings.limit * (3 if work.stiff else 1):
             break
+    if exact is not None and curve.tolerances and min(curve.tolerances) <= MIDDLE:
+        with suppress(Exception):
+            here = min(range(len(curve.errors)), key=lambda i: abs(math.log(curve.tolerances[i] / MIDDLE)))
+            curve.along = error(work, method.run(curve.tolerances[here], points(work))[0], exact) / curve.errors[here]
     return curve
 
 
@@ -255,8 +261,8 @@ class Kept:
 Results = dict[str, dict[str, Curve]]
 
 
-def best(curves: dict[str, Curve], goal: float, what: str, isocline: bool) -> tuple[str, float] | None:
-    costs = {name: c.at(goal, what) for name, c in curves.items() if name.startswith("isocline") is isocline}
+def best(curves: dict[str, Curve], goal: float, what: str, packages: tuple[str, ...]) -> tuple[str, float] | None:
+    costs = {name: c.at(goal, what) for name, c in curves.items() if name.split()[0] in packages}
     reached = {name: cost for name, cost in costs.items() if cost is not None}
     return min(reached.items(), key=lambda pair: pair[1]) if reached else None
 
@@ -266,19 +272,25 @@ def shown(value: float, what: str) -> str:
 
 
 def summary(results: Results, works: tuple[Work, ...], what: str) -> str:
-    """Cheapest of isocline and of the peers at equal error; a ratio above 1, where a peer is cheaper, in bold."""
+    """Cheapest of isocline, of all peers and of torchdiffeq at equal error; a ratio above 1 in bold: a peer is cheaper."""
     rows = []
     for work in works:
         for goal in GOALS[work.stiff]:
-            mine, peer = (best(results[work.name], goal, what, isocline) for isocline in (True, False))
-            row = [work.name, f"{goal:.0e}"]
-            for found in (mine, peer):
-                row += [found[0].removeprefix("isocline "), shown(found[1], what)] if found else ["not reached", "—"]
-            ratio = mine[1] / peer[1] if mine and peer else None
-            text = "—" if ratio is None else f"{ratio:.2f}"
-            rows.append([*row, f"**{text}**" if ratio is not None and ratio > 1 else text])
+            mine = best(results[work.name], goal, what, ("isocline",))
+            row: list[Any] = [work.name, f"{goal:.0e}"]
+            row += [mine[0].removeprefix("isocline "), shown(mine[1], what)] if mine else ["not reached", "—"]
+            for packages in (("SciPy", "torchdiffeq"), ("torchdiffeq",)):
+                peer = best(results[work.name], goal, what, packages)
+                tried = any(name.split()[0] in packages for name in results[work.name])
+                row += [peer[0], shown(peer[1], what)] if peer else ["not reached" if tried else "—", "—"]
+                text = f"{mine[1] / peer[1]:.2f}" if mine and peer else "—"
+                row.append(f"**{text}**" if mine and peer and mine[1] > peer[1] else text)
+            rows.append(row)
     unit = "evaluations" if what == "evaluations" else "ms"
-    return table(["problem", "error", "isocline's best", unit, "best peer", unit, "ratio"], rows)
+    columns = [unit, "ratio"]
+    return table(
+        ["problem", "error", "isocline's best", unit, "best peer", *columns, "torchdiffeq's best", *columns], rows
+    )
 
 
 def detail(results: Results, works: tuple[Work, ...]) -> str:
@@ -290,8 +302,7 @@ def detail(results: Results, works: tuple[Work, ...]) -> str:
             for goal in GOALS[work.stiff]:
                 costs = [curve.at(goal, what) for what in ("evaluations", "seconds")]
                 row += ["—" if c is None else shown(c, w) for c, w in zip(costs, ("evaluations", "s"), strict=True)]
-            behind = [a / e for a, e in zip(curve.along, curve.errors, strict=True) if e > 0 and math.isfinite(a)]
-            rows.append([*row, f"{float(np.median(behind)):.2g}" if behind else "—"])
+            rows.append([*row, f"{curve.along:.2g}" if math.isfinite(curve.along) else "—"])
     head = ["problem", "solver"]
     for which in ("low", "middle", "high"):
         head += [f"evaluations, {which}", f"ms, {which}"]
@@ -302,14 +313,16 @@ PAGE = """# Work and precision
 
 {origin}
 Made by `benchmarks/work_precision.py`. Every solver takes a ladder of tolerances, rtol = 1e-2 to 1e-12 (stiff: 1e-10),
-each decade for the named problems and every second one for DETEST; atol = rtol, on stiff problems rtol times the size
-each component ends with. An error is that at the end: the largest |Δ|/(1 + |y|), on stiff problems |Δ| relative to every
-component's own size. The costs at equal error are interpolated between two rungs as a power law, after the last rung that
-misses the goal. **A ratio above 1, where a peer is cheaper, is in bold.**
+{rungs} for the named problems and one every second decade for DETEST, until a solve is expected to take more than
+{limit:g} s (stiff: three times that): *not reached* is within that time. atol = rtol, on stiff problems rtol times the
+size each component ends with. An error is that at the end: the largest |Δ|/(1 + |y|), on stiff problems |Δ| relative to
+every component's own size. The costs at equal error are interpolated between two rungs as a power law, after the last
+rung that misses the goal. **A ratio above 1, where a peer is cheaper, is in bold.** torchdiffeq has no adaptive implicit
+solver.
 
 - *Evaluations* are calls of f from start to end without output between; a Jacobian counts as n, as it costs SciPy,
   which takes it by differences (isocline's are exact).
-- Time is processor time on one core, the least of up to {repeats} runs, of one trajectory: a step of a PyTorch solver costs
+- Time is processor time on one core, the least of {repeats} or fewer runs, of one trajectory: a step of a PyTorch solver costs
   tens of µs however small the system, one of SciPy's f in NumPy costs a few. A batch of thousands costs the former little
   more (peers.md), the latter a thousand times as much.
 - Each package gets f in its own arrays: the same formulas, checked against each other in `tests/benchmarks`.
@@ -323,8 +336,8 @@ misses the goal. **A ratio above 1, where a peer is cheaper, is in bold.**
 {seconds}
 ## Every solver on the named problems
 
-Goals: {low}. The last column is the median ratio of the largest error at {points} points along the path, interpolated, to the
-error at the end.
+Goals: {low}. The last column is the largest error at {points}
+points along the path, interpolated, relative to the error at the end, at rtol = {middle:.0e}.
 
 {details}
 ## Pictures
@@ -340,13 +353,16 @@ def main() -> None:
         "--repeats", type=int, default=Settings.repeats, help="runs of a solve, the least of which counts"
     )
     parser.add_argument(
+        "--rungs", type=float, default=Settings.rungs, help="tolerances a decade, of the named problems"
+    )
+    parser.add_argument(
         "--limit", type=float, default=Settings.limit, help="seconds after which tolerances go no tighter"
     )
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".md"), help="file to write")
     options = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # of tolerances beyond what a package reaches
-    settings = Settings(limit=options.limit, repeats=options.repeats)
+    settings = Settings(rungs=options.rungs, limit=options.limit, repeats=options.repeats)
     if options.quick:
         few = tuple(p for p in (*CLASSICS, *DETEST) if p.name in ("Brusselator", "HIRES", "B1"))
         settings = Settings(few, ("tsit5", "dopri8", "rodas5_p"), rungs=0.5, limit=0.5, repeats=1)
@@ -368,6 +384,9 @@ def main() -> None:
             for stiff, goals in GOALS.items()
         ),
         points=POINTS - 1,
+        middle=MIDDLE,
+        rungs="each decade" if settings.rungs == 1 else f"{settings.rungs:g} a decade",
+        limit=settings.limit,
         details=detail(results, named),
         pictures="\n".join(f"![{title}]({file.name})\n" for title, file in draw_all(results, works, options.out)),
     )

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import isocline as ic
-from isocline.solvers import AdamsBashforth, AdamsMoulton
+from isocline.solvers import BDF, AdamsBashforth, AdamsMoulton
 
 F64 = torch.float64
 ADAMS = [AdamsBashforth, AdamsMoulton]
@@ -337,3 +337,165 @@ def test_settings_out_of_range_are_named(cls):
         cls(start=5)
     with pytest.raises(ValueError, match=r"corrections=0"):
         AdamsMoulton(corrections=0)
+
+
+# ---- BDF ----------------------------------------------------------------------------------------------------------------
+# SciPy's Radau at rtol 1e-12, atol 1e-14, as in test_implicit.
+VAN_DER_POL = (1.7061677321704876, -0.0008928097010247924)  # µ = 1000, from (2, 0), t = 2000
+ROBERTSON = (0.6172348823963015, 6.153591274644204e-06, 0.3827589640124226)  # from (1, 0, 0), t = 100
+
+
+def van_der_pol(t, y, mu=1000.0):
+    x, v = y.unbind(-1)
+    return torch.stack((v, mu * (1 - x * x) * v - x), -1)
+
+
+def robertson(t, y):
+    a, b, c = y.unbind(-1)
+    slow, fast, fastest = 0.04 * a, 1e4 * b * c, 3e7 * b * b
+    return torch.stack((fast - slow, slow - fast - fastest, fastest), -1)
+
+
+# The last: accepted steps and error of SciPy 1.17's BDF at rtol and atol = rtol/1000.
+STIFF = [
+    (van_der_pol, (2.0, 0.0), 2000.0, VAN_DER_POL, 1e-4, 550, 9.5e-4),
+    (robertson, (1.0, 0.0, 0.0), 100.0, ROBERTSON, 1e-4, 74, 3.1e-5),
+    (robertson, (1.0, 0.0, 0.0), 100.0, ROBERTSON, 1e-6, 147, 1.0e-6),
+]
+
+
+@pytest.mark.parametrize("batching", BATCHINGS)
+@pytest.mark.parametrize("order", range(1, 6))
+def test_every_order_of_bdf_with_fixed_steps(order, batching):
+    """y' = −y², y = 1/(1 + t)."""
+    steps, errors = (64, 96, 144), []
+    for n in steps:
+        sol = ic.solve(
+            lambda t, y: -(y**2), one(batching), [0.0, 4.0], solver=BDF(order), step=4 / n, batching=batching
+        )
+        errors.append(float((sol.ys[-1] - 0.2).abs().max()))
+    assert abs(order_seen(errors, steps) - order) < 0.2
+
+
+@pytest.mark.parametrize("batching", BATCHINGS)
+@pytest.mark.parametrize("order", range(1, 6))
+def test_bdf_is_exact_for_polynomials_on_uneven_steps_and_between_them(order, batching):
+    generator = torch.Generator().manual_seed(order)
+    ends = torch.cat((torch.zeros(1), (0.05 + 0.1 * torch.rand(14, generator=generator)).cumsum(0))).double()
+    sol = ic.solve(
+        lambda t, y: order * t ** (order - 1) + 0 * y,
+        0 * one(batching),
+        [0.0, float(ends[-1])],
+        solver=BDF(order),
+        step_ts=ends[1:-1],
+        step=100.0,
+        batching=batching,
+        dense=True,
+    )
+    # The first steps are Radau IIA's, whose interpolant is of order 4.
+    inside = torch.linspace(0.01 if order < 5 else float(ends[4]), float(ends[-1]), 37, dtype=F64)
+    assert float((sol.at(inside).flatten(1) - inside[:, None] ** order).abs().max()) < 1e-13
+
+
+@pytest.mark.parametrize(("f", "y0", "end", "want", "rtol", "steps", "error"), STIFF)
+def test_bdf_takes_about_as_many_steps_as_scipys(f, y0, end, want, rtol, steps, error):
+    sol = ic.solve(f, torch.tensor(y0, dtype=F64), [0.0, end], solver="bdf", rtol=rtol, atol=rtol * 1e-3)
+    assert sol.stats.accepted < 1.5 * steps and sol.stats.jacobians < sol.stats.accepted
+    assert float((sol.ys[-1] - torch.tensor(want, dtype=F64)).abs().max()) < 5 * error
+
+
+def test_the_order_rises_where_the_solution_is_smooth():
+    f = lambda t, y: -50 * (y - torch.cos(t)) - torch.sin(t)
+    steps = {
+        q: ic.solve(f, one("shared"), [0.0, 10.0], solver=BDF(q), rtol=1e-7, atol=1e-9).stats.accepted
+        for q in (1, 2, 5)
+    }
+    assert steps[5] < steps[2] / 4 and steps[2] < steps[1] / 5
+
+
+def test_samples_of_bdf_have_orders_and_steps_of_their_own():
+    """Stiffness, direction and times differ; the whole batch as every sample by itself, to Newton's tolerance."""
+    rate = torch.tensor([[1.0], [100.0], [1e4], [-1.0]], dtype=F64)
+    y0 = torch.tensor([[0.5], [1.0], [2.0], [0.3]], dtype=F64)
+    ts = torch.tensor([[0.0, 0.4, 2.0], [0.0, 0.3, 1.0], [-1.0, 0.1, math.nan], [1.0, 0.5, 0.0]], dtype=F64)
+    options = {"solver": BDF(), "rtol": 1e-5, "atol": 1e-8}
+    f = lambda t, y, k: -k * (y**3 - torch.cos(t))
+    sol = ic.solve(f, y0, ts, batching="per_sample", args=(rate,), **options)
+    for i in range(4):
+        own = ts[i][~ts[i].isnan()]
+        alone = ic.solve(f, y0[i], own, args=(rate[i],), **options)
+        assert torch.allclose(sol.ys[: len(own), i], alone.ys, rtol=1e-4)
+        assert abs(int(sol.stats.accepted[i]) - alone.stats.accepted) <= 0.1 * alone.stats.accepted
+
+
+@pytest.mark.parametrize("batching", BATCHINGS)
+def test_bdf_forgets_at_jumps_and_events(batching):
+    y0 = one(batching)
+    want = 5 + (math.exp(-1) - 5) * math.exp(-1)
+    options = {"batching": batching, "solver": "bdf"}
+    f = lambda t, y: torch.where(t < 1, 0.0, 5.0) - y
+    adaptive = ic.solve(f, y0, [0.0, 2.0], rtol=1e-7, atol=1e-9, jump_ts=[1.0], **options).ys[-1]
+    fixed = ic.solve(f, y0, [0.0, 2.0], step=0.05, jump_ts=[1.0], **options).ys[-1]
+    assert float((adaptive - want).abs().max()) < 3e-6 and float((fixed - want).abs().max()) < 1e-6
+    kick = ic.Event(lambda t, y: y[..., 0] - 0.5, direction=-1, reset=lambda t, y: y + 1)
+    sol = ic.solve(lambda t, y: -y, y0, [0.0, 1.5], rtol=1e-7, atol=1e-9, events=kick, **options)
+    assert torch.allclose(sol.event_ts.flatten(), torch.full_like(sol.event_ts.flatten(), math.log(2)), atol=1e-6)
+    assert float((sol.ys[-1] - 1.5 * math.exp(math.log(2) - 1.5)).abs().max()) < 1e-6
+
+
+@pytest.mark.parametrize("batching", BATCHINGS)
+def test_gradients_of_adaptive_bdf(batching):
+    """Through changing orders, a jump, and stiffness; Newton's tolerance is what tells a replay from the way forward."""
+    k = torch.tensor(1.3, dtype=F64, requires_grad=True)
+    y0 = torch.tensor([[0.5, -0.3], [1.0, 0.2]], dtype=F64, requires_grad=True)
+
+    def loss(gradient, tol=1e-4, k=k):
+        ys = ic.solve(
+            lambda t, y: 30 * (torch.sin(k * y.flip(-1)) - y) + torch.where(t < 0.7, 0.3, -0.2),
+            y0,
+            [0.0, 0.31, 1.2],
+            solver="bdf",
+            rtol=tol,
+            atol=tol,
+            jump_ts=[0.7],
+            batching=batching,
+            gradient=gradient,
+        ).ys
+        return (ys**2).sum() + ys[1].sum()
+
+    grads = [
+        torch.autograd.grad(loss(g), (k, y0)) for g in (ic.Backprop(), ic.Checkpointed(), ic.Checkpointed(memory=2000))
+    ]
+    for got in grads[1:]:
+        assert all(torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in zip(got, grads[0], strict=True))
+    (fine,) = torch.autograd.grad(loss(ic.Checkpointed(), 1e-7), k)
+    with torch.no_grad():
+        a, b, c, d = (float(loss(ic.Checkpointed(), 1e-8, k + i * 1e-2)) for i in (-2, -1, 1, 2))
+    assert float(fine) == pytest.approx((a - 8 * b + 8 * c - d) / 12e-2, rel=1e-4)
+
+
+@pytest.mark.parametrize("batching", BATCHINGS)
+def test_complex_single_precision_pytrees_in_bdf(batching):
+    z0 = torch.ones(2, 1, dtype=torch.complex128)
+    z = ic.solve(lambda t, z: (1j - 2) * z, z0, [0.0, 1.0], solver="bdf", batching=batching, rtol=1e-7, atol=1e-9).ys[
+        -1
+    ]
+    assert torch.allclose(z, torch.full_like(z0, math.exp(-2) * complex(math.cos(1), math.sin(1))), atol=1e-6)
+    y0 = {"a": torch.ones(2, 3), "b": torch.zeros(2)}
+    f = lambda t, y: {"a": -200 * y["a"], "b": torch.ones_like(y["b"])}
+    ys = ic.solve(f, y0, [0.0, 1.0], solver="bdf", batching=batching).ys
+    assert ys["a"].dtype == torch.float32 and float(ys["a"][-1].abs().max()) < 1e-4
+    assert torch.allclose(ys["b"][-1], torch.ones(2), rtol=1e-4)
+
+
+@pytest.mark.parametrize("batching", BATCHINGS)
+def test_bdf_says_what_failed(batching):
+    y0, options = one(batching), {"solver": "bdf", "batching": batching}
+    with pytest.raises(ic.SolveError, match="blows up"):
+        ic.solve(lambda t, y: y**2, y0, [0.0, 2.0], max_steps=200, rtol=1e-3, atol=1e-4, **options)
+    with pytest.raises(ic.SolveError, match="max_steps = 5 used up"):
+        ic.solve(lambda t, y: -y, y0, [0.0, 2.0], max_steps=5, **options)
+    with pytest.raises(ValueError, match="max_order=6, expected a whole number from 1 to 5"):
+        BDF(6)
+    with pytest.raises(ic.GradientError, match="is implicit"):
+        ic.solve(lambda t, y: -y, y0.requires_grad_(), [0.0, 2.0], solver="bdf", gradient="backsolve")

@@ -7,7 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from isocline.solvers import AdamsBashforth, AdamsMoulton, RK4ThreeEighths, Solver
+from isocline.solvers import Solver
+from isocline.solvers.adams_bashforth import AdamsBashforth
+from isocline.solvers.adams_moulton import AdamsMoulton
+from isocline.solvers.rk4_three_eighths import RK4ThreeEighths
 
 ADAPTIVE = frozenset(
     {"first_step", "safety", "ifactor", "dfactor", "max_num_steps", "dtype", "step_t", "jump_t", "norm", "min_step"}

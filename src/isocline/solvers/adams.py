@@ -12,7 +12,8 @@ With the slope f* that is then found at the end, P becomes P + δ Ω, δ = f* �
 the polynomial through one point more; with Ω zero at x_0 … x_{q−2} alone, the corrector.
 
 Where the past is too short, at the start and after a jump, an explicit Runge–Kutta step makes it: the interpolant of
-order p, asked at p nodes, has slopes through which goes one of order p + 1 (M. Zennaro & others' uniform correction).
+order p, asked at p nodes, has slopes through which goes one of order p + 1 ("bootstrapping", W. H. Enright, K. R. Jackson,
+S. P. Nørsett & P. G. Thomsen, ACM Trans. Math. Softw. 12 (1986)).
 """
 
 from __future__ import annotations

@@ -17,12 +17,12 @@ class AdamsBashforth(Adams):
     y₁ = y + h ∫ P, with P through the slopes of the last `order` steps; its error is estimated with the slope at the end,
     as the difference to the polynomial through that one too. Between the ends of a step lies ∫ P. For smooth fields that
     are expensive to evaluate and not stiff: the stretch of the negative real axis on which h λ is stable halves with every
-    order (0.3 at order 4, 0.001 at order 12), and imaginary ones are stable of orders 3, 4, 7, 8 alone.
+    order (0.3 at order 4, 0.001 at order 12), and imaginary ones are stable of orders 3, 4, 7, 8, 11, 12 alone.
 
     Args:
         order: 1 to 12.
-        start: order of the steps that make the first slopes, and those after a jump, at start (start − 1)/2 + 1 evaluations
-            each; None: `order`. After a lower one the order rises by one a step; the solution is then of order start + 1.
+        start: order of the steps that make the first slopes, and those after a jump, at start·(start − 1)/2 + 1
+            evaluations each; None: `order`. After a lower one the order rises by one a step; the solution is then of order start + 1.
 
     Source: F. Bashforth & J. C. Adams (1883); for steps of any length E. Hairer, S. P. Nørsett & G. Wanner, Solving
     Ordinary Differential Equations I, III.5.

@@ -129,7 +129,7 @@ def test_f_is_asked_past_the_end_only_where_the_formula_demands_it():
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             ic.solve(f, torch.ones(1), [0.0, 1.0], solver=name, step=0.25)
-        beyond = max(0.0, max(Solver.registry[name].tableau.c) - 1.0)  # 0.23 of Kvaerno5's third stage
+        beyond = max(0.0, max(Solver.named(name).tableau.c) - 1.0)  # 0.23 of Kvaerno5's third stage
         assert max(asked) <= 1.0 + 0.25 * beyond + 1e-6, name
 
 

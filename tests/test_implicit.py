@@ -302,3 +302,22 @@ def test_a_sample_that_is_not_finite_leaves_open_whether_samples_are_alone():
         assert not jacobians.probed
         jacobians.at(torch.tensor(0.0, dtype=F64), layout.flatten(y.nan_to_num(0.7)))
         assert jacobians.probed and jacobians.grid[0] == rows
+
+
+def reaction(t, y, k):
+    a, b, c = y.unbind(-1)
+    return torch.stack((-k[0] * a + k[2] * b * c, k[0] * a - k[1] * b * b - k[2] * b * c, k[1] * b * b), -1)
+
+
+@pytest.mark.parametrize("batching", ["shared", "per_sample"])
+@pytest.mark.parametrize("name", ADAPTIVE)
+def test_a_long_stiff_step_is_found_again_on_the_way_back(name, batching):
+    """A step accepted at its tolerance may be too long for one Jacobian to lead down to rounding."""
+    grads = []
+    for way, tol in ((ic.Checkpointed(graphs=0), 1e-4), (ic.Backprop(), 1e-7)):
+        k = torch.tensor([0.04, 3e7, 1e4], dtype=F64, requires_grad=True)
+        y0 = torch.tensor([[1.0, 0.0, 0.0]], dtype=F64)
+        options = {"solver": name, "gradient": way, "batching": batching, "rtol": tol, "atol": 1e-4 * tol}
+        ys = ic.solve(reaction, y0, [0.0, 1.0, 40.0], args=(k,), **options).ys
+        grads.append(torch.autograd.grad(ys[-1, 0, 0], k)[0])
+    assert torch.allclose(*grads, rtol=1e-2)

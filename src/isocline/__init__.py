@@ -40,8 +40,11 @@ from isocline.solvers.heun3 import Heun3
 from isocline.solvers.hyper import Hyper
 from isocline.solvers.implicit_euler import ImplicitEuler
 from isocline.solvers.implicit_midpoint import ImplicitMidpoint
+from isocline.solvers.ken_carp3 import KenCarp3
 from isocline.solvers.ken_carp4 import KenCarp4
+from isocline.solvers.ken_carp5 import KenCarp5
 from isocline.solvers.kvaerno3 import Kvaerno3
+from isocline.solvers.kvaerno4 import Kvaerno4
 from isocline.solvers.kvaerno5 import Kvaerno5
 from isocline.solvers.leapfrog import Leapfrog
 from isocline.solvers.midpoint import Midpoint
@@ -107,8 +110,11 @@ __all__ = [
     "ImplicitMidpoint",
     "Integral",
     "Interpolating",
+    "KenCarp3",
     "KenCarp4",
+    "KenCarp5",
     "Kvaerno3",
+    "Kvaerno4",
     "Kvaerno5",
     "Leapfrog",
     "LinearInterpolation",

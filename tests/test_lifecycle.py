@@ -169,7 +169,7 @@ KINDS += [
 ]
 
 
-@pytest.mark.parametrize("kind", KINDS, ids=str)
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: " ".join(str(v).split("(")[0] for v in kind.values()))
 def test_nothing_waits_for_the_garbage_collector(kind):
     """No cycle of references holds a tensor: what an iteration made is gone when it ends."""
     tolerances = {} if "step" in kind else {"rtol": 1e-2, "atol": 1e-2}

@@ -303,12 +303,12 @@ class _Rows(_Pieces):
         return whole
 
     def watch(self) -> Watch | None:
-        watch = super().watch()
-        if watch is None or not self.parts or self.problem.watch.fired is None:
+        watch, before = super().watch(), self.problem.watch
+        if watch is None or before is None or not self.parts or before.fired is None:
             return watch
         # Who has not moved yet still stands at the event that this solve was started after.
         still = self.moved.logical_not()
-        return Watch(watch.conditions, self.problem.watch.fired & still, self.problem.watch.residual)
+        return Watch(watch.conditions, before.fired & still, before.residual)
 
     def _times(self, start: Tensor, end: Tensor, seen: Tensor, reach: Tensor) -> Tensor:
         """Start, observations seen … reach − 1, end; the end repeated as padding."""

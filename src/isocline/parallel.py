@@ -96,7 +96,8 @@ def parareal(
     intervals = ts.unfold(0, 2, 1)
 
     def rough(n: int, y: Tensor) -> Tensor:
-        options = {"solver": "rk4", "step": float(abs(ts[n + 1] - ts[n]))} if coarse is None else coarse
+        one_step: dict[str, Any] = {"solver": "rk4", "step": float(abs(ts[n + 1] - ts[n]))}
+        options = one_step if coarse is None else coarse
         return solve(field, y, intervals[n], args=args, **options).ys[-1]
 
     ys, guesses = [y0], []

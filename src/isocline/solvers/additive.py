@@ -24,7 +24,7 @@ from isocline.solvers.implicit import ImplicitRungeKutta, attached, blocks
 from isocline.solvers.memory import StepRows
 from isocline.solvers.newton import Newton
 from isocline.solvers.runge_kutta import RungeKutta, Workspace, advance, combine
-from isocline.solvers.tableau import Tree, density, rooted_trees
+from isocline.solvers.tableau import ButcherTableau, Tree, density, rooted_trees
 from isocline.split import Split
 
 Rows = tuple[tuple[float, ...], ...]
@@ -72,10 +72,11 @@ class Additive(RungeKutta, abstract=True):
     @cached_property
     def tableau(self) -> StepRows:  # pyrefly: ignore[bad-override]
         whole, partner = self.implicit.tableau, self.implicit.partner
-        assert partner is not None and whole.b_error is not None
-        check(whole.a, partner.a, whole.b, whole.order, max(1e-12, whole.tolerance))
+        assert partner is not None and whole.b_error is not None and isinstance(whole, ButcherTableau)
+        slack = max(1e-12, whole.tolerance)
+        check(whole.a, partner.a, whole.b, whole.order, slack)
         embedded = tuple(b - e for b, e in zip(whole.b, whole.b_error, strict=True))
-        check(whole.a, partner.a, embedded, whole.embedded_order, max(1e-12, whole.tolerance))
+        check(whole.a, partner.a, embedded, whole.embedded_order, slack)
         return StepRows(
             c=(*whole.c, 1.0),
             order=whole.order,

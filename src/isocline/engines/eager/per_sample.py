@@ -284,7 +284,7 @@ class _Loop:
             # Coupled rows are replayed together; those that did not accept take a step of length zero.
             still = torch.where(accepted, t1, self.t)
             clock = (self.t, still, low, still)
-        memory = {} if self.memory is None else self.memory.record(self.y)
+        memory, pick = {} if self.memory is None else self.memory.record(self.y), None
         if not everyone:
             pick = accepted.nonzero().squeeze(1)
             position = accepted.cumsum(0) - 1
@@ -305,7 +305,7 @@ class _Loop:
             step = step._replace(y=self._whole_state())
         if self.problem.dense:
             hk = self.workspace.K
-            rows_y, rows_hk = step.dense(y, hk.clone() if everyone else hk[:, pick])
+            rows_y, rows_hk = step.dense(y, hk.clone() if pick is None else hk[:, pick])
             self.trajectory.dense_y.append(rows_y)
             self.trajectory.dense_hk.append(rows_hk)
             self.trajectory.steps.append(step[:3])

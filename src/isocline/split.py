@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 class Split:
     """The field f + g: `explicit` is f, `implicit` is g, the stiff part.
 
-    An implicit–explicit solver (`KenCarp4`) solves equations in g alone: a g that is linear, or apart in every component,
+    An implicit–explicit solver (`KenCarp3`, `KenCarp4`, `KenCarp5`) solves equations in g alone: a g that is linear, or apart in every component,
     is solved with cheaply whatever f may be, and f is evaluated once a stage. Every other solver takes the sum.
 
     Args:

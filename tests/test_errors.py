@@ -245,3 +245,13 @@ def test_a_failed_solve_still_has_a_gradient_of_what_it_reached():
             sol = ic.solve(lambda t, y: y * y, y0, [0.0, 0.5, 2.0], throw=False, gradient=gradient, batching=batching)
             sol.ys[1].sum().backward()
             assert y0.grad.item() == pytest.approx(4.0, rel=1e-4)  # y = 1/(1/y0 - t)
+
+
+@pytest.mark.parametrize("batching", ["shared", "per_sample"])
+@pytest.mark.parametrize("size", [1.0, 2.0, 3.0, 7.0, 100.0])
+def test_a_blow_up_is_found_before_the_steps_are_used_up(size, batching):
+    """Where nine tenths of a few spacings of time round to as many, the same step would be tried for ever."""
+    y0 = size * torch.tensor([[1.0, -0.5]], dtype=torch.float64)
+    sol = ic.solve(lambda t, y: y**2, y0, [0.0, 10.0], batching=batching, throw=False)
+    assert int(sol.status) == ic.Status.BLOW_UP
+    assert int(sol.stats.accepted) + int(sol.stats.rejected) < 1500

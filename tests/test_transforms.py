@@ -1,5 +1,6 @@
 """torch.func and forward mode through a solve: the same derivatives as backward(), or a refusal by name."""
 
+import math
 import warnings
 
 import pytest
@@ -77,14 +78,44 @@ def test_parameters_of_a_module():
     assert all(torch.allclose(g, w, rtol=1e-8) for g, w in zip(got.values(), want, strict=True))
 
 
-def test_vmap_maps_fixed_steps_and_names_what_to_do_with_adaptive_ones():
+def test_vmap_maps_fixed_steps():
     batch = torch.stack([Y0, 2 * Y0])
     got = vmap(lambda y: ic.solve(lambda t, y: -K * y, y, [0.0, 1.0], solver="rk4", step=0.1).ys[-1])(batch)
     assert torch.allclose(got, batch * torch.exp(-K), rtol=1e-5)
     per_sample = vmap(grad(lambda y: loss(y, K, solver="rk4", step=0.1)))(batch)
     assert torch.allclose(per_sample[0], grad(lambda y: loss(y, K, solver="rk4", step=0.1))(Y0), rtol=1e-9)
-    with pytest.raises(RuntimeError, match="batching='per_sample'"):
-        vmap(lambda y: ic.solve(lambda t, y: -K * y, y, [0.0, 1.0]).ys[-1])(batch)
+
+
+ADAPTIVE = ["bosh3", "tsit5", "vern7", "rodas5_p"]
+
+
+@pytest.mark.parametrize("solver", ADAPTIVE)
+def test_vmap_maps_adaptive_steps_which_all_samples_share(solver):
+    """Chosen by the one with the largest error: every sample keeps the tolerance, over states, parameters, gradients."""
+    options = {"solver": solver, "rtol": 1e-7, "atol": 1e-8}
+    batch, ks = torch.stack([Y0, Y0 / 2, Y0 / 8]), torch.stack([K, K / 2])
+    for got, want in (
+        (vmap(lambda y: end(y, K, **options))(batch), [end(y, K, **options) for y in batch]),
+        (vmap(lambda k: end(Y0 / 2, k, **options))(ks), [end(Y0 / 2, k, **options) for k in ks]),
+        (vmap(grad(lambda y: loss(y, K, **options)))(batch), [grad(lambda y: loss(y, K, **options))(y) for y in batch]),
+    ):
+        assert torch.allclose(got, torch.stack(want), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("solver", ["adams_bashforth", "reversible"])
+def test_a_memory_is_not_mapped_over(solver):
+    with pytest.raises(ic.GradientError, match=r"under vmap: .* batching='per_sample'"):
+        vmap(lambda y: end(y, K, solver=solver, step=0.1))(torch.stack([Y0, Y0 / 2]))
+
+
+def test_vmap_over_a_state_the_slope_does_not_depend_on():
+    got = vmap(lambda y: ic.solve(lambda t, y: torch.cos(t).repeat(2), y, [0.0, 1.0]).ys[-1])(torch.stack([Y0, 2 * Y0]))
+    assert torch.allclose(got, torch.stack([Y0, 2 * Y0]) + math.sin(1.0), rtol=1e-6)
+
+
+def test_a_failure_under_vmap_says_so():
+    with pytest.raises(ic.SolveError, match=r"one of the samples that vmap maps over; batching='per_sample' solves"):
+        vmap(lambda y: ic.solve(lambda t, y: y**2, y, [0.0, 10.0]).ys[-1])(torch.stack([Y0, 2 * Y0]))
 
 
 @pytest.mark.parametrize("solver", ["kvaerno3", "radau_iia5", "rodas5_p"])

@@ -145,7 +145,7 @@ def solve(
             progress=progress,
             observer=observer,
         )
-    way_back = under_transforms(resolve_gradient(gradient))
+    way_back = under_transforms(resolve_gradient(gradient), method)
     layout = Layout.of(y0, per_sample=batching == "per_sample")
     times = Times.of(ts, layout)
     vector_field, kinks = drive(field, inputs, layout, args)
@@ -438,7 +438,14 @@ def _report(problem: Problem, trajectory: Trajectory, y0: Tensor, solution: Solu
         if trajectory.status.success:
             return
         assert trajectory.failure is not None
-        solution.status, solution.message = diagnose(problem, trajectory.status, trajectory.failure, y0)
+        if torch._C._functorch.is_batchedtensor(trajectory.failure.y):  # which shows no numbers
+            solution.status, t = trajectory.status, trajectory.failure.t
+            solution.message = (
+                f"solve: stopped at t = {t:.6g}: {trajectory.status.message}, for one of the samples that vmap maps over; "
+                f"batching='per_sample' solves each by itself and says which"
+            )
+        else:
+            solution.status, solution.message = diagnose(problem, trajectory.status, trajectory.failure, y0)
     else:
         if not bool(failed(trajectory.status).any()):
             return

@@ -14,6 +14,7 @@ import torch
 from torch.autograd import forward_ad
 
 from isocline.gradients import Backprop, Checkpointed, Forward, Gradient, GradientError
+from isocline.solvers import Solver, snake_case
 
 F = TypeVar("F", bound=Callable[..., Any])
 # Whether `torch.export` looks on, strict or not, as it does for `torch.onnx.export`; torch 2.6 cannot tell.
@@ -43,11 +44,18 @@ def transformed() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
-def under_transforms(gradient: Gradient) -> Gradient:
+def mapped() -> bool:
+    """Whether one of the active transforms is `vmap`."""
+    stack = torch._C._functorch.get_interpreter_stack() or ()
+    return any(level.key() == torch._C._functorch.TransformType.Vmap for level in stack)
+
+
+def under_transforms(gradient: Gradient, solver: Solver) -> Gradient:
     """The gradient method to use: that asked for, or plain backpropagation where a transform looks on.
 
     Raises:
-        GradientError: the method is not the derivative of the discretisation, which is what a transform gives.
+        GradientError: the method is not the derivative of the discretisation, which is what a transform gives; or `vmap`
+            over a solver that remembers.
 
     Example:
         >>> import torch, isocline
@@ -60,6 +68,11 @@ def under_transforms(gradient: Gradient) -> Gradient:
     """
     if not transformed():
         return gradient
+    if solver.remembers and mapped():
+        raise GradientError(
+            f"solver={snake_case(type(solver).__name__)!r} under vmap: what it remembers of earlier steps is not mapped; "
+            f"use batching='per_sample', or a solver without a memory such as 'tsit5'"
+        )
     if isinstance(gradient, (Backprop, Checkpointed, Forward)):
         return Backprop()
     raise GradientError(

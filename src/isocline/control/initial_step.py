@@ -50,17 +50,11 @@ class Tolerance:
 
     def shared(self, x: Tensor) -> float:
         """Norm of a vector already in units of the tolerance, as a Python float: the one synchronisation of a step."""
-        try:
-            if self.norm is not None:
-                return float(self.norm(x))
-            return (torch.dot(x, x).item() / x.numel()) ** 0.5
-        except RuntimeError as error:
-            if "vmap" in str(error):
-                raise RuntimeError(
-                    "vmap over a solve that chooses its steps: they depend on numbers vmap does not show; call solve once on "
-                    "the batch with batching='per_sample' (each sample its own steps), or use fixed steps"
-                ) from error
-            raise
+        if torch._C._functorch.peek_interpreter_stack() is not None:
+            return largest(self.norm(x) if self.norm is not None else (torch.dot(x, x) / x.numel()).sqrt())
+        if self.norm is not None:
+            return float(self.norm(x))
+        return (torch.dot(x, x).item() / x.numel()) ** 0.5
 
     def squares(self, x: Tensor) -> Tensor:
         """The square of the norm of every row; a product with (1/N, …, 1/N) is the fastest mean of few numbers."""
@@ -71,6 +65,13 @@ class Tolerance:
     def rows(self, x: Tensor) -> Tensor:
         """The norm of every row."""
         return self.squares(x).sqrt_()
+
+
+def largest(x: Tensor) -> float:
+    """The number; under `torch.func.vmap` the largest of all samples, which the others' steps are chosen by too."""
+    while torch._C._functorch.is_functorch_wrapped_tensor(x):
+        x = torch._C._functorch.get_unwrapped(x)
+    return float(x.detach().max())
 
 
 def _laid_out(value: Any, default: float, layout: Layout, name: str) -> float | Tensor:

@@ -391,7 +391,7 @@ class BDFWorkspace(MemoryWorkspace):
         self.pace, self.newton.tolerance = pace, self.tolerance
         self.note = (self.order, self.steps) if adaptive else (self.steps,)
         self.after, rows = self.bdf.advanced(self.newton, times, scale, self.at(y), self.K[0], column, self.note)
-        torch.stack(rows[1:], out=self.K[1:])
+        self.K[1:].copy_(torch.stack(rows[1:]))
         self.last = self.rows[-1] if paces is None else self.rows[-1] / torch.where(paces == 0, 1.0, paces)
         self.jacobians = self.newton.count
         return self.after[0]

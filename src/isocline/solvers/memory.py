@@ -181,7 +181,7 @@ class MemoryWorkspace(Workspace):
         column = None if paces is None else paces.reshape(len(y), -1)[:, :1]
         self.after, rows = self.solver.taken(self.field, times, scale, self.at(y), self.K[0], column, self.note)
         stages = len(rows)
-        torch.stack(rows[1:], out=self.K[1:stages])
+        self.K[1:stages].copy_(torch.stack(rows[1:]))
         last = self.rows[stages - 1]
         self.last = last if paces is None else last / torch.where(paces == 0, 1.0, paces)
         return self.after[0]
@@ -197,7 +197,7 @@ class MemoryWorkspace(Workspace):
         """As `Workspace.step_extra`."""
         column, stages = None if paces is None else paces.reshape(len(y), -1)[:, :1], self.solver.tableau.stages
         rows = self.solver.taken_extra(self.field, times, scale, self.at(y), self.K[:stages].unbind(0), column)
-        torch.stack(rows, out=self.K[stages:])
+        self.K[stages:].copy_(torch.stack(rows))
 
     def record(self, y: Tensor) -> dict[str, Any]:
         """What a recorded step keeps of the start of the step just taken."""

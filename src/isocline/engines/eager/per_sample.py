@@ -180,7 +180,8 @@ class _Loop:
             failed = self._not(accepted)
         else:
             if self.retreated:  # a step can only be too short after one that was rejected
-                failed = self._not(accepted) & (step <= torch.maximum(t1.abs().mul_(2 * self.eps), self.spacing))
+                # Of up to four spacings of time nine tenths would round to as many, for ever.
+                failed = self._not(accepted) & (step <= torch.maximum(t1.abs().mul_(5 * self.eps), self.spacing))
             self._next_h(step, clipped, accepted, square)
         if events is not None:
             self.h = torch.where(events.withdrawn, math.inf, self.h)  # the next attempt goes to the event

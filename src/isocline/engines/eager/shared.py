@@ -125,7 +125,9 @@ class _Loop:
             y1, low, high = self._attempt(t, t1, stops)
             step = abs(t1 - t)
             error, size1 = self._error(), (y1.detach() if self.graph else y1).abs()
-            r = tolerance.shared(error.div_(tolerance.scale(torch.maximum(size, size1)))) * step
+            scale = tolerance.scale(torch.maximum(size, size1))
+            # In place under vmap it would have to be mapped over itself.
+            r = tolerance.shared(error / scale if self.graph else error.div_(scale)) * step
             accepted = r <= 1.0 or controller.forces(r, step)
             factor = controller.factor(exponents, r, r1, r2, accepted)
             if self.memory is not None:
@@ -147,7 +149,8 @@ class _Loop:
                 self._next_slope(t, stops.inside(t, stops.times[i_stop]), stops.is_jump(t))
             else:
                 self.stats.rejected += 1
-                h = step * factor
+                # Of a few spacings of time a fraction may round to as many.
+                h = min(step * factor, step - math.ulp(t))
                 if not math.isfinite(r):
                     r1 = r2 = 1.0
                 if h < controller.min_step and not (controller.force_min_step and math.isfinite(r)):
@@ -388,7 +391,7 @@ class _Loop:
             probe = self.field(
                 self.field.time(stops.inside(t, t + self.sign) + self.sign * h0), y + k1 * (self.sign * h0)
             )
-            d2 = tolerance.shared((probe - k1).div_(scale)) / h0
+            d2 = tolerance.shared((probe - k1) / scale) / h0
         h = hairer_finish(span, h0, d1, d2, self.problem.solver.error_order)
         return min(max(h, controller.min_step), controller.max_step)
 

@@ -24,7 +24,9 @@ class Split:
 
     Example:
         >>> import torch, isocline
-        >>> field = isocline.Split(explicit=lambda t, y: torch.cos(t), implicit=lambda t, y: -1000 * (y - torch.sin(t)))
+        >>> def slow(t, y):
+        ...     return torch.cos(t).expand_as(y)
+        >>> field = isocline.Split(explicit=slow, implicit=lambda t, y: -1000 * (y - torch.sin(t)))
         >>> sol = isocline.solve(field, torch.zeros(1), [0.0, 1.0], solver="ken_carp4")
         >>> round(sol.ys[-1].item(), 3), round(torch.tensor(1.0).sin().item(), 3)
         (0.841, 0.841)

@@ -366,7 +366,7 @@ def test_every_call_of_f_is_counted(way, options):
         calls[0] += 1
         return -k * y
 
-    sol = ic.solve(f, torch.ones(2, 1, dtype=F64), [0.0, 0.3, 1.0], **way, **options)
+    sol = ic.solve(f, torch.ones(2, 1, dtype=F64), [0.0, 0.3, 1.0], **{**options, **way})
     forward = calls[0]
     sol.ys.sum().backward()
     assert bool((torch.as_tensor(sol.stats.evaluations) == forward).all())

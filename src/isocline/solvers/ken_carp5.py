@@ -99,7 +99,9 @@ class KenCarp5(ImplicitRungeKutta):
 
     Example:
         >>> import torch, isocline
-        >>> field = isocline.Split(lambda t, y: torch.cos(t), lambda t, y: -1000 * (y - torch.sin(t)))
+        >>> def slow(t, y):
+        ...     return torch.cos(t).expand_as(y)
+        >>> field = isocline.Split(slow, lambda t, y: -1000 * (y - torch.sin(t)))
         >>> round(isocline.solve(field, torch.zeros(1), [0.0, 1.0], solver="ken_carp5").ys[-1].item(), 3)
         0.841
     """

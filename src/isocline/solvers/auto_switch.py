@@ -397,7 +397,7 @@ class SwitchWorkspace(MemoryWorkspace):
         return self._result
 
     @property
-    def jacobians(self) -> int:  # pyrefly: ignore[bad-override]
+    def jacobians(self) -> int:
         return self.retired + sum(part.workspace.jacobians for part in self.parts)
 
     # ---- the memory: which method, and for how long it has not been the right one ----------------------------------

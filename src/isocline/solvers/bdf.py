@@ -393,8 +393,11 @@ class BDFWorkspace(MemoryWorkspace):
         self.after, rows = self.bdf.advanced(self.newton, times, scale, self.at(y), self.K[0], column, self.note)
         self.K[1:].copy_(torch.stack(rows[1:]))
         self.last = self.rows[-1] if paces is None else self.rows[-1] / torch.where(paces == 0, 1.0, paces)
-        self.jacobians = self.newton.count
         return self.after[0]
+
+    @property
+    def jacobians(self) -> int:
+        return self.newton.count
 
     def steer(self, factor: Any, ratio: Any, accepted: Any, controller: PID) -> Any:
         """The order of the next step, and its length: each kept until as many equal steps tell more."""

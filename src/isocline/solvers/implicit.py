@@ -265,13 +265,8 @@ class NewtonWorkspace(Workspace):
         return self.newton.jacobian
 
     @property
-    def jacobians(self) -> int:  # pyrefly: ignore[bad-override]
-        """How many were evaluated."""
+    def jacobians(self) -> int:
         return self.newton.count
-
-    @jacobians.setter
-    def jacobians(self, value: int) -> None:
-        pass
 
     def step(self, f: Any, times: Sequence[Any], scale: float, y: Tensor, paces: Tensor | None = None) -> Tensor:
         """As `Workspace.step`; rows whose stages were not found come back as NaN, so that the step is rejected."""

@@ -288,12 +288,17 @@ class RosenbrockWorkspace(Workspace):
         self.formula, self.y_shape = Formula(solver, y, field), y.shape
         self.jacobian: Tensor | None = None  # the present one, (R, D, D)
         self.seen: Tensor | None = None  # the state it is of
+        self.count = 0
+
+    @property
+    def jacobians(self) -> int:
+        return self.count
 
     def step(self, f: Any, times: Sequence[Any], scale: float, y: Tensor, paces: Tensor | None = None) -> Tensor:
         if self.seen is not y:
             self.formula.differentiate(times[0], y)
             self.jacobian, self.seen = self.formula.jacobian, y
-            self.jacobians += 1
+            self.count += 1
         ks = [self.K[0]]
         flat = None if paces is None else paces.reshape(self.y_shape)
         for i, v in enumerate(self.formula.stages(times, scale, y, ks, flat), start=1):

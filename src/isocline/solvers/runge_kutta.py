@@ -212,7 +212,6 @@ class Workspace:
         self.is_flat = y.dim() == 1
         self.last: Tensor | None = None
         self.tolerance: Any = None  # `Tolerance` of the steps, for methods that iterate
-        self.jacobians = 0
         self.rows = list(shaped(self.K).unbind(0))
         self.like = self.rows[0]  # gives stages the field's shape: `view_as` takes half the time of `view(shape)`
         size = y.numel()
@@ -222,6 +221,11 @@ class Workspace:
             for i, (row, out) in enumerate(zip(rows, self.rows[1:], strict=True))
         ]
         self.plan, self.extra = plan[: tableau.stages - 1], plan[tableau.stages - 1 :]
+
+    @property
+    def jacobians(self) -> int:
+        """How many Jacobians were evaluated."""
+        return 0
 
     def paces(self, h: Float[Tensor, " rows"]) -> Tensor:
         """The rows' step sizes for `step`, in the field's shape: broadcasting along short rows takes twice the time."""

@@ -1,4 +1,4 @@
-"""What GaussAdjoint promises beyond the grid and the contracts of all methods."""
+"""What GaussAdjoint, and the adjoints along the stored solution together, promise beyond the grid and the contracts."""
 
 import math
 import warnings
@@ -36,18 +36,19 @@ def test_it_is_right_where_y_cannot_be_integrated_backwards(solver, batching):
             contracting("backsolve", max_steps=1000, **options)
 
 
-def test_it_converges_as_tolerances_tighten():
+@pytest.mark.parametrize("gradient", ["gauss_adjoint", "interpolating"])
+def test_it_converges_as_tolerances_tighten(gradient):
     field = ic.nn.MLP((2, 16, 2), dtype=F64, seed=2)
     y0 = torch.tensor([[1.0, -0.5]], dtype=F64)
 
-    def grads(gradient, **options):
-        loss = ic.solve(field, y0, [0.0, 0.7, 2.0], gradient=gradient, **options).ys.square().sum()
+    def grads(method, **options):
+        loss = ic.solve(field, y0, [0.0, 0.7, 2.0], gradient=method, **options).ys.square().sum()
         return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(field.parameters()))])
 
     reference = grads("backprop", rtol=1e-12, atol=1e-13)
     errors = []
     for tol in (1e-4, 1e-6, 1e-8):
-        errors.append(float((grads("gauss_adjoint", rtol=tol, atol=tol) - reference).norm() / reference.norm()))
+        errors.append(float((grads(gradient, rtol=tol, atol=tol) - reference).norm() / reference.norm()))
         assert errors[-1] < 3 * tol
     assert errors[2] < 1e-2 * errors[0]
 
@@ -64,7 +65,8 @@ def test_the_quadrature_sees_what_the_way_back_alone_would_step_over(batching):
     assert grad.item() == pytest.approx(2 * (1 - math.cos(60.0)) / 20, rel=1e-6)
 
 
-def test_jumps_of_the_field_and_of_the_cotangent():
+@pytest.mark.parametrize("gradient", ["gauss_adjoint", "interpolating"])
+def test_jumps_of_the_field_and_of_the_cotangent(gradient):
     """y' = θ_i y with θ changing at 0.5, and an observation on either side: closed form."""
     a = torch.tensor([0.3, -0.8], dtype=F64, requires_grad=True)
     y0 = torch.ones(1, dtype=F64, requires_grad=True)
@@ -72,7 +74,7 @@ def test_jumps_of_the_field_and_of_the_cotangent():
     def f(t, y):
         return (a[0] if t < 0.5 else a[1]) * y
 
-    ys = ic.solve(f, y0, [0.0, 0.4, 1.0], gradient="gauss_adjoint", jump_ts=[0.5], rtol=1e-10, atol=1e-12).ys
+    ys = ic.solve(f, y0, [0.0, 0.4, 1.0], gradient=gradient, jump_ts=[0.5], rtol=1e-10, atol=1e-12).ys
     by_a, by_y0 = torch.autograd.grad(ys[1, 0] + 2 * ys[2, 0], (a, y0))
     first, second = math.exp(0.12), math.exp(0.15 - 0.4)
     assert by_a.tolist() == pytest.approx([0.4 * first + 2 * 0.5 * second, 2 * 0.5 * second], rel=1e-8)
@@ -93,24 +95,6 @@ def test_its_own_solver_and_looser_tolerances_save_evaluations():
     loose, few = run(ic.GaussAdjoint(solver="bosh3", rtol=1e-3, atol=1e-5))
     assert few < many
     assert torch.allclose(tight, exact, rtol=1e-6, atol=1e-9) and torch.allclose(loose, exact, rtol=1e-2, atol=1e-4)
-
-
-@pytest.mark.parametrize("batching", ["shared", "per_sample"])
-def test_a_solve_ends_at_an_event_and_the_gradient_with_it(batching):
-    """y' = −ky falls to ½ at t = ln 2 / k."""
-    k = torch.tensor(0.9, dtype=F64, requires_grad=True)
-    sol = ic.solve(
-        lambda t, y: -k * y,
-        torch.ones(1, 1, dtype=F64),
-        [0.0, 5.0],
-        events=ic.Event(lambda t, y: y[..., 0] - 0.5 if batching == "per_sample" else y[0, 0] - 0.5),
-        gradient="gauss_adjoint",
-        batching=batching,
-        rtol=1e-10,
-        atol=1e-12,
-    )
-    (grad,) = torch.autograd.grad(sol.event_ts.sum(), k)
-    assert grad.item() == pytest.approx(-math.log(2) / 0.81, rel=1e-7)
 
 
 def test_what_it_does_not_have_is_refused_by_name():

@@ -71,9 +71,7 @@ def test_kicks_and_drifts_are_undone_too(solver, batching):
     for way in ("backprop", "reversible_adjoint"):
         k = torch.tensor(2.0, dtype=F64, requires_grad=True)
         x = torch.tensor([1.0, 0.5], dtype=F64, requires_grad=True)
-        field = ic.second_order(lambda t, x, v, k=k: -k * torch.sin(x) + torch.cos(t).reshape(()))
-        if batching == "per_sample":
-            field = ic.second_order(lambda t, x, v, k=k: -k * torch.sin(x) + torch.cos(t))
+        field = ic.second_order(lambda t, x, v, k=k: -k * torch.sin(x) + torch.cos(t))
         options = {"solver": solver, "batching": batching, "gradient": way, "step": 0.05}
         xs, vs = ic.solve(field, (x, torch.tensor([0.0, 0.3], dtype=F64)), [0.0, 1.0, 3.0], **options).ys
         grads.append(torch.stack([g.sum() for g in torch.autograd.grad(xs[1].sum() + vs[-1].square().sum(), (x, k))]))

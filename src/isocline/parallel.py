@@ -75,13 +75,13 @@ def parareal(
         SolveError: of a coarse or fine solve.
 
     Example:
-        >>> import torch, isocline
+        >>> import math, torch, isocline
         >>> y0 = torch.tensor([1.0, 0.0], dtype=torch.float64)
         >>> def field(t, y):
         ...     return torch.stack((y[..., 1], -y[..., 0]), -1)
         >>> ys, iterations, _ = isocline.parareal(field, y0, torch.linspace(0, 6, 13, dtype=torch.float64))
-        >>> round(float((ys[-1] - torch.tensor([6.0, 6.0]).double().cos()[0] * y0)[0].abs()), 6), iterations < 12
-        (0.0, True)
+        >>> abs(ys[-1, 0].item() - math.cos(6.0)) < 1e-6, iterations < 12
+        (True, True)
     """
     if not (isinstance(y0, torch.Tensor) and y0.is_floating_point()):
         raise TypeError(f"y0: expected a real tensor, got {type(y0).__name__}; join several states into one")

@@ -25,3 +25,9 @@ def test_a_short_training_learns_and_is_drawn(tmp_path):
         gif.seek(gif.n_frames - 1)
         assert len(gif.convert("RGB").getcolors(1 << 20)) > 16
     assert Image.open(tmp_path / "s.png").size == (640, 640)
+
+
+def test_it_is_an_experiment(quick):
+    record = quick("spiral")
+    # A circle around either centre is two wide: an error below a quarter follows every turn of the right one.
+    assert record["ours"]["two centres: RMS distance of the whole path"] < 0.5

@@ -1,4 +1,4 @@
-"""The command: `isocline fit | predict | demo`. PyTorch is imported inside the commands only, so that help is quick."""
+"""The command: `isocline fit | predict | demo | reproduce`. PyTorch is imported inside the commands only, so that help is quick."""
 
 from __future__ import annotations
 

@@ -116,3 +116,40 @@ def demo(
     from isocline.cli.demo import demo_command
 
     return demo_command(out, seed, quick)
+
+
+@app.command
+def reproduce(
+    name: str | None = None,
+    *,
+    quick: Annotated[bool, Parameter(negative="")] = False,
+    seed: int = 0,
+    out: Path = Path("results"),
+    data: Path | None = None,
+    threads: int | None = None,
+    fresh: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Run a published experiment: its data, its model, the published number beside ours.
+
+    A run that was broken off goes on with the same command.
+
+    Parameters
+    ----------
+    name:
+        Of the experiment, or "all"; without one, the list of them.
+    quick:
+        Less data and fewer steps: minutes, to see that it works.
+    seed:
+        Of everything random.
+    out:
+        Folder for the record (NAME.json), the pictures and what a break must not lose.
+    data:
+        Folder with data sets that are already there. Default: $ISOCLINE_DATA, else downloaded once.
+    threads:
+        Of PyTorch. Default: what suits the experiment.
+    fresh:
+        Begin again where an earlier run was broken off.
+    """
+    from isocline.cli.reproduce import reproduce_command
+
+    return reproduce_command(name, quick, seed, out, data, threads, fresh)

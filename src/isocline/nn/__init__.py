@@ -1,6 +1,13 @@
 """Models built on `solve`."""
 
 from isocline.nn.fields import MLP
+from isocline.nn.latent_ode import LatentODE
 from isocline.nn.neural_ode import NeuralODE
+from isocline.nn.ode_rnn import ODERNN
 
-__all__ = ["MLP", "NeuralODE"]
+__all__ = [
+    "MLP",
+    "ODERNN",
+    "LatentODE",
+    "NeuralODE",
+]

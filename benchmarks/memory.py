@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,53 +15,13 @@ import torch
 import torchdiffeq
 from common import origin, table
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 import isocline as ic
+from isocline.experiments.lab.live_bytes import LiveBytes
 
 BATCH, WIDTH, HIDDEN = 64, 16, 64
 BUDGET_STATES = 10
 STATE = BATCH * WIDTH * 4  # bytes, float32
-
-
-class LiveBytes(TorchDispatchMode):
-    """The bytes of all tensors made inside and still alive, and their peak.
-
-    Every operation passes here below autograd, those of the way back included, so what autograd saves in C++ is seen
-    as well as what Python holds. A storage counts once, from the first tensor on it until it is freed; what an operation
-    allocates and frees within itself is not seen. Unlike the size of the process this does not depend on the allocator.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self.known: dict[int, Any] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        for given in tree_leaves((args, kwargs)):  # not made inside: the inputs
-            self._see(given, 0)
-        out = func(*args, **(kwargs or {}))
-        for made in tree_leaves(out):
-            self._see(made, None)
-        return out
-
-    def _see(self, x: Any, size: int | None) -> None:
-        if not isinstance(x, Tensor):
-            return
-        storage = x.untyped_storage()
-        key = storage._cdata
-        if key in self.known:
-            return
-        nbytes = storage.nbytes() if size is None else size
-
-        def freed(_: Any) -> None:
-            self.now -= nbytes
-            del self.known[key]
-
-        self.known[key] = weakref.ref(storage, freed)
-        self.now += nbytes
-        self.peak = max(self.peak, self.now)
 
 
 class Field(nn.Module):
@@ -130,8 +89,8 @@ PAGE = """# Memory
 {origin}
 Made by `benchmarks/memory.py`. A 16-64-16 field (tanh) on a batch of {batch} in float32, one state {state:.1f} KiB;
 the 3/8 rule with fixed steps on [0, 1], observed at the end; the gradient by y0 and all parameters. Counted are the
-bytes of all tensors made by the solve and alive, autograd's included, at every operation (how: `LiveBytes` in the
-script). The numbers are counts, the same on every machine.
+bytes of all tensors made by the solve and alive, autograd's included, at every operation (how: `LiveBytes`).
+The numbers are counts, the same on every machine.
 
 ## Peak, KiB
 

@@ -33,16 +33,19 @@ lint: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/gradients.py
 	$(BIN)/python benchmarks/peers.py
 	$(BIN)/python benchmarks/work_precision.py
 
-# The tests too long for every change.
+# Every published experiment in full (hours; goes on where it was broken off), then the tests too long for every change.
 reproduce: $(STAMP)
+	$(BIN)/isocline reproduce all
 	$(BIN)/python -m pytest -m slow
 
 # The pages are Markdown; this writes the table of what works with what, and runs every example on the others.
 docs: $(STAMP)
 	$(BIN)/python docs/support.py
+	$(BIN)/python docs/experiments.py
 	$(BIN)/python docs/learn/checks.py
 
 clean:

@@ -1,0 +1,94 @@
+"""Writes experiments.md from the records in results/: `python docs/experiments.py`. Nothing on that page is typed by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from isocline import experiments
+
+PAGE = Path(__file__).with_suffix(".md")
+RESULTS = Path(__file__).parents[1] / "results"
+SOURCE = "../src/isocline/experiments"
+
+HEAD = """# The experiments: published and ours
+
+Every experiment is one file that reads like a section of a paper (data, model, training, published number, ours) and one
+command: `isocline reproduce NAME`, with `--quick` for a small version of it. A run that was broken off goes on with the
+same command. This page is written by `docs/experiments.py` from the records that the commands left in
+[results/](../results/): the last full run of each.
+
+*published* is the number in the source. *bound* is what a perfect model would score where that is known: an entropy, a noise
+level, a closed form. Times are of the machine named, on as many threads as named.
+"""
+
+
+def last_run(name: str) -> dict[str, Any] | None:
+    """The last full run of an experiment."""
+    path = RESULTS / f"{name}.json"
+    runs = [run for run in json.loads(path.read_text(encoding="utf-8")) if not run["quick"]] if path.exists() else []
+    return runs[-1] if runs else None
+
+
+def number(value: float | None) -> str:
+    """To four digits; empty where there is none."""
+    if value is None:
+        return ""
+    return f"{value:.0f}" if abs(value) >= 1e4 and value == round(value) else f"{value:.4g}"
+
+
+def duration(seconds: float) -> str:
+    """In the unit a person would say."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def contents(runs: dict[str, dict[str, Any] | None]) -> list[str]:
+    """The list of all experiments."""
+    lines = ["| experiment | what | after | time |", "|---|---|---|---|"]
+    for name, run in runs.items():
+        experiment = experiments.find(name)
+        took = duration(run["seconds"]) if run else "not run yet"
+        lines.append(f"| [{name}](#{name}) | {experiment.title} | {experiment.source} | {took} |")
+    return lines
+
+
+def section(name: str, run: dict[str, Any] | None) -> list[str]:
+    """One experiment."""
+    experiment = experiments.find(name)
+    file = f"{name.replace('-', '_')}.py"
+    lines = [f"## {name}", "", f"{experiment.title} ({experiment.source}): [{file}]({SOURCE}/{file}).", ""]
+    if run is None:
+        return [*lines, f"No full run is on record: `isocline reproduce {name}`.", ""]
+    lines += ["| | published | bound | ours | | |", "|---|--:|--:|--:|---|---|"]
+    for row in run["rows"]:
+        numbers = [number(row.get(k)) for k in ("published", "bound")] + [f"**{number(row['ours'])}**"]
+        note = row.get("note", "").replace("|", "\\|")
+        lines.append(f"| {row['what']} | {' | '.join(numbers)} | {row.get('unit', '')} | {note} |")
+    machine = run["machine"]
+    threads = "1 thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
+    lines += [
+        "",
+        f"`{run['command']}`: {duration(run['seconds'])} on {machine['cpu']}, {threads}, PyTorch {machine['torch']}, "
+        f"seed {run['seed']}, {run['date'][:10]}, commit {run['commit']}.",
+        "",
+    ]
+    for picture in run["pictures"]:
+        lines += [f"![{name}: {Path(picture).stem}](../results/pictures/{picture})", ""]
+    return lines
+
+
+def page() -> str:
+    """The whole page."""
+    runs = {name: last_run(name) for name in experiments.names()}
+    lines = [HEAD, *contents(runs), ""]
+    for name, run in runs.items():
+        lines += section(name, run)
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    print(f"{PAGE.name}: {len(experiments.names())} experiments")

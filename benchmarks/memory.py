@@ -42,9 +42,9 @@ class Field(nn.Module):
 Way = Callable[[nn.Module, Tensor, int], tuple[Tensor, Any]]
 
 
-def isocline_way(gradient: Any) -> Way:
+def isocline_way(gradient: Any, solver: Any = "rk4_three_eighths") -> Way:
     def run(f: nn.Module, y0: Tensor, steps: int) -> tuple[Tensor, Any]:
-        solution = ic.solve(f, y0, [0.0, 1.0], solver="rk4_three_eighths", step=1.0 / steps, gradient=gradient)
+        solution = ic.solve(f, y0, [0.0, 1.0], solver=solver, step=1.0 / steps, gradient=gradient)
         return solution.ys[-1], solution.stats
 
     return run
@@ -64,6 +64,9 @@ WAYS: dict[str, Way] = {
     "Checkpointed, graphs = 0": isocline_way(ic.Checkpointed(graphs=0)),
     f"Checkpointed, {BUDGET_STATES} states": isocline_way(ic.Checkpointed(memory=BUDGET_STATES * STATE)),
     "Backsolve": isocline_way(ic.Backsolve()),
+    "ReversibleAdjoint, Reversible(3/8 rule)": isocline_way(
+        ic.ReversibleAdjoint(), ic.solvers.Reversible(ic.solvers.RK4ThreeEighths())
+    ),
     "torchdiffeq backprop": torchdiffeq_way(torchdiffeq.odeint),
     "torchdiffeq adjoint": torchdiffeq_way(torchdiffeq.odeint_adjoint),
 }
@@ -98,7 +101,8 @@ The numbers are counts, the same on every machine.
 `Backprop` grows with the number of steps by the graph of a step. `Checkpointed` keeps such graphs too while they fit
 into `graphs` (64 MiB unless told otherwise: here, all of them), so as not to call f again; beyond, and from the start with
 `graphs=0`, it grows by one state a step, on top of the graph of a single step. Under a budget of {budget} states it does
-not grow, and pays in calls of f; `Backsolve` does not grow. "Per step" is the slope between the last two columns.
+not grow, and pays in calls of f; `Backsolve` does not grow, nor does `ReversibleAdjoint`, which takes the
+steps back themselves and is exact (its solver calls f twice as often). "Per step" is the slope between the last two columns.
 
 ## Held between the way forward and the way back, KiB
 

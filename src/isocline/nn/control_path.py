@@ -96,7 +96,7 @@ class Derivative(Signal):
 
     Example:
         >>> Derivative(LinearInterpolation([0.0, 2.0], torch.tensor([1.0, 5.0])))(1.0)
-        tensor(2., dtype=torch.float64)
+        tensor(2.)
     """
 
     def __init__(self, path: Signal) -> None:

@@ -116,3 +116,14 @@ def test_the_quadrature_is_exact_up_to_its_degree(count):
     nodes, weights = gauss_legendre(count)
     for degree in range(2 * count):
         assert sum(w * x**degree for x, w in zip(nodes, weights, strict=True)) == pytest.approx(1 / (degree + 1))
+
+
+@pytest.mark.parametrize("batching", ["shared", "per_sample"])
+@pytest.mark.parametrize("gradient", ["gauss_adjoint", "interpolating", "backsolve", "checkpointed"])
+def test_times_may_go_back(gradient, batching):
+    """y' = −k y from y(1) = 1 to y(0) = eᵏ, whose derivative by k is eᵏ."""
+    k = torch.tensor(0.5, dtype=F64, requires_grad=True)
+    y1 = torch.ones(1, 1, dtype=F64)
+    options = {"gradient": gradient, "batching": batching, "rtol": 1e-8, "atol": 1e-10}
+    ic.solve(lambda t, y: -k * y, y1, [1.0, 0.6, 0.0], **options).ys[-1].sum().backward()
+    assert k.grad.item() == pytest.approx(math.exp(0.5), rel=1e-6)

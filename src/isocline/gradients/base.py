@@ -121,6 +121,8 @@ class SavedBytes(torch.autograd.graph.saved_tensors_hooks):
         sizes: dict[int, int] = {}
 
         def count(x: Tensor) -> Tensor:
+            if x._is_zerotensor():  # a tangent in f that is zero: without memory
+                return x.detach()
             storage = x.untyped_storage()
             sizes[storage.data_ptr()] = storage.nbytes()
             return x.detach()  # x itself would keep the node alive that keeps x

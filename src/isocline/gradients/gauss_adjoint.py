@@ -146,7 +146,9 @@ class _Plan(AlongPath):
             nodes, weights = [], []
             for left, right in itertools.pairwise(cuts):
                 nodes += [left + (right - left) * x for x in self.nodes]
-                weights += [abs(right - left) * w for w in self.weights]
+                weights += [
+                    (left - right) * w for w in self.weights
+                ]  # signed: the clock goes back, in either direction
             theta = a.new_tensor([(node - s) / (s1 - s) for node in nodes])
             inside = start + dense.weights(theta) @ hk[0]  # a(t) at the nodes
             inside = inside * (a.new_tensor(weights) * size).unsqueeze(1)

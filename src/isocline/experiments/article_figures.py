@@ -163,7 +163,7 @@ def chains(job: Job, parts: Tensor) -> None:
 def arrow(axes: Axes, start: list[float], end: list[float], colour: str, width: float, head: bool = True) -> None:
     """From one place to another."""
     style = {"arrowstyle": "-|>" if head else "-", "color": colour, "lw": width, "shrinkA": 3, "shrinkB": 4}
-    axes.annotate("", xy=end, xytext=start, arrowprops=style)
+    axes.annotate("", xy=(end[0], end[1]), xytext=(start[0], start[1]), arrowprops=style)
 
 
 def meaning(job: Job, observed: Tensor, quick: bool) -> float:

@@ -2,27 +2,27 @@
 
 Data. 4000 stays of 48 hours (set a, the one with outcomes); 37 variables, measured when somebody thought it useful, and
 age, sex, height and kind of unit, seen once at the start. Rounded to the hour, several values of an hour averaged (the
-source: to the minute, which costs sixty times as much); 18 % of the 41 × 49 cells are filled. Each variable to [0, 1] by
-its least and greatest value, time to [0, 1]. A fifth of the stays is the test, a tenth more chooses the stopping point; three such splits, no stay
-tested on twice.
+source: to the minute, many times the steps); 18 % of the 41 × 49 cells are filled. Each variable to [0, 1] by its least
+and greatest value, time to [0, 1]. A fifth of the stays is the test, a tenth more chooses the stopping point; three such
+splits, no stay tested on twice.
 
 Models. Recurrent ones read hour by hour and predict each from those before; a classifier (300-300) reads the last state:
-"RNN dt", a GRU that is told the time differences; "GRU-D"; "ODE-RNN", whose state follows an ODE, 40-50-50-40,
-between; "neural CDE", driven by values, time and counts on a rectilinear path, so that it too knows the past only (24
-units, one Heun step a piece). "Latent ODE": an ODE-RNN reads everything backwards into z(0) of 20 numbers, dz/dt an
-MLP 20-50-50-20, from which everything is decoded; a classifier (300-300) reads z(0). All: 40 units unless said.
+"RNN dt", a GRU that is told the time differences; "GRU-D"; "ODE-RNN", whose state follows an ODE, 40-50-50-40, between
+hours; "neural CDE", driven by values, time and counts on a rectilinear path, so that it too knows the past only (24
+units, one Heun step a piece). "Latent ODE": an ODE-RNN reads everything backwards into z(0) of 20 numbers, dz/dt an MLP
+20-50-50-20, from which everything is decoded; a classifier (300-300) reads z(0). All: 40 units unless said.
 
 Training. Each model once for both tasks: 100 · (squared error) + cross-entropy (+ KL for the latent ODE); the source
-trains the tasks apart. Adamax, 1e-2 falling by 0.999 a step to 1e-3, batches of 50, gradients clipped, 2500
-steps (45 epochs; the source: 100); the neural CDE 800 steps from 2e-3, with more it diverges.
+trains for each task. Adamax, 1e-2 falling by 0.999 a step to 1e-3, batches of 50, gradients clipped, 2500 steps (45
+epochs; the source: 100); the neural CDE 800 steps from 2e-3 (from 1e-2 its loss soon was ten times that of the start).
 
 Scores. Squared error as in the source: averaged over the hours of a variable of a stay, then over all 41 variables and
-stays, one never measured counting 0; the first hour is given to those that predict. (So a latent ODE *reconstructs* what
-it has read, and the others *predict*: the two numbers answer different questions, in the source too.) Area under the ROC
-curve of death in hospital. Each at the step where its own value on the validation stays was best.
+stays, one never measured counting 0; the first hour is given to those that predict. So a latent ODE *reconstructs* what
+it has read, and the others *predict* what comes next: in the source too the two answer different questions. Area under
+the ROC curve of death in hospital. Each at the step where its own value on the validation stays was best.
 
-Published: see `PUBLISHED`, of the source's tables 4 and 6. Ours beside them, beside the mean, the last value carried on, and
-a logistic regression on means, last values and counts.
+Published: see `PUBLISHED`. Ours beside them, beside the mean, the last value carried on, and a logistic regression on
+means, last values and counts.
 """
 
 from __future__ import annotations

@@ -42,8 +42,8 @@ def control_path(
         TypeError, ValueError: naming the argument, what came, what was expected.
 
     Source: J. Morrill, P. Kidger, L. Yang, T. Lyons, Neural Controlled Differential Equations for Online Prediction Tasks
-    (2021), section 3; counts as channels: P. Kidger, J. Morrill, J. Foster, T. Lyons, Neural Controlled Differential
-    Equations for Irregular Time Series (NeurIPS 2020), section 3.
+    (2021); counts as channels: P. Kidger, J. Morrill, J. Foster, T. Lyons, Neural Controlled Differential
+    Equations for Irregular Time Series (NeurIPS 2020).
 
     Example:
         >>> x = torch.tensor([[[1.0]], [[float("nan")]], [[4.0]]])

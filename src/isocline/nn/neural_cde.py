@@ -27,8 +27,8 @@ class MatrixField(nn.Module):
     Shapes:
         z (..., hidden) -> (..., hidden, channels).
 
-    Source: P. Kidger, J. Morrill, J. Foster, T. Lyons (NeurIPS 2020), section 6: with the final tanh the state of a long
-    series stays bounded where without it training fails.
+    Source: P. Kidger, J. Morrill, J. Foster, T. Lyons (NeurIPS 2020), whose fields end in tanh too: what
+    a long series can add to the state is bounded.
 
     Example:
         >>> MatrixField(8, 3)(torch.tensor(0.0), torch.zeros(5, 8)).shape
@@ -83,7 +83,7 @@ class NeuralCDE(nn.Module):
             `field` returns another shape.
 
     Source: P. Kidger, J. Morrill, J. Foster, T. Lyons, Neural Controlled Differential Equations for Irregular Time Series
-    (NeurIPS 2020), equation 5.
+    (NeurIPS 2020).
 
     Example:
         >>> model = NeuralCDE(MatrixField(8, 3), torch.nn.Linear(3, 8), solver="rk4", step=1.0)

@@ -25,7 +25,7 @@ class GRUD(nn.Module):
         x (T, B, D), ts (T,) or (B, T), mask as for `ODERNN` -> states before and after each row, (T, B, H).
 
     Source: Z. Che, S. Purushotham, K. Cho, D. Sontag, Y. Liu, Recurrent Neural Networks for Multivariate Time Series with
-    Missing Values (Scientific Reports, 2018), equations 5 to 13.
+    Missing Values (Scientific Reports, 2018).
 
     Example:
         >>> states = GRUD(2, 8, torch.zeros(2))(torch.randn(5, 3, 2), torch.linspace(0, 1, 5))

@@ -7,8 +7,7 @@ Model. x″ = 10 tanh(w); an event where x − r² = 0; there v ← −σ(b) v; 
 Baseline: no events; dx/dt by a network 3-64-64-3 with sines, its state x and two more coordinates, its start learned.
 
 Training. Mean of |(x̂ − x) / (x + 10⁻³)|; Adam, 0.1, cosine to 0; 1000 steps; float64. The times seen grow from 1.2 s to all
-6 over the first half, of both models; with all from the start the loss has a minimum where the ball has come to rest, and
-of the starts tried none left it.
+6 over the first half, of both models: with all from the start the loss has a minimum where the ball soon comes to rest.
 
 Solver. The source takes dopri5 at 1e-8. The ball's parabolas are exact under RK4 whatever the step; the baseline takes 120
 steps of RK4 over the 6 seconds, and is measured at 1e-8. Where the bounces of an early guess come to rest, the ball lies

@@ -79,7 +79,12 @@ def run(job: Job) -> list[Row]:
 
     parts = {"model": model, "optimizer": optimizer, "schedule": schedule, "looks": looks}
     history = train(job, "training", parts, iterations, step, look=look)
-    animate([image(draw_series(x, true, shown, *one)) for one in looks], job.picture("training.gif"), milliseconds=120)
+    animate(
+        [image(draw_series(x, true, shown, *one)) for one in looks],
+        job.picture("training.gif"),
+        milliseconds=120,
+        colours=128,
+    )
     save(draw_series(x, true, shown, *looks[-1]), job.picture("extrapolation.png"))
 
     rows = []
@@ -128,7 +133,7 @@ def draw_series(x: Tensor, true: Tensor, shown: list[int], iteration: int, found
     figure, axes = panels(1, 2, (3.4, 3.5))
     at = around()
     parts = (
-        (at <= 0, COLOURS[3], "before"),
+        (at <= 0, COLOURS[2], "before"),
         ((at >= 0) & (at <= TS[-1]), COLOURS[0], "within"),
         (at >= TS[-1], COLOURS[1], "after"),
     )

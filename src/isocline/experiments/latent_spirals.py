@@ -234,7 +234,9 @@ def pictures(
         save(latent_plane(model, data[n]), job.picture("latent-plane.png"))
         save(decoded_grid(model, data[n]), job.picture("decoded-grid.png"))
     shown = data[counts[0]].of(SHOWN)
-    animate([image(training(shown, *look)) for look in looks], job.picture("training.gif"), milliseconds=120)
+    animate(
+        [image(training(shown, *look)) for look in looks], job.picture("training.gif"), milliseconds=120, colours=128
+    )
 
 
 def curve(axes: Any, data: Data, i: int, found: Tensor, seen: bool = True) -> None:
@@ -242,7 +244,7 @@ def curve(axes: Any, data: Data, i: int, found: Tensor, seen: bool = True) -> No
     axes.plot(*data.true[:, i].T, color=PALE, lw=5, solid_capstyle="round")
     if seen:
         axes.plot(*data.x[:, i].T, ".", color=INK, ms=3.5)
-    axes.plot(*found[: BEFORE + 1, i].T, color=COLOURS[3], lw=1.6)
+    axes.plot(*found[: BEFORE + 1, i].T, color=COLOURS[2], lw=1.6)
     axes.plot(*found[BEFORE : BEFORE + LENGTH, i].T, color=COLOURS[0], lw=1.6)
     axes.plot(*found[BEFORE + LENGTH - 1 :, i].T, color=COLOURS[1], lw=1.6)
     corner, size = data.true[:, i].amin(0), (data.true[:, i].amax(0) - data.true[:, i].amin(0)).max()
@@ -256,7 +258,7 @@ def legend(figure: Figure, columns: int) -> None:
     lines = [
         Line2D([], [], color=PALE, lw=5, label="true"),
         Line2D([], [], color=INK, marker=".", lw=0, label="seen"),
-        Line2D([], [], color=COLOURS[3], lw=1.6, label="before"),
+        Line2D([], [], color=COLOURS[2], lw=1.6, label="before"),
         Line2D([], [], color=COLOURS[0], lw=1.6, label="within the window"),
         Line2D([], [], color=COLOURS[1], lw=1.6, label="after"),
     ]

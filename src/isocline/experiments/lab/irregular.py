@@ -86,7 +86,7 @@ def auc_error(area: float, positives: int, negatives: int) -> float:
 
     Example:
         >>> round(auc_error(0.83, 110, 690), 3)
-        0.024
+        0.025
     """
     one, two = area / (2 - area), 2 * area**2 / (1 + area)
     spread = area * (1 - area) + (positives - 1) * (one - area**2) + (negatives - 1) * (two - area**2)

@@ -41,7 +41,7 @@ from torch.nn import functional
 from isocline import audit
 from isocline.experiments.lab import Experiment, Job, Kept, Row, train
 from isocline.experiments.lab.datasets import mnist
-from isocline.experiments.lab.image_nets import ConvField, ODENet, ResBlock, crop, mlp, res_net, size
+from isocline.experiments.lab.image_nets import ConvField, ODENet, ResBlock, crop, mlp, pixels, res_net, size
 from isocline.experiments.lab.live_bytes import peak_bytes
 from isocline.experiments.lab.pictures import COLOURS, INK, MUTED, bare, panels, save, title
 from isocline.gradients import Backsolve
@@ -123,7 +123,7 @@ def rows(name: str, line: dict[str, Any]) -> list[Row]:
 # ---- training -----------------------------------------------------------------------------------------------------
 def table_line(job: Job, name: str) -> dict[str, Any]:
     """Trains one network; what there is to say about it."""
-    recipe, batch = RECIPES[name], 64 if job.quick else 128
+    recipe, (batch, rate) = RECIPES[name], (32, RATE / 2) if job.quick else (128, RATE)
     images, labels, test_images, test_labels = mnist(job)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(job.draw_seed("aside")))
     aside, kept = order[:ASIDE], order[ASIDE:]
@@ -137,7 +137,7 @@ def table_line(job: Job, name: str) -> dict[str, Any]:
     torch.manual_seed(job.draw_seed("weights", name))
     model = recipe.build()
     best, looks = copy.deepcopy(model), Kept()
-    optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: one_cycle(i / total))
     counts = Kept()  # (forward, backward) by iteration
 
@@ -181,11 +181,6 @@ def table_line(job: Job, name: str) -> dict[str, Any]:
 def one_cycle(share: float) -> float:
     """The rate as a part of its highest, after a share of the training: up along a line, down along a cosine."""
     return share / WARM + 0.01 if share < WARM else 0.5 * (1 + math.cos(math.pi * (share - WARM) / (1 - WARM)))
-
-
-def pixels(images: Tensor) -> Tensor:
-    """(B, 28, 28) uint8 -> (B, 1, 28, 28), mean 0 and spread 1 over the data set."""
-    return (images[:, None].float() / 255 - 0.1307) / 0.3081
 
 
 @torch.no_grad()

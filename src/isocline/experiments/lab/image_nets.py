@@ -10,6 +10,8 @@ evaluation of the field as another batch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -87,19 +89,24 @@ class TimeConv(nn.Module):
 class ConvField(nn.Module):
     """dy/dt = GN Conv [t, ReLU GN Conv [t, ReLU GN y]].
 
+    Args:
+        channels: of the state.
+        activation: in the place of ReLU. The adjoint's right-hand side jumps wherever a ReLU switches.
+
     Shapes:
         t 0-d, y (B, channels, H, W) -> (B, channels, H, W).
     """
 
-    def __init__(self, channels: int = 64) -> None:
+    def __init__(self, channels: int = 64, activation: Callable[[Tensor], Tensor] = functional.relu) -> None:
         super().__init__()
+        self.activation = activation
         self.norm1, self.norm2, self.norm3 = (group_norm(channels) for _ in range(3))
         self.conv1, self.conv2 = TimeConv(channels), TimeConv(channels)
 
     def forward(self, t: Tensor, y: Tensor) -> Tensor:
         """dy/dt."""
-        hidden = self.conv1(t, functional.relu(self.norm1(y)))
-        return self.norm3(self.conv2(t, functional.relu(self.norm2(hidden))))
+        hidden = self.conv1(t, self.activation(self.norm1(y)))
+        return self.norm3(self.conv2(t, self.activation(self.norm2(hidden))))
 
 
 def res_net(blocks: int, channels: int = 64) -> nn.Sequential:
@@ -138,6 +145,11 @@ def mlp() -> nn.Sequential:
 def size(model: nn.Module) -> int:
     """The number of parameters."""
     return sum(p.numel() for p in model.parameters())
+
+
+def pixels(images: Tensor) -> Tensor:
+    """(B, 28, 28) uint8 -> (B, 1, 28, 28), mean 0 and spread 1 over all digits of MNIST."""
+    return (images[:, None].float() / 255 - 0.1307) / 0.3081
 
 
 def crop(x: Tensor, padding: int = 4) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -60,7 +59,6 @@ class LiveBytes(TorchDispatchMode):
 
 def peak_bytes(run: Callable[[], Tensor]) -> int:
     """The peak of `run`, which returns a 0-d loss, and of the way back from it."""
-    gc.collect()
     with LiveBytes() as live:
         run().backward()
     return live.peak

@@ -1,21 +1,22 @@
 """Claims made about neural ODEs, measured again.
 
-Memory. "O(1)": one field of convolutions, on one batch, solved at tighter and tighter tolerances, and the peak of a forward
-and a backward against the evaluations. So did a replication (Leonardo, re-augmented-neural-odes, 2026): 0.0007 MB for each
-further evaluation with the adjoint, 31.8 MB without. Theirs are megabytes of a GPU for larger images; ours are counts of bytes.
-What is to be compared is that one grows and the other does not.
+Memory. "O(1)": one field of convolutions, on one batch, solved at tighter and tighter tolerances, and the peak of a
+forward and a backward against the evaluations. So did a replication (Leonardo, re-augmented-neural-odes, 2026): 0.0007
+MB for each further evaluation with the adjoint, 31.8 MB without. Theirs are megabytes of a GPU for larger images; ours
+are counts of bytes. What is to be compared is that one grows and the other does not.
 
-Evaluations. "Backward takes half": counts of both ways for several fields, in `ode-net-solver` for images. "They grow in
-training": a field in the plane that is to tell a disc from a ring around it, which no flow of the plane can (Dupont 2019), looked
-at on the same points at one tolerance.
+Evaluations. "Backward takes half": counts of both ways for several fields, in `ode-net-solver` for images. "They grow
+in training": a field in the plane that is to tell a disc from a ring around it, which no flow of the plane can (Dupont
+2019), looked at on the same points at one tolerance.
 
-Reconstruction. Beside every such number: does y come back when integrated from 0 to T and from T to 0? Where it does not,
-the solver is no longer computing the flow of an ODE, and the adjoint, which relies on it, is off.
+Reconstruction. Beside every such number: does y come back when integrated from 0 to T and from T to 0? Where it does
+not, the solver is no longer computing the flow of an ODE, and the adjoint, which relies on it, is off.
 
-Numerical error. The article that this project began with, and many after it, say that backpropagation through the solver has
-"numerical error" and that the adjoint avoids it. It is the other way round. Backpropagation is the derivative of what was
-computed, to rounding: finite differences agree. The adjoint, solved with steps of h, is off by as much as the solver is:
-O(h^p), p its order. Here p is measured for methods of order 1 to 4; Heun's, of order 2, is one power better than it must.
+Numerical error. The article that this project began with, and many after it, say that backpropagation through the
+solver has "numerical error" and that the adjoint avoids it. It is the other way round. Backpropagation is the
+derivative of what was computed, to rounding: finite differences agree. The adjoint, solved with steps of h, is off by
+as much as the solver is: O(h^p), p its order. Here p is measured for methods of order 1 to 4; Heun's, of order 2, is
+one power better than it must.
 """
 
 from __future__ import annotations

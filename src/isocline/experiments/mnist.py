@@ -1,8 +1,8 @@
 """Digits with an ODE block in place of residual blocks (Chen et al., section 3, table 1).
 
-Data. MNIST, less its mean and divided by its spread. 5,000 of the 60,000 training images are set aside: after every epoch
-the error on them is measured, and the weights that were best there are the ones tested. The test images are seen once.
-(`odenet_mnist` of torchdiffeq keeps the weights that were best on the test images.)
+Data. MNIST, less its mean and divided by its spread. 5,000 of the 60,000 training images are set aside: after every
+epoch the error on them is measured, and the weights that were best there are the ones tested. The test images are seen
+once. (`odenet_mnist` of torchdiffeq keeps the weights that were best on the test images.)
 
 Model. A stem of three convolutions down to 6 × 6 × 64, a middle, a head (`lab.image_nets`). The middle is
     ODE-Net     dy/dt = f(t, y, θ) on [0, 1], the gradient by the continuous adjoint: memory does not grow with steps
@@ -13,13 +13,14 @@ and beside them an MLP 784-300-10. The paper's 0.60 million of parameters are th
 one is the other stem of `odenet_mnist`, a third cheaper.
 
 Training. SGD, momentum 0.9, batches of 128, crops of 28 × 28 out of the digit with a margin of 4 (MLP: none); the rate
-goes up to 0.1 over the first tenth and down to 0 along a cosine, in 8 to 10 epochs, 20 for the MLP (published recipe: 160,
-in steps).
+goes up to 0.1 over the first tenth and down to 0 along a cosine, in 8 to 10 epochs, 20 for the MLP (published recipe:
+160, in steps).
 
-Differs. The paper's solver is the implicit Adams method of LSODE through SciPy, at 1e-3. Here Bogacki & Shampine's pair 3(2),
-at 1e-3 too: order 3 takes the fewest evaluations there. The way back has ten times the tolerance, which is a third of
-the work; what that does to the gradient, and whether y can be integrated backwards at all, is measured after every epoch
-and is in the rows. `Backsolve` would stop where it cannot (`check="raise"`); here it goes on, and the rows tell.
+Differs. The paper's solver is the implicit Adams method of LSODE through SciPy, at 1e-3. Here Bogacki & Shampine's pair
+3(2), at 1e-3 too: order 3 takes the fewest evaluations there. The way back has ten times the tolerance, which is a
+third of the work; what that does to the gradient, and whether y can be integrated backwards at all, is measured after
+every epoch and is in the rows. `Backsolve` would stop where it cannot (`check="raise"`); here it goes on, and the rows
+tell.
 
 Published: test errors of 1.60 % (MLP), 0.41 % (ResNet), 0.47 % (RK-Net), 0.42 % (ODE-Net). On 10,000 images an error of
 0.4 % is known to ± 0.06.

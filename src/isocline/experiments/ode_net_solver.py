@@ -4,11 +4,11 @@ Data. MNIST; the solver is looked at on test images.
 
 Model. The ODE-Net of `mnist` with 16 channels for 64: the solver does not see the difference, and it trains in minutes.
 
-Training. Tsit5 at tolerances of 1e-3, exact gradients, SGD with momentum, a rate that goes up and then down, batches of 128.
-Then one pass forward and one backward at each tolerance from 1 to 1e-5.
+Training. Tsit5 at tolerances of 1e-3, exact gradients, SGD with momentum, a rate that goes up and then down, batches of
+128. Then one pass forward and one backward at each tolerance from 1 to 1e-5.
 
-Differs. The paper's solver is the implicit Adams method of LSODE or VODE through SciPy, which changes its order as it goes; so
-evaluations at one tolerance are not to be compared, their trends are.
+Differs. The paper's solver is the implicit Adams method of LSODE or VODE through SciPy, which changes its order as it
+goes; so evaluations at one tolerance are not to be compared, their trends are.
 
 Published, read off the figure (± 20 %):
     (a) numerical error of the output falls from 1e-2 to below 1e-5 while evaluations rise from 10 to 150

@@ -1,5 +1,6 @@
 """The eager engine: the loop over steps, with one step size for all (`shared`) or one a sample (`per_sample`)."""
 
+import torch
 from torch import Tensor
 
 from isocline.engines.eager import by_scipy, per_sample, shared
@@ -18,6 +19,7 @@ def integrate(problem: Problem, y0: Tensor, on_step: OnStep | None = None, segme
         if on_step is not None:
             raise problem.solver.refusal()
         return by_scipy.integrate(problem, y0)
-    if problem.field.layout.batch is None:
-        return shared.integrate(problem, y0, on_step=on_step, segments=segments)
-    return per_sample.integrate(problem, y0, on_step)
+    with torch.no_grad():  # a field that calls autograd may return a graph even where nothing is to be differentiated
+        if problem.field.layout.batch is None:
+            return shared.integrate(problem, y0, on_step=on_step, segments=segments)
+        return per_sample.integrate(problem, y0, on_step)

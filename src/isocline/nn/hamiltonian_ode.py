@@ -48,8 +48,8 @@ class Hamiltonian(Mechanics):
     Example:
         >>> import torch
         >>> from isocline.nn.hamiltonian_ode import Hamiltonian
-        >>> Hamiltonian(lambda t, y: y.square().sum(-1) / 2)(torch.tensor(0.0), torch.tensor([[1.0, 2.0]]))
-        tensor([[ 2., -1.]])
+        >>> Hamiltonian(lambda t, y: y.square().sum(-1) / 2)(torch.tensor(0.0), torch.tensor([[1.0, 2.0]])).tolist()
+        [[2.0, -1.0]]
     """
 
     def __init__(

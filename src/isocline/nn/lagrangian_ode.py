@@ -69,8 +69,8 @@ class EulerLagrange(Mechanics):
         >>> import torch
         >>> from isocline.nn.lagrangian_ode import EulerLagrange
         >>> spring = lambda t, y: y[..., 1] ** 2 / 2 - y[..., 0] ** 2 / 2
-        >>> EulerLagrange(spring)(torch.tensor(0.0), torch.tensor([[1.0, 2.0]]))
-        tensor([[ 2., -1.]])
+        >>> EulerLagrange(spring)(torch.tensor(0.0), torch.tensor([[1.0, 2.0]])).tolist()
+        [[2.0, -1.0]]
     """
 
     def __init__(

@@ -20,7 +20,7 @@ same command. This page is written by `docs/experiments.py` from the records tha
 [results/](../results/): the last full run of each.
 
 *published* is the number in the source. *bound* is what a perfect model would score where that is known: an entropy, a noise
-level, a closed form. Times are of the machine named, on as many threads as named.
+level, a closed form. Times are of processor time, on the machine and as many threads as named, which did other work beside.
 """
 
 
@@ -45,13 +45,19 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
+def took(run: dict[str, Any]) -> str:
+    """Processor time of a run; of the oldest records the time that passed."""
+    return duration(run.get("processor_seconds", run["seconds"]))
+
+
 def contents(runs: dict[str, dict[str, Any] | None]) -> list[str]:
     """The list of all experiments."""
     lines = ["| experiment | what | after | time |", "|---|---|---|---|"]
     for name, run in runs.items():
         experiment = experiments.find(name)
-        took = duration(run["seconds"]) if run else "not run yet"
-        lines.append(f"| [{name}](#{name}) | {experiment.title} | {experiment.source} | {took} |")
+        lines.append(
+            f"| [{name}](#{name}) | {experiment.title} | {experiment.source} | {took(run) if run else 'not run yet'} |"
+        )
     return lines
 
 
@@ -71,7 +77,7 @@ def section(name: str, run: dict[str, Any] | None) -> list[str]:
     threads = "1 thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
     lines += [
         "",
-        f"`{run['command']}`: {duration(run['seconds'])} on {machine['cpu']}, {threads}, PyTorch {machine['torch']}, "
+        f"`{run['command']}`: {took(run)} on {machine['cpu']}, {threads}, PyTorch {machine['torch']}, "
         f"seed {run['seed']}, {run['date'][:10]}, commit {run['commit']}.",
         "",
     ]

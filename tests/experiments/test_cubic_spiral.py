@@ -8,4 +8,4 @@ def test_the_whole_path_comes_near_the_true_one(quick):
     # The untrained field stays at (2, 0), a mean absolute error of 1.
     assert record["ours"]["mean absolute error of the whole path"] < 0.5
     with Image.open(record["folder"] / "pictures" / "cubic-spiral-quick-training.gif") as gif:
-        assert gif.n_frames == 11
+        assert gif.n_frames == 6

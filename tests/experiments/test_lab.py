@@ -68,9 +68,10 @@ def test_a_record_grows_and_says_where_it_comes_from(tmp_path):
     path = tmp_path / "results" / "x.json"
     rows = [Row("a", 1.0, "s", note="why"), Row("b", math.nan, published=2.0)]
     for seed in (0, 1):
-        record.append(path, record.run_of("x", False, seed, 12.34, rows, ["x.png"], "isocline reproduce x"))
+        record.append(path, record.run_of("x", False, seed, (12.34, 5.67), rows, ["x.png"], "isocline reproduce x"))
     first, second = json.loads(path.read_text())
     assert (first["seed"], second["seed"]) == (0, 1)
+    assert (first["seconds"], first["processor_seconds"]) == (12.3, 5.7)
     assert first["rows"] == [
         {"what": "a", "ours": 1.0, "unit": "s", "note": "why"},
         {"what": "b", "ours": None, "published": 2.0},

@@ -77,14 +77,14 @@ def reproduce(
             tell=screen.tell, stop=screen.stopped,
         )  # fmt: skip
         clock = Clock(folder / "seconds.txt")
-        if clock.before:
-            console.print(f"going on after {clock.before:.0f} s of an earlier run (--fresh begins again)")
+        if clock.before[0]:
+            console.print(f"going on after {clock.before[0]:.0f} s of an earlier run (--fresh begins again)")
         try:
             rows = list(experiment.run(job))
         finally:
             clock.keep()
     command = shlex.join(["isocline", *sys.argv[1:]])
-    run = record.run_of(name, quick, seed, clock.seconds, rows, job.drawn, command)
+    run = record.run_of(name, quick, seed, (clock.seconds, clock.processor), rows, job.drawn, command)
     record.append(out / f"{name}.json", run)
     (folder / "done").touch()
     _show(run)
@@ -95,20 +95,25 @@ def reproduce(
 
 
 class Clock:
-    """Seconds of a run over all its sessions."""
+    """Seconds of a run over all its sessions: as they pass, and of processor time."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.began = path, time.monotonic()
-        self.before = float(path.read_text()) if path.exists() else 0.0
+        self.path, self.began = path, (time.monotonic(), time.process_time())
+        self.before = [float(word) for word in path.read_text().split()] if path.exists() else [0.0, 0.0]
 
     @property
     def seconds(self) -> float:
         """So far."""
-        return self.before + time.monotonic() - self.began
+        return self.before[0] + time.monotonic() - self.began[0]
+
+    @property
+    def processor(self) -> float:
+        """Of processor time, so far."""
+        return self.before[1] + time.process_time() - self.began[1]
 
     def keep(self) -> None:
         """For a later session."""
-        write(self.path, f"{self.seconds:.1f}")
+        write(self.path, f"{self.seconds:.1f} {self.processor:.1f}")
 
 
 class Screen:

@@ -77,7 +77,7 @@ def race(job: Job, iterations: int) -> dict[str, Any]:
     for turn in range(-1, iterations // TURN):  # the first is to warm up
         for name, path in paths.items():
             field, optimizer = (fields[name], optimizers[name]) if turn >= 0 else (network(0), None)
-            began = time.perf_counter()
+            began = time.process_time()
             for _ in range(TURN if optimizer else 1):
                 field.zero_grad()
                 loss = (path(field, y0, ts) - true).square().sum()
@@ -86,7 +86,7 @@ def race(job: Job, iterations: int) -> dict[str, Any]:
                     optimizer.step()
                     losses[name].append(loss.item())
             if optimizer:
-                seconds[name] += time.perf_counter() - began
+                seconds[name] += time.process_time() - began
         job.tell("race", (turn + 1) * TURN, iterations, losses[next(iter(paths))][-1] if turn >= 0 else None)
     with torch.no_grad():
         own = {name: float((path(fields[name], y0, ts) - true).square().sum()) for name, path in paths.items()}

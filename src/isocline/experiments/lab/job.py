@@ -56,14 +56,14 @@ class Job:
         folder.mkdir(parents=True, exist_ok=True)
 
     def cell(self, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """A part of the experiment: made once, then read. JSON types only; `seconds` is added where it is missing."""
+        """A part of the experiment: made once, then read. JSON types only; `seconds`, of processor time, is added."""
         path = self.folder / f"{_plain(key)}.json"
         if path.exists():
             return json.loads(path.read_text(encoding="utf-8"))
         self.tell(key, 0, 1, None)
-        began = time.monotonic()
+        began = time.process_time()
         made = make()
-        made = {"seconds": time.monotonic() - began, **made}
+        made = {"seconds": time.process_time() - began, **made}
         write(path, json.dumps(made))
         self.tell(key, 1, 1, None)
         return json.loads(path.read_text(encoding="utf-8"))  # as a resumed run will find it

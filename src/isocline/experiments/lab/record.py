@@ -40,16 +40,23 @@ def append(path: Path, run: dict[str, Any]) -> None:
 
 
 def run_of(
-    name: str, quick: bool, seed: int, seconds: float, rows: list[Row], pictures: list[str], command: str
+    name: str,
+    quick: bool,
+    seed: int,
+    seconds: tuple[float, float],
+    rows: list[Row],
+    pictures: list[str],
+    command: str,
 ) -> dict[str, Any]:
-    """A run as it is kept; numbers that are not finite become None."""
+    """A run as it is kept; `seconds` as they passed and of processor time; numbers that are not finite become None."""
     kept = [{k: _finite(v) for k, v in asdict(row).items() if v not in (None, "")} for row in rows]
     return {
         "experiment": name,
         "quick": quick,
         "seed": seed,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "seconds": round(seconds, 1),
+        "seconds": round(seconds[0], 1),
+        "processor_seconds": round(seconds[1], 1),
         "command": command,
         "isocline": __version__,
         "commit": commit(),

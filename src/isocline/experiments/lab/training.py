@@ -20,7 +20,10 @@ LOST = 20  # iterations without a finite gradient after which a training has fai
 
 @dataclass
 class History:
-    """Losses by iteration, and the seconds of training up to each, over all sessions."""
+    """Losses by iteration, and the seconds of processor time up to each, over all sessions.
+
+    Processor time is the process's own, of all its threads: what else the machine does is not in it.
+    """
 
     loss: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
@@ -95,7 +98,8 @@ def train(
         states = {name: part.state_dict() for name, part in parts.items()}
         place(path, lambda aside: torch.save({"parts": states, "history": vars(history)}, aside))
 
-    began = saved = told = time.monotonic()
+    saved = told = time.monotonic()
+    began = time.process_time()
     lost = 0
     for i in range(len(history.loss), iterations):
         torch.manual_seed(job.draw_seed(key, i))
@@ -114,12 +118,13 @@ def train(
                 )
         if schedule is not None:
             schedule.step()
-        now = time.monotonic()
         history.loss.append(loss.item())
-        history.seconds.append(before + now - began)
+        used = time.process_time()
+        history.seconds.append(before + used - began)
         if look is not None:
             look(i, history.loss[-1])
-            began += time.monotonic() - now
+            began += time.process_time() - used
+        now = time.monotonic()
         if job.stop():
             save()
             raise Interrupted

@@ -31,8 +31,12 @@ from isocline.experiments.lab.planar_flow import PlanarFlow
 from isocline.nn import CNF, PlanarField
 
 BATCH, SIZES, EDGE, WALL = 256, (2, 8, 32), 4.0, 0.2
-TRAINING = {"solver": "tsit5", "rtol": 1e-4, "atol": 1e-4}  # with few fixed steps a flow learns the solver's errors
-COARSE = {"solver": "rk4", "step": 0.25}  # of quick runs, too short for that
+TRAINING: dict[str, Any] = {
+    "solver": "tsit5",
+    "rtol": 1e-4,
+    "atol": 1e-4,
+}  # with few fixed steps a flow learns the solver's errors
+COARSE: dict[str, Any] = {"solver": "rk4", "step": 0.25}  # of quick runs, too short for that
 TIGHT = {"solver": "dopri5", "rtol": 1e-6, "atol": 1e-6, "step": None}
 
 

@@ -32,8 +32,12 @@ from isocline.experiments.lab.planes import SETS, TWO_CIRCLES, Plane
 from isocline.nn import CNF, PlanarField
 
 UNITS, BATCH = 64, 512
-TRAINING = {"solver": "tsit5", "rtol": 1e-4, "atol": 1e-4}  # with few fixed steps a flow learns the solver's errors
-COARSE = {"solver": "rk4", "step": 0.25}  # of quick runs, too short for that
+TRAINING: dict[str, Any] = {
+    "solver": "tsit5",
+    "rtol": 1e-4,
+    "atol": 1e-4,
+}  # with few fixed steps a flow learns the solver's errors
+COARSE: dict[str, Any] = {"solver": "rk4", "step": 0.25}  # of quick runs, too short for that
 TIGHT = {"solver": "dopri5", "rtol": 1e-6, "atol": 1e-6, "step": None}
 SHARES = (0.05, 0.2, 0.4, 0.6, 0.8, 1.0)
 DATA: dict[str, tuple[Plane, float]] = {"circles": (SETS["circles"], 4.2), "moons": (SETS["moons"], 3.6)}
@@ -122,7 +126,8 @@ def density(layers: PlanarFlow, x: Tensor, first: int = 0) -> Tensor:
 
 def by_recipe(job: Job) -> CNF:
     """cnf.py."""
-    iterations, how = (40, {"solver": "rk4", "step": 1.0}) if job.quick else (1000, TRAINING)
+    iterations = 40 if job.quick else 1000
+    how = {**COARSE, "step": 1.0} if job.quick else TRAINING
     field = PlanarField(2, UNITS, mean=True, hyper=32, seed=job.draw_seed("recipe", "weights"))
     flow = CNF(field, normal(math.sqrt(0.1)), ts=(0.0, 10.0), gradient="backprop", **how)
     optimizer = torch.optim.Adam(flow.parameters(), lr=1e-3)

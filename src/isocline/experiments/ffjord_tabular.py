@@ -31,8 +31,12 @@ from isocline.experiments.lab.pictures import COLOURS, INK, panels, save, title
 from isocline.nn import CNF, TimeMLP
 
 BATCH, LOOK = 500, 200
-TRAINING = {"solver": "tsit5", "rtol": 1e-4, "atol": 1e-4}  # with few fixed steps a flow learns the solver's errors
-COARSE = {"solver": "rk4", "step": 0.25}  # of quick runs, too short for that
+TRAINING: dict[str, Any] = {
+    "solver": "tsit5",
+    "rtol": 1e-4,
+    "atol": 1e-4,
+}  # with few fixed steps a flow learns the solver's errors
+COARSE: dict[str, Any] = {"solver": "rk4", "step": 0.25}  # of quick runs, too short for that
 TIGHT = {"solver": "dopri5", "rtol": 1e-6, "atol": 1e-8, "step": None}
 
 

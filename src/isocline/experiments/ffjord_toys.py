@@ -29,8 +29,12 @@ from isocline.experiments.lab.planes import SETS
 from isocline.nn import CNF, TimeMLP
 
 EDGE = 4.2  # of the pictures
-TRAINING = {"solver": "tsit5", "rtol": 1e-4, "atol": 1e-4}  # with few fixed steps a flow learns the solver's errors
-COARSE = {"solver": "rk4", "step": 0.25}  # of quick runs, too short for that
+TRAINING: dict[str, Any] = {
+    "solver": "tsit5",
+    "rtol": 1e-4,
+    "atol": 1e-4,
+}  # with few fixed steps a flow learns the solver's errors
+COARSE: dict[str, Any] = {"solver": "rk4", "step": 0.25}  # of quick runs, too short for that
 TIGHT = {"solver": "dopri5", "rtol": 1e-5, "atol": 1e-5, "step": None}
 BATCH = 256
 

@@ -127,7 +127,7 @@ def density(layers: PlanarFlow, x: Tensor, first: int = 0) -> Tensor:
 def by_recipe(job: Job) -> CNF:
     """cnf.py."""
     iterations = 40 if job.quick else 1000
-    how = {**COARSE, "step": 1.0} if job.quick else TRAINING
+    how: dict[str, Any] = {**COARSE, "step": 1.0} if job.quick else TRAINING
     field = PlanarField(2, UNITS, mean=True, hyper=32, seed=job.draw_seed("recipe", "weights"))
     flow = CNF(field, normal(math.sqrt(0.1)), ts=(0.0, 10.0), gradient="backprop", **how)
     optimizer = torch.optim.Adam(flow.parameters(), lr=1e-3)

@@ -20,23 +20,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.distributions import Independent, Normal
 
 from isocline.experiments.lab import Experiment, Job, Row, train
-from isocline.experiments.lab.pictures import COLOURS, bare, panels, save, title
+from isocline.experiments.lab.flows import COARSE, TRAINING, histogram, show
+from isocline.experiments.lab.pictures import COLOURS, panels, save, title
 from isocline.experiments.lab.planar_flow import PlanarFlow
 from isocline.nn import CNF, PlanarField
 
 BATCH, SIZES, EDGE, WALL = 256, (2, 8, 32), 4.0, 0.2
-TRAINING: dict[str, Any] = {
-    "solver": "tsit5",
-    "rtol": 1e-4,
-    "atol": 1e-4,
-}  # with few fixed steps a flow learns the solver's errors
-COARSE: dict[str, Any] = {"solver": "rk4", "step": 0.25}  # of quick runs, too short for that
 TIGHT = {"solver": "dopri5", "rtol": 1e-6, "atol": 1e-6, "step": None}
 
 
@@ -163,14 +157,6 @@ def run(job: Job) -> list[Row]:
 
 
 # ---- pictures -----------------------------------------------------------------------------------------------------
-def show(axes: Axes, values: Tensor) -> None:
-    """A function on the square, (rows, columns) with the second coordinate upwards."""
-    top = float(torch.quantile(values.float().flatten(), 0.995)) or 1.0
-    extent = (-EDGE, EDGE, -EDGE, EDGE)
-    axes.imshow(values, origin="lower", extent=extent, cmap="plasma", vmin=0, vmax=top, interpolation="bilinear")
-    bare(axes)
-
-
 @torch.no_grad()
 def densities(job: Job, names: list[str], sizes: tuple[int, ...], flows: dict[Any, CNF | PlanarFlow]) -> Figure:
     """A row a target: the target, then where the samples of each flow lie."""
@@ -180,12 +166,12 @@ def densities(job: Job, names: list[str], sizes: tuple[int, ...], flows: dict[An
     grid = torch.stack(torch.meshgrid(side, side, indexing="xy"), -1)
     figure, axes = panels(len(names), 1 + 2 * len(sizes), (1.65, 1.75))
     for line, name in zip(axes, names, strict=True):
-        show(line[0], (-energy(name, grid)).exp())
+        show(line[0], (-energy(name, grid)).exp(), EDGE)
         title(line[0], f"target {name}")
         places = [(kind, size) for kind in ("CNF", "NF") for size in sizes]
         for one, (kind, size) in zip(line[1:], places, strict=True):
             x = sampled(flows[name, kind, size], count)[0].double()
-            show(one, torch.histogramdd(x, bins, range=[-EDGE, EDGE, -EDGE, EDGE]).hist.T)
+            histogram(one, x, EDGE, bins)
             title(one, f"{kind}, {'M' if kind == 'CNF' else 'K'} = {size}")
     return figure
 

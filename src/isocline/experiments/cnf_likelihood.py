@@ -26,18 +26,13 @@ from torch import Tensor
 from torch.distributions import Independent, Normal
 
 from isocline.experiments.lab import Experiment, Job, Row, train
+from isocline.experiments.lab.flows import COARSE, TRAINING, show
 from isocline.experiments.lab.pictures import INK, animate, bare, image, panels, save, title
 from isocline.experiments.lab.planar_flow import PlanarFlow
 from isocline.experiments.lab.planes import SETS, TWO_CIRCLES, Plane
 from isocline.nn import CNF, PlanarField
 
 UNITS, BATCH = 64, 512
-TRAINING: dict[str, Any] = {
-    "solver": "tsit5",
-    "rtol": 1e-4,
-    "atol": 1e-4,
-}  # with few fixed steps a flow learns the solver's errors
-COARSE: dict[str, Any] = {"solver": "rk4", "step": 0.25}  # of quick runs, too short for that
 TIGHT = {"solver": "dopri5", "rtol": 1e-6, "atol": 1e-6, "step": None}
 SHARES = (0.05, 0.2, 0.4, 0.6, 0.8, 1.0)
 DATA: dict[str, tuple[Plane, float]] = {"circles": (SETS["circles"], 4.2), "moons": (SETS["moons"], 3.6)}
@@ -145,16 +140,6 @@ def square(edge: float, cells: int) -> Tensor:
     """(cells², 2): a grid."""
     side = torch.linspace(-edge, edge, cells)
     return torch.stack(torch.meshgrid(side, side, indexing="xy"), -1).reshape(-1, 2)
-
-
-def show(axes: Axes, values: Tensor, edge: float) -> None:
-    """A function on the square; the brightest colour stands for its 99.5th percentile."""
-    cells = math.isqrt(values.numel())
-    values = values.float().reshape(cells, cells)
-    top = float(torch.quantile(values.flatten(), 0.995)) or 1.0
-    extent = (-edge, edge, -edge, edge)
-    axes.imshow(values, origin="lower", extent=extent, cmap="plasma", vmin=0, vmax=top, interpolation="bilinear")
-    bare(axes)
 
 
 def dots(axes: Axes, x: Tensor, edge: float) -> None:

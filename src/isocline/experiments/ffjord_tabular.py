@@ -26,17 +26,12 @@ from torch.distributions import MultivariateNormal
 
 from isocline.experiments.lab import Experiment, Job, Row, train
 from isocline.experiments.lab.datasets_uci import FILES, Table, uci
+from isocline.experiments.lab.flows import COARSE, TRAINING
 from isocline.experiments.lab.mixture import fit_mixture
 from isocline.experiments.lab.pictures import COLOURS, INK, panels, save, title
 from isocline.nn import CNF, TimeMLP
 
 BATCH, LOOK = 500, 200
-TRAINING: dict[str, Any] = {
-    "solver": "tsit5",
-    "rtol": 1e-4,
-    "atol": 1e-4,
-}  # with few fixed steps a flow learns the solver's errors
-COARSE: dict[str, Any] = {"solver": "rk4", "step": 0.25}  # of quick runs, too short for that
 TIGHT = {"solver": "dopri5", "rtol": 1e-6, "atol": 1e-8, "step": None}
 
 

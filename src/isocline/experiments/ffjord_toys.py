@@ -19,22 +19,16 @@ import math
 from typing import Any
 
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from isocline.experiments.lab import Experiment, Job, Row, train
-from isocline.experiments.lab.pictures import INK, animate, bare, image, panels, save, title
+from isocline.experiments.lab.flows import COARSE, TRAINING, histogram, show
+from isocline.experiments.lab.pictures import INK, animate, image, panels, save, title
 from isocline.experiments.lab.planes import SETS
 from isocline.nn import CNF, TimeMLP
 
 EDGE = 4.2  # of the pictures
-TRAINING: dict[str, Any] = {
-    "solver": "tsit5",
-    "rtol": 1e-4,
-    "atol": 1e-4,
-}  # with few fixed steps a flow learns the solver's errors
-COARSE: dict[str, Any] = {"solver": "rk4", "step": 0.25}  # of quick runs, too short for that
 TIGHT = {"solver": "dopri5", "rtol": 1e-5, "atol": 1e-5, "step": None}
 BATCH = 256
 
@@ -105,20 +99,6 @@ def measured(job: Job, name: str, flow: CNF) -> dict[str, Any]:
 
 
 # ---- pictures -----------------------------------------------------------------------------------------------------
-def histogram(axes: Axes, x: Tensor, bins: int = 100) -> None:
-    """Where points lie."""
-    counts = torch.histogramdd(x.double().cpu(), bins, range=[-EDGE, EDGE, -EDGE, EDGE]).hist
-    show(axes, counts.T)
-
-
-def show(axes: Axes, values: Tensor) -> None:
-    """A function on the square; the brightest colour stands for its 99.5th percentile."""
-    top = float(torch.quantile(values.float().flatten(), 0.995)) or 1.0
-    extent = (-EDGE, EDGE, -EDGE, EDGE)
-    axes.imshow(values, origin="lower", extent=extent, cmap="plasma", vmin=0, vmax=top, interpolation="bilinear")
-    bare(axes)
-
-
 @torch.no_grad()
 def overview(job: Job, flows: dict[str, CNF]) -> Figure:
     """A column a set: data, samples of the flow, its density."""
@@ -128,9 +108,9 @@ def overview(job: Job, flows: dict[str, CNF]) -> Figure:
     plane = torch.stack(torch.meshgrid(side, side, indexing="xy"), -1)
     figure, grid = panels(3, len(flows), (1.75, 1.85))
     for column, (name, flow) in zip(grid.T, flows.items(), strict=True):
-        histogram(column[0], SETS[name].sample(count))
-        histogram(column[1], flow.sample((count,)))
-        show(column[2], flow.log_prob(plane.reshape(-1, 2)).exp().reshape(cells, cells))
+        histogram(column[0], SETS[name].sample(count), EDGE)
+        histogram(column[1], flow.sample((count,)), EDGE)
+        show(column[2], flow.log_prob(plane.reshape(-1, 2)).exp(), EDGE)
         title(column[0], name)
     for axes, text in zip(grid[:, 0], ("data", "samples", "density"), strict=True):
         axes.text(-0.06, 0.5, text, transform=axes.transAxes, rotation=90, ha="right", va="center", color=INK)
@@ -147,7 +127,7 @@ def frames(job: Job, flows: dict[str, CNF]) -> list[Any]:
     for i, t in enumerate(times):
         figure, grid = panels(max(1, len(flows) // 4), min(4, len(flows)), (1.8, 1.95))
         for axes, (name, path) in zip(grid.flat, paths.items(), strict=True):
-            histogram(axes, path[i], 90)
+            histogram(axes, path[i], EDGE, 90)
             title(axes, name)
         figure.suptitle(f"t = {float(t):.2f}", x=0.01, ha="left", fontsize=11, color=INK)
         out.append(image(figure))

@@ -23,7 +23,7 @@ LAYERS = [
     {"gradients"},
     {"pieces", "doses", "transforms", "unrolled"},
     {"solve"},
-    {"nn", "audit", "compat", "parallel", "steady"},
+    {"nn", "audit", "cite", "compat", "parallel", "steady"},
     {"fit", "report"},
     {"experiments"},
     {"cli"},

@@ -2,6 +2,7 @@
 
 from isocline import audit, nn, problems
 from isocline._version import __version__
+from isocline.cite import cite
 from isocline.control import PID, Controller, FixedStep, Observer
 from isocline.doses import Dose
 from isocline.events import Event
@@ -147,6 +148,7 @@ __all__ = [
     "ZeroOrderHold",
     "__version__",
     "audit",
+    "cite",
     "integral",
     "nn",
     "parareal",

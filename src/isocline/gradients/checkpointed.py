@@ -33,11 +33,13 @@ class Checkpointed(Gradient):
             their own.
         memory: budget in bytes for the recorded states, None for no limit. Beyond it only every second, fourth, …
             state is kept, and the missing ones are recomputed on the way back with the freed room, split binomially
-            (Griewank & Walther, ACM Trans. Math. Softw. 26 (2000); unknown length: every second is dropped when full).
+            (unknown length: every second is dropped when full).
             The graph of one step and the observations themselves come on top.
 
     Second derivatives are right: with `create_graph=True` the whole trajectory is replayed as one graph (the memory of
     `Backprop`); third derivatives are refused.
+
+    Source: A. Griewank, A. Walther, Algorithm 799: revolve, ACM Trans. Math. Softw. 26 (2000), under a budget.
 
     Example:
         >>> import torch, isocline

@@ -49,6 +49,8 @@ class Forward(Gradient):
     Fields must be twice differentiable by autograd (it takes a product forwards by going backwards twice).
     Second derivatives are refused by name; so is the gradient of `Solution.at`.
 
+    Source: Hairer, Nørsett & Wanner, Solving Ordinary Differential Equations I, I.14 (the variational equations).
+
     Raises:
         GradientError: P or the memory is beyond the limit; it names both and what to use instead.
 

@@ -14,7 +14,9 @@ from isocline.solve import solve
 
 
 class NeuralODE(nn.Module):
-    """y0 ↦ the solution of dy/dt = f(t, y, θ), as a module (Chen et al., NeurIPS 2018).
+    """y0 ↦ the solution of dy/dt = f(t, y, θ), as a module.
+
+    Source: R. T. Q. Chen, Y. Rubanova, J. Bettencourt, D. Duvenaud, Neural Ordinary Differential Equations, NeurIPS 2018.
 
     Args:
         field: `f(t, y, *args)`; a module's parameters become this module's.

@@ -76,6 +76,9 @@ def animate(
     scale = np.asarray(colormaps["plasma"](np.linspace(0, 1, last.width), bytes=True))[None, :, :3]
     last.paste(Image.fromarray(np.repeat(scale, last.height // 3, 0)), (0, 0))
     palette = last.quantize(colours)
+    entries = np.array(palette.getpalette()).reshape(-1, 3)
+    entries[entries.min(1).argmax()] = 255  # the paper stays white
+    palette.putpalette(entries.flatten().tolist())
     flat = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     durations = [milliseconds] * (len(flat) - 1) + [hold]
     place(

@@ -76,10 +76,8 @@ def animate(
     scale = np.asarray(colormaps["plasma"](np.linspace(0, 1, last.width), bytes=True))[None, :, :3]
     last.paste(Image.fromarray(np.repeat(scale, last.height // 3, 0)), (0, 0))
     palette = last.quantize(colours)
-    entries = np.array(palette.getpalette()).reshape(-1, 3)
-    entries[entries.min(1).argmax()] = 255  # the paper stays white
-    palette.putpalette(entries.flatten().tolist())
-    flat = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+    white = int(np.array(palette.getpalette()).reshape(-1, 3).sum(1).argmax())
+    flat = [_indexed(frame, palette, white) for frame in frames]
     durations = [milliseconds] * (len(flat) - 1) + [hold]
     place(
         path,
@@ -87,3 +85,12 @@ def animate(
             aside, format="GIF", save_all=True, append_images=flat[1:], duration=durations, loop=0, optimize=True
         ),
     )
+
+
+def _indexed(frame: Image.Image, palette: Image.Image, white: int) -> Image.Image:
+    """In the colours of the palette; white stays the white of the palette, which Pillow's search may miss."""
+    found = frame.quantize(palette=palette, dither=Image.Dither.NONE)
+    paper = np.asarray(frame.convert("RGB")).min(-1) == 255
+    out = Image.fromarray(np.where(paper, white, np.asarray(found)).astype(np.uint8), mode="P")
+    out.putpalette(found.getpalette() or [])
+    return out

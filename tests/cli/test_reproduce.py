@@ -42,17 +42,17 @@ def test_a_run_that_was_interrupted_goes_on(tmp_path):
     command = [sys.executable, "-c", CODE, "reproduce", "cubic-spiral", "--quick", "--out", str(tmp_path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     run = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
-    work = tmp_path / "work" / "cubic-spiral-quick-0"
+    state = tmp_path / "state" / "cubic-spiral-quick-0"
     until = time.monotonic() + 120
-    while not work.exists() and run.poll() is None and time.monotonic() < until:
+    while not state.exists() and run.poll() is None and time.monotonic() < until:
         time.sleep(0.1)
     time.sleep(3.0)
     run.send_signal(signal.SIGINT)
     said, _ = run.communicate(timeout=120)
     assert run.returncode == 130, said
     assert "Interrupted. All that was done is kept" in said.replace("\n", " ")
-    assert (work / "training.pt").exists() and not (tmp_path / "cubic-spiral.json").exists()
+    assert (state / "training.pt").exists() and not (tmp_path / "cubic-spiral.json").exists()
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, timeout=300)
     assert "going on after" in done.stdout
     (record,) = json.loads((tmp_path / "cubic-spiral.json").read_text())
-    assert record["rows"][0]["ours"] < 0.5 and (work / "done").exists()
+    assert record["rows"][0]["ours"] < 0.5 and (state / "done").exists()

@@ -66,7 +66,7 @@ def reproduce(
     """Runs one experiment to its end and appends to its record."""
     experiment = experiments.find(name)
     torch.set_num_threads(threads or experiment.threads or os.cpu_count() or 1)
-    folder = out / "work" / f"{name}{'-quick' if quick else ''}-{seed}"
+    folder = out / "state" / f"{name}{'-quick' if quick else ''}-{seed}"
     if folder.exists() and (fresh or (folder / "done").exists()):
         shutil.rmtree(folder)
     console.print(f"{name}: {experiment.title} ({experiment.source})", style="bold")
@@ -162,8 +162,10 @@ class Screen:
 
 def _show(run: dict[str, Any]) -> None:
     grid = Grid()
-    for header, justify in (("", "left"), ("published", "right"), ("bound", "right"), ("ours", "right"), ("", "left")):
-        grid.add_column(header, justify=justify)  # pyrefly: ignore[bad-argument-type]
+    grid.add_column("")
+    for header in ("published", "bound", "ours"):
+        grid.add_column(header, justify="right")
+    grid.add_column("")
     for row in run["rows"]:
         numbers = ["" if row.get(k) is None else f"{row[k]:.4g}" for k in ("published", "bound", "ours")]
         grid.add_row(row["what"], *numbers, row.get("unit", ""))

@@ -60,6 +60,8 @@ class Job:
         path = self.folder / f"{_plain(key)}.json"
         if path.exists():
             return json.loads(path.read_text(encoding="utf-8"))
+        if self.stop():
+            raise Interrupted
         self.tell(key, 0, 1, None)
         began = time.process_time()
         made = make()

@@ -42,7 +42,10 @@ def simulate(p: dict[str, Tensor], ts: Tensor, gradient: str) -> Solution:
         reset=lambda t, y: torch.stack([y[0], -p["kept"] * y[1]]),
     )
     y0 = torch.stack([p["init_pos"], p["init_vel"]])
-    fall = lambda t, y: torch.stack([y[1], -p["gravity"].expand_as(y[1])])  # noqa: E731
+
+    def fall(t: Tensor, y: Tensor) -> Tensor:
+        return torch.stack([y[1], -p["gravity"].expand_as(y[1])])
+
     return solve(fall, y0, ts, events=ground, gradient=gradient, rtol=1e-8, atol=1e-8)
 
 

@@ -73,10 +73,13 @@ class Ball(nn.Module):
             direction=-1,
             reset=lambda t, y: torch.stack([y[0], -self.kept * y[1]]),
         )
-        field = lambda t, y: torch.stack([y[1], self.acceleration])  # noqa: E731
+
+        def fall(t: Tensor, y: Tensor) -> Tensor:
+            return torch.stack([y[1], self.acceleration])
+
         # Bounces that come to rest are not an error here: what is not reached is NaN.
         solution = solve(
-            field, self.start, ts, solver="rk4", step=0.5, events=floor, max_events=20, throw=False, gradient="backprop"
+            fall, self.start, ts, solver="rk4", step=0.5, events=floor, max_events=20, throw=False, gradient="backprop"
         )
         x = solution.ys[:, 0]
         return torch.where(x.isnan(), self.floor, x)

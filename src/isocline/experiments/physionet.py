@@ -42,6 +42,7 @@ from isocline.experiments.lab.irregular import GRUD, auc, auc_error
 from isocline.experiments.lab.physionet import FOLDER, NAMES, physionet
 from isocline.experiments.lab.pictures import COLOURS, INK, MUTED, panels, save, title
 from isocline.nn import MLP, ODERNN, LatentODE, MatrixField, NeuralCDE
+from isocline.nn.latent_ode import gaussian_kl
 
 HIDDEN, LATENT, CHANNELS, BATCH, SPLITS = 40, 20, len(NAMES), 50, 3
 PUBLISHED = {
@@ -137,7 +138,8 @@ class Latent(nn.Module):
 
     def decode(self, z0: Tensor, ts: Tensor) -> tuple[Tensor, Tensor]:
         """(49, ..., 41) and logits (...)."""
-        logits = self.model.classifier(z0)  # type: ignore[misc]
+        assert self.model.classifier is not None
+        logits = self.model.classifier(z0)
         return self.model.decoder(self.model.path(z0, ts)[0]), logits[..., 1] - logits[..., 0]
 
     def forward(self, data: Data) -> tuple[Tensor, Tensor]:
@@ -150,7 +152,7 @@ class Latent(nn.Module):
         draws = mean + std * torch.randn(3, *mean.shape)
         found, logits = self.decode(draws, data.ts)
         error = torch.stack([squared_error(found[:, i], data) for i in range(3)]).mean()
-        kl = 0.5 * (mean.square() + std.square() - 1 - 2 * std.log()).mean()
+        kl = gaussian_kl(mean, std).mean() / LATENT
         weight = max(0.0, 1 - 0.99 ** (100 * done - 10))
         return 100 * error + 0.02 * weight * kl + binary_cross_entropy_with_logits(logits, data.died.expand(3, -1))
 
@@ -163,10 +165,13 @@ def layers(*sizes: int) -> nn.Sequential:
     return nn.Sequential(*parts[:-1])
 
 
-def models(mean: Tensor) -> dict[str, Callable[[], nn.Module]]:
+Model = Predictor | Latent
+
+
+def models(mean: Tensor) -> dict[str, Callable[[], Model]]:
     """By name; `mean` (41,) of the training stays."""
 
-    def ode_rnn() -> nn.Module:
+    def ode_rnn() -> Model:
         field = MLP((HIDDEN, 50, 50, HIDDEN), seed=int(torch.randint(2**31, ())), last_gain=0.1)
         return Predictor(ODERNN(CHANNELS, HIDDEN, field), HIDDEN)
 
@@ -209,7 +214,7 @@ def split(data: Data, rank: Tensor, k: int) -> dict[str, Data]:
     return {name: data.of(which) for name, which in parts.items()}
 
 
-def learn(job: Job, key: str, name: str, make: Callable[[], nn.Module], sets: dict[str, Data]) -> dict[str, Any]:
+def learn(job: Job, key: str, name: str, make: Callable[[], Model], sets: dict[str, Data]) -> dict[str, Any]:
     """Trains a model; at every look its scores on validation and test stays."""
     slow = name == "neural CDE"
     steps = (3 if slow else 12) if job.quick else STEPS.get(name, 2500)
@@ -221,7 +226,7 @@ def learn(job: Job, key: str, name: str, make: Callable[[], nn.Module], sets: di
     looks, data = Kept(), sets["train"]
 
     def step(i: int) -> Tensor:
-        return model.loss(data.of(torch.randperm(len(data.died))[:BATCH]), i / steps)  # type: ignore[operator]
+        return model.loss(data.of(torch.randperm(len(data.died))[:BATCH]), i / steps)
 
     def look(i: int, loss: float) -> None:
         if (i + 1) % every == 0:
@@ -240,7 +245,7 @@ def learn(job: Job, key: str, name: str, make: Callable[[], nn.Module], sets: di
     }
 
 
-def scores(model: nn.Module, data: Data) -> tuple[float, float]:
+def scores(model: Model, data: Data) -> tuple[float, float]:
     """Squared error and area under the curve."""
     with torch.no_grad():
         found, logits = model(data)
@@ -256,7 +261,8 @@ def baselines(sets: dict[str, Data]) -> dict[str, float]:
     last = torch.where(test.mask, row, -1).cummax(0).values
     carried = torch.where(last < 0, mean, test.x.gather(0, last.clamp(min=0)))
     out["last"] = squared_error(torch.cat([test.x[:1], carried[:-1]]), test).item()
-    features = {key: summary(one) for key, one in sets.items()}
+    usual = stay_means(train_set)
+    features = {key: summary(one, usual) for key, one in sets.items()}
     shift, scale = features["train"].mean(0), features["train"].std(0).clamp(min=1e-6)
     features = {key: ((one - shift) / scale).clamp(-5, 5) for key, one in features.items()}
     best = -1.0
@@ -283,15 +289,21 @@ def variable_means(data: Data) -> Tensor:
     return (data.x * data.mask).sum((0, 1)) / data.mask.sum((0, 1)).clamp(min=1)
 
 
-def summary(data: Data) -> Tensor:
-    """(B, 123): mean, last value and log(1 + count) of each variable; the training mean is where it was never seen, 0."""
+def stay_means(data: Data) -> Tensor:
+    """(41,): the mean over stays of what a variable is on average in a stay that has it."""
+    count = data.mask.sum(0)
+    level = (data.x * data.mask).sum(0) / count.clamp(min=1)
+    return level.sum(0) / (count > 0).sum(0).clamp(min=1)
+
+
+def summary(data: Data, usual: Tensor) -> Tensor:
+    """(B, 123): mean, last value and log(1 + count) of each variable; `usual` (41,) where it was never seen."""
     count = data.mask.sum(0)
     row = torch.arange(len(data.x)).view(-1, 1, 1)
     last = torch.where(data.mask, row, -1).amax(0)
     never = last < 0
     level = (data.x * data.mask).sum(0) / count.clamp(min=1)
     final = data.x.gather(0, last.clamp(min=0).unsqueeze(0)).squeeze(0)
-    usual = level.sum(0) / (~never).sum(0).clamp(min=1)
     return torch.cat([torch.where(never, usual, level), torch.where(never, usual, final), (1.0 + count).log()], 1)
 
 

@@ -20,7 +20,7 @@ same command. This page is written by `docs/experiments.py` from the records tha
 [results/](../results/): the last full run of each.
 
 *published* is the number in the source. *bound* is what a perfect model would score where that is known: an entropy, a noise
-level, a closed form. Times are of processor time, on the machine and as many threads as named, which did other work beside.
+level, a closed form. Times are processor time, on the machine and the threads named, which had other work beside.
 """
 
 
@@ -46,8 +46,10 @@ def duration(seconds: float) -> str:
 
 
 def took(run: dict[str, Any]) -> str:
-    """Processor time of a run; of the oldest records the time that passed."""
-    return duration(run.get("processor_seconds", run["seconds"]))
+    """Processor time of a run; of a record without it the time that passed, and that it is this."""
+    if "processor_seconds" in run:
+        return duration(run["processor_seconds"])
+    return f"{duration(run['seconds'])} by the clock"
 
 
 def contents(runs: dict[str, dict[str, Any] | None]) -> list[str]:

@@ -148,7 +148,7 @@ class _Plan(AlongPath):
                 nodes += [left + (right - left) * x for x in self.nodes]
                 weights += [
                     (left - right) * w for w in self.weights
-                ]  # signed: the clock goes back, in either direction
+                ]  # signed: the clock goes back, whichever way t does
             theta = a.new_tensor([(node - s) / (s1 - s) for node in nodes])
             inside = start + dense.weights(theta) @ hk[0]  # a(t) at the nodes
             inside = inside * (a.new_tensor(weights) * size).unsqueeze(1)

@@ -9,7 +9,10 @@ import time
 
 import pytest
 
+from isocline import experiments
 from isocline.cli import main
+from isocline.experiments.lab import Experiment, Row
+from isocline.fit import UserError
 
 CODE = "from isocline.cli import main; main()"
 
@@ -56,3 +59,40 @@ def test_a_run_that_was_interrupted_goes_on(tmp_path):
     assert "going on after" in done.stdout
     (record,) = json.loads((tmp_path / "cubic-spiral.json").read_text())
     assert record["rows"][0]["ours"] < 0.5 and (state / "done").exists()
+
+
+def test_all_goes_past_what_cannot_run_and_does_not_repeat_what_is_done(tmp_path, monkeypatch, capsys):
+    ran = []
+
+    def missing(job):
+        ran.append("missing")
+        raise UserError("data/x.npz: not at nowhere")
+
+    def diverging(job):
+        ran.append("diverging")
+        raise FloatingPointError("net: no finite gradient")
+
+    def fine(job):
+        ran.append("fine")
+        return [Row("a number", 1.0)]
+
+    runs = {"a-missing": missing, "b-diverging": diverging, "c-fine": fine}
+    monkeypatch.setattr(experiments, "names", lambda: list(runs))
+    monkeypatch.setattr(experiments, "find", lambda name: Experiment("title", "source", runs[name]))
+
+    def reproduce(*words):
+        ran.clear()
+        with pytest.raises(SystemExit) as stopped:
+            main(["reproduce", "all", "--out", str(tmp_path), *words])
+        said = capsys.readouterr()
+        return stopped.value.code, " ".join((said.out + said.err).split())
+
+    code, said = reproduce()
+    assert code == 2 and ran == ["missing", "diverging", "fine"]
+    assert "data/x.npz: not at nowhere" in said and "not reproduced: a-missing, b-diverging; why stands above" in said
+    assert len(json.loads((tmp_path / "c-fine.json").read_text())) == 1
+    code, said = reproduce()
+    assert code == 2 and ran == ["missing", "diverging"] and "c-fine: done before" in said
+    del runs["a-missing"], runs["b-diverging"]
+    assert reproduce("--fresh")[0] == 0 and ran == ["fine"]
+    assert len(json.loads((tmp_path / "c-fine.json").read_text())) == 2

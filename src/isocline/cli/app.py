@@ -136,7 +136,7 @@ def reproduce(
     Parameters
     ----------
     name:
-        Of the experiment, or "all"; without one, the list of them.
+        Of the experiment; without one, the list of them. "all" runs those that are not done yet.
     quick:
         Less data and fewer steps: minutes, to see that it works.
     seed:
@@ -148,7 +148,7 @@ def reproduce(
     threads:
         Of PyTorch. Default: what suits the experiment.
     fresh:
-        Begin again where an earlier run was broken off.
+        Begin again where an earlier run was broken off; with "all" also where it was done.
     """
     from isocline.cli.reproduce import reproduce_command
 

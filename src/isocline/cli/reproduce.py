@@ -37,16 +37,31 @@ def reproduce_command(
         fail(f"--data {data}: expected a folder")
     if threads is not None and threads < 1:
         fail(f"--threads {threads}: expected 1 or more")
+    failed: list[str] = []
     try:
         for one in experiments.names() if name == "all" else [name]:
-            reproduce(one, quick, seed, out, data, threads, fresh)
-    except UserError as error:
-        fail(str(error))
+            if name == "all" and not fresh and (state(out, one, quick, seed) / "done").exists():
+                console.print(f"{one}: done before (--fresh runs it again)")
+                continue
+            try:
+                reproduce(one, quick, seed, out, data, threads, fresh)
+            except (UserError, FloatingPointError) as error:
+                if name != "all":
+                    fail(str(error))
+                failed.append(one)
+                console.print(f"{error}\n", style="red")
     except KeyboardInterrupt as stopped:
         kept = "All that was done is kept; the" if isinstance(stopped, Interrupted) else "The"
         console.print(f"\nInterrupted. {kept} same command goes on.")
         return 130
+    if failed:
+        fail(f"not reproduced: {', '.join(failed)}; why stands above")
     return 0
+
+
+def state(out: Path, name: str, quick: bool, seed: int) -> Path:
+    """The folder of what a break must not lose; in it `done` once the run is recorded."""
+    return out / "state" / f"{name}{'-quick' if quick else ''}-{seed}"
 
 
 def _list() -> None:
@@ -66,7 +81,7 @@ def reproduce(
     """Runs one experiment to its end and appends to its record."""
     experiment = experiments.find(name)
     torch.set_num_threads(threads or experiment.threads or os.cpu_count() or 1)
-    folder = out / "state" / f"{name}{'-quick' if quick else ''}-{seed}"
+    folder = state(out, name, quick, seed)
     if folder.exists() and (fresh or (folder / "done").exists()):
         shutil.rmtree(folder)
     console.print(f"{name}: {experiment.title} ({experiment.source})", style="bold")

@@ -180,15 +180,23 @@ def _natural_slopes(
     m_{k−1} + 4 m_k + m_{k+1} = 3 (v_{k+1} − v_{k−1}) inside, 2 in place of 4 at the two ends: continuity of X″ (de Boor,
     A Practical Guide to Splines, 1978, chapter IV). Padding gets rows of the identity.
     """
-    count = values.shape[1]
-    number = torch.arange(count, device=values.device)
+    number = torch.arange(values.shape[1], device=values.device)
     joined = (number[:-1] < last).to(values.dtype)  # whether k and k + 1 belong together
     none = joined.new_zeros(len(values), 1)
-    joints = torch.cat([joined, none], 1), torch.cat([none, joined], 1)
-    diagonal = 2 * (joints[0] + joints[1])
-    diagonal = torch.where(diagonal == 0, 1.0, diagonal)
-    matrix = torch.diag_embed(diagonal) + torch.diag_embed(joined, 1) + torch.diag_embed(joined, -1)
-    secants = values.diff(dim=1) * joined.unsqueeze(2)
+    to_next, to_last = torch.cat([joined, none], 1), torch.cat([none, joined], 1)
+    diagonal = (2 * (to_next + to_last)).clamp(min=1)
+    secants = 3 * values.diff(dim=1) * joined.unsqueeze(2)
     ends = torch.zeros_like(values[:, :1])
-    right = 3 * (torch.cat([ends, secants], 1) + torch.cat([secants, ends], 1))
-    return torch.linalg.solve(matrix, right)
+    right = torch.cat([ends, secants], 1) + torch.cat([secants, ends], 1)
+    # Elimination down the three diagonals, then up: a dense solve would take count³ of every sample.
+    share, found = diagonal.new_zeros(len(values)), ends[:, 0]
+    shares, rows = [], []
+    for k in range(len(number)):
+        pivot = diagonal[:, k] - to_last[:, k] * share
+        share = to_next[:, k] / pivot
+        found = (right[:, k] - to_last[:, k, None] * found) / pivot[:, None]
+        shares.append(share)
+        rows.append(found)
+    for k in reversed(range(len(rows) - 1)):
+        rows[k] = rows[k] - shares[k][:, None] * rows[k + 1]
+    return torch.stack(rows, 1)

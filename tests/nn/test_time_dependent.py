@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from isocline import solve
-from isocline.nn import Concat, ConcatSquash, Galerkin, Hyper, TimeMLP
+from isocline.nn import Concat, ConcatSquash, Galerkin, HyperLinear, TimeMLP
 from isocline.nn.time_dependent import ACTIVATIONS, LAYERS
 
 D = torch.float64
@@ -88,7 +88,7 @@ def test_an_expansion_starts_as_a_layer_that_does_not_change():
 
 
 def test_hypernetwork_weights_change_with_time():
-    layer, x = Hyper(2, 3), torch.randn(4, 2)
+    layer, x = HyperLinear(2, 3), torch.randn(4, 2)
     assert not torch.allclose(layer(torch.tensor(0.1), x), layer(torch.tensor(0.8), x))
 
 

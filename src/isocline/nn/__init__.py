@@ -12,7 +12,7 @@ from isocline.nn.neural_ode import NeuralODE
 from isocline.nn.ode_rnn import ODERNN
 from isocline.nn.planar import PlanarField
 from isocline.nn.second_order_ode import Force, SecondOrderODE
-from isocline.nn.time_dependent import Concat, ConcatSquash, Galerkin, Hyper, TimeMLP
+from isocline.nn.time_dependent import Concat, ConcatSquash, Galerkin, HyperLinear, TimeMLP
 
 __all__ = [
     "CNF",
@@ -24,7 +24,7 @@ __all__ = [
     "Force",
     "Galerkin",
     "HamiltonianODE",
-    "Hyper",
+    "HyperLinear",
     "LagrangianODE",
     "LatentODE",
     "MatrixField",

@@ -72,8 +72,7 @@ class MLP(nn.Module):
         for i, (n_in, n_out) in enumerate(itertools.pairwise(widths)):
             linear = nn.Linear(n_in, n_out, dtype=dtype)
             with torch.no_grad():
-                bound = (6.0 / (n_in + n_out)) ** 0.5 * (last_gain if i == len(widths) - 2 else 1.0)
-                linear.weight.copy_((2 * torch.rand(n_out, n_in, generator=generator, dtype=torch.float64) - 1) * bound)
+                linear.weight.copy_(xavier(n_out, n_in, generator, dtype, last_gain if i == len(widths) - 2 else 1.0))
                 linear.bias.zero_()
             layers += [linear, ACTIVATIONS[activation]()]
         self.layers = nn.Sequential(*layers[:-1])
@@ -83,3 +82,16 @@ class MLP(nn.Module):
         if self.time:
             y = torch.cat([y, t.expand(*y.shape[:-1], 1).to(y.dtype)], -1)
         return self.layers(y)
+
+
+def xavier(
+    n_out: int, n_in: int, generator: torch.Generator | None, dtype: torch.dtype, gain: float = 1.0
+) -> Float[Tensor, "n_out n_in"]:
+    """Uniform numbers in ±gain √(6 / (n_in + n_out)) (Glorot & Bengio 2010)."""
+    bound = (6.0 / (n_in + n_out)) ** 0.5 * gain
+    return uniform(n_out, n_in, bound=bound, generator=generator, dtype=dtype)
+
+
+def uniform(*shape: int, bound: float, generator: torch.Generator | None, dtype: torch.dtype) -> Tensor:
+    """Uniform numbers in ±bound, drawn in float64."""
+    return ((2 * torch.rand(*shape, generator=generator, dtype=torch.float64) - 1) * bound).to(dtype)

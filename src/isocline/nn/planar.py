@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from isocline._types import Float, Tensor
-from isocline.nn.time_dependent import hypernetwork, uniform, xavier
+from isocline.nn.fields import uniform, xavier
+from isocline.nn.time_dependent import hypernetwork
 
 
 class PlanarField(nn.Module):

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional
 
 from isocline._types import Float, Tensor
+from isocline.nn.fields import uniform, xavier
 
 
 class Affine(NamedTuple):
@@ -131,7 +132,7 @@ class ConcatSquash(TimeLayer):
         return Affine(self.weight, gate, self.bias * gate + self.slope * t)
 
 
-class Hyper(TimeLayer):
+class HyperLinear(TimeLayer):
     """W(t) x + b(t), both the output of a small network of t (a hypernetwork; Ha, Dai & Le 2017).
 
     Args:
@@ -139,7 +140,7 @@ class Hyper(TimeLayer):
         width: of the hypernetwork's two hidden layers, tanh.
 
     Example:
-        >>> Hyper(2, 3, width=8)(torch.tensor(0.5), torch.zeros(7, 2)).shape
+        >>> HyperLinear(2, 3, width=8)(torch.tensor(0.5), torch.zeros(7, 2)).shape
         torch.Size([7, 3])
     """
 
@@ -240,7 +241,7 @@ class Galerkin(TimeLayer):
 LAYERS: dict[str, Callable[..., TimeLayer]] = {
     "concat": Concat,
     "concatsquash": ConcatSquash,
-    "hyper": Hyper,
+    "hyper": HyperLinear,
     "galerkin": Galerkin,
 }
 
@@ -285,7 +286,7 @@ class TimeMLP(nn.Module):
 
     Args:
         sizes: widths, the first and the last the dimension of the state, e.g. (2, 64, 64, 2).
-        layer: "concat" (`Concat`), "concatsquash" (`ConcatSquash`), "hyper" (`Hyper`), "galerkin" (`Galerkin`).
+        layer: "concat" (`Concat`), "concatsquash" (`ConcatSquash`), "hyper" (`HyperLinear`), "galerkin" (`Galerkin`).
         activation: one of "tanh", "sigmoid", "softplus", "elu", "silu", "gelu", "relu".
         seed: of the initial weights, which come from a generator of their own.
         dtype: of the weights.
@@ -367,13 +368,3 @@ def hypernetwork(
             linear.bias.copy_(uniform(linear.out_features, bound=0.5, generator=generator, dtype=dtype))
         linears[-1].bias.zero_()
     return nn.Sequential(linears[0], nn.Tanh(), linears[1], nn.Tanh(), linears[2])
-
-
-def xavier(n_out: int, n_in: int, generator: torch.Generator | None, dtype: torch.dtype) -> Tensor:
-    """(n_out, n_in) of uniform numbers (Glorot & Bengio 2010)."""
-    return uniform(n_out, n_in, bound=(6.0 / (n_in + n_out)) ** 0.5, generator=generator, dtype=dtype)
-
-
-def uniform(*shape: int, bound: float, generator: torch.Generator | None, dtype: torch.dtype) -> Tensor:
-    """Uniform numbers in ±bound, drawn in float64."""
-    return ((2 * torch.rand(*shape, generator=generator, dtype=torch.float64) - 1) * bound).to(dtype)

@@ -99,10 +99,10 @@ The numbers are counts, the same on every machine.
 
 {peak}
 `Backprop` grows with the number of steps by the graph of a step. `Checkpointed` keeps such graphs too while they fit
-into `graphs` (64 MiB unless told otherwise: here, all of them), so as not to call f again; beyond, and from the start with
+into `graphs` (64 MiB unless told otherwise: here, all of them up to 400 steps), so as not to call f again; beyond, and from the start with
 `graphs=0`, it grows by one state a step, on top of the graph of a single step. Under a budget of {budget} states it does
 not grow, and pays in calls of f; `Backsolve` does not grow, nor does `ReversibleAdjoint`, which takes the
-steps back themselves and is exact (its solver calls f twice as often). "Per step" is the slope between the last two columns.
+steps back themselves and is exact; its solver calls f twice as often, undoing and differentiating four times. "Per step" is the slope between the last two columns.
 
 ## Held between the way forward and the way back, KiB
 

@@ -46,8 +46,8 @@ def duration(seconds: float) -> str:
 
 
 def took(run: dict[str, Any]) -> str:
-    """Processor time of a run; of a record without it the time that passed, and that it is this."""
-    if "processor_seconds" in run:
+    """Processor time of a run; the time that passed, and that it is this, on a GPU and of a record without the other."""
+    if "processor_seconds" in run and "device" not in run["machine"]:
         return duration(run["processor_seconds"])
     return f"{duration(run['seconds'])} by the clock"
 
@@ -79,7 +79,7 @@ def section(name: str, run: dict[str, Any] | None) -> list[str]:
     threads = "1 thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
     lines += [
         "",
-        f"`{run['command']}`: {took(run)} on {machine['cpu']}, {threads}, PyTorch {machine['torch']}, "
+        f"`{run['command']}`: {took(run)} on {machine.get('device', machine['cpu'])}, {threads}, PyTorch {machine['torch']}, "
         f"seed {run['seed']}, {run['date'][:10]}, commit {run['commit']}.",
         "",
     ]

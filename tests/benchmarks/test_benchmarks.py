@@ -111,3 +111,12 @@ def test_a_committed_table_names_the_command_that_made_it(name):
     script = name.replace(".md", ".py")
     assert f"`python benchmarks/{script}`" in page
     assert len(tables(page)) >= 3
+
+
+def test_gpu_runs_on_any_device():
+    command = [sys.executable, BENCHMARKS / "gpu.py", "--quick"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = [line.split(" | ") for line in done.stdout.splitlines()]
+    assert {row[2] for row in rows} >= {"isocline", "isocline per sample", "torchdiffeq"}
+    assert all(float(row[3]) > 0 and (row[2] == "diffrax" or float(row[5]) < 1e-2) for row in rows)

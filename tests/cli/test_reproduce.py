@@ -31,6 +31,8 @@ def test_without_a_name_it_lists_the_experiments(capsys):
         (["cubic"], "no experiment 'cubic'; there are"),
         (["spiral", "--data", "nowhere"], "--data nowhere: expected a folder"),
         (["spiral", "--threads", "0"], "--threads 0: expected 1 or more"),
+        (["mnist", "--device", "nothing"], "--device nothing: not there"),
+        (["spiral", "--device", "meta"], "--device meta: spiral runs on the processor alone; on this device: none"),
     ],
 )
 def test_bad_input_gets_one_message(words, says, capsys, tmp_path):

@@ -128,6 +128,7 @@ def reproduce(
     data: Path | None = None,
     threads: int | None = None,
     fresh: Annotated[bool, Parameter(negative="")] = False,
+    device: str = "cpu",
 ) -> int:
     """Run a published experiment: its data, its model, the published number beside ours.
 
@@ -149,7 +150,9 @@ def reproduce(
         Of PyTorch. Default: what suits the experiment.
     fresh:
         Begin again where an earlier run was broken off; with "all" also where it was done.
+    device:
+        Where to compute, "cuda" for a GPU; of the experiments whose fields are large enough for one.
     """
     from isocline.cli.reproduce import reproduce_command
 
-    return reproduce_command(name, quick, seed, out, data, threads, fresh)
+    return reproduce_command(name, quick, seed, out, data, threads, fresh, device)

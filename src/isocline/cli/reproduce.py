@@ -25,7 +25,14 @@ from isocline.fit.files import write
 
 
 def reproduce_command(
-    name: str | None, quick: bool, seed: int, out: Path, data: Path | None, threads: int | None, fresh: bool
+    name: str | None,
+    quick: bool,
+    seed: int,
+    out: Path,
+    data: Path | None,
+    threads: int | None,
+    fresh: bool,
+    device: str = "cpu",
 ) -> int:
     """0 when done, 130 after Ctrl-C; exits with 2 on bad input."""
     if name is None:
@@ -37,6 +44,7 @@ def reproduce_command(
         fail(f"--data {data}: expected a folder")
     if threads is not None and threads < 1:
         fail(f"--threads {threads}: expected 1 or more")
+    _check_device(device, name)
     failed: list[str] = []
     try:
         for one in experiments.names() if name == "all" else [name]:
@@ -44,7 +52,7 @@ def reproduce_command(
                 console.print(f"{one}: done before (--fresh runs it again)")
                 continue
             try:
-                reproduce(one, quick, seed, out, data, threads, fresh)
+                reproduce(one, quick, seed, out, data, threads, fresh, device)
             except (UserError, FloatingPointError) as error:
                 if name != "all":
                     fail(str(error))
@@ -57,6 +65,19 @@ def reproduce_command(
     if failed:
         fail(f"not reproduced: {', '.join(failed)}; why stands above")
     return 0
+
+
+def _check_device(device: str, name: str) -> None:
+    """Exits with 2 where it is not there, or the experiment would not use it."""
+    if device == "cpu":
+        return
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        fail(f"--device {device}: not there ({str(error).splitlines()[0]})")
+    able = [one for one in experiments.names() if torch.device(device).type in experiments.find(one).devices]
+    if name not in able:
+        fail(f"--device {device}: {name} runs on the processor alone; on this device: {', '.join(able) or 'none'}")
 
 
 def state(out: Path, name: str, quick: bool, seed: int) -> Path:
@@ -76,7 +97,14 @@ def _list() -> None:
 
 
 def reproduce(
-    name: str, quick: bool, seed: int, out: Path, data: Path | None, threads: int | None, fresh: bool
+    name: str,
+    quick: bool,
+    seed: int,
+    out: Path,
+    data: Path | None,
+    threads: int | None,
+    fresh: bool,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Runs one experiment to its end and appends to its record."""
     experiment = experiments.find(name)
@@ -89,7 +117,7 @@ def reproduce(
     with Screen() as screen:
         job = Job(
             folder, quick=quick, seed=seed, data=data, pictures=out / "pictures", label=label,
-            tell=screen.tell, stop=screen.stopped,
+            device=device, tell=screen.tell, stop=screen.stopped,
         )  # fmt: skip
         clock = Clock(folder / "seconds.txt")
         if clock.before[0]:
@@ -99,7 +127,7 @@ def reproduce(
         finally:
             clock.keep()
     command = shlex.join(["isocline", *sys.argv[1:]])
-    run = record.run_of(name, quick, seed, (clock.seconds, clock.processor), rows, job.drawn, command)
+    run = record.run_of(name, quick, seed, (clock.seconds, clock.processor), rows, job.drawn, command, device)
     record.append(out / f"{name}.json", run)
     (folder / "done").touch()
     _show(run)

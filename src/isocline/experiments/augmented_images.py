@@ -1,12 +1,13 @@
 """Digits by an ODE on the pixels themselves, and with five empty channels more, at equal numbers of parameters.
 
-Data. MNIST at full resolution, but 2000 images to train on and 1000 to test on, scaled to [0, 1].
+Data. MNIST at full resolution, scaled to [0, 1]. On a GPU all 60,000 images to train on and 10,000 to test on; on a
+processor, where that would take days, 2000 and 1000.
 
 Models. dy/dt by convolutions 1×1, 3×3, 1×1 with ReLU between; a linear layer reads all pixels and channels of y(1). NODE:
 the image alone, 92 filters, 84,395 parameters. ANODE: 5 channels of zeros beside it, 64 filters, 84,816. (Those counts are
 the source's, and leave no room for the time as a channel.)
 
-Training. Cross-entropy, Adam, 1e-3, batches of 64, 12 epochs; the source takes all 60,000 images, batches of 256, dopri5 at
+Training. Cross-entropy, Adam, 1e-3, 12 epochs in batches of 256; of 64 where the images are fewer. The source has dopri5 at
 1e-3.
 
 Solver. Two steps of the midpoint rule in training, for an evaluation of the 92 filters costs 62 million multiplications an
@@ -69,11 +70,11 @@ def subset(job: Job) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Images (n, 1, 28, 28) in [0, 1] and labels, to train on and to test on."""
     images, labels, test_images, test_labels = mnist(job)
     chosen = torch.Generator().manual_seed(job.draw_seed("subset"))
-    count, tests = (64, 32) if job.quick else (2000, 1000)
+    count, tests = (64, 32) if job.quick else (2000, 1000) if job.device == "cpu" else (60_000, 10_000)
     some = torch.randperm(len(images), generator=chosen)[:count]
     few = torch.randperm(len(test_images), generator=chosen)[:tests]
-    scaled = [(x.unsqueeze(1).float() / 255) for x in (images[some], test_images[few])]
-    return scaled[0], labels[some], scaled[1], test_labels[few]
+    scaled = [x.unsqueeze(1).float().to(job.device) / 255 for x in (images[some], test_images[few])]
+    return scaled[0], labels[some].to(job.device), scaled[1], test_labels[few].to(job.device)
 
 
 def one(job: Job, name: str) -> dict[str, Any]:
@@ -81,13 +82,14 @@ def one(job: Job, name: str) -> dict[str, Any]:
     extra, filters, *_ = MODELS[name]
     x, labels, test, test_labels = subset(job)
     torch.manual_seed(job.draw_seed("weights", name))
-    model = Classifier(extra, filters)
-    per_epoch = -(-len(x) // 64)
+    model = Classifier(extra, filters).to(job.device)
+    size = 256 if len(x) > 10_000 else 64
+    per_epoch = -(-len(x) // size)
     iterations = per_epoch * (1 if job.quick else 12)
 
     def step(i: int) -> Tensor:
         order = torch.randperm(len(x), generator=torch.Generator().manual_seed(job.draw_seed(name, i // per_epoch)))
-        batch = order[64 * (i % per_epoch) :][:64]
+        batch = order[size * (i % per_epoch) :][:size].to(job.device)
         return nn.functional.cross_entropy(model(x[batch]), labels[batch])
 
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
@@ -101,6 +103,8 @@ def one(job: Job, name: str) -> dict[str, Any]:
             evaluations.append(model.flow.stats.evaluations)
         features = model.flow.solution(test[:4], (0.0, 0.5, 1.0)).ys
     return {
+        "images": len(x),
+        "tests": len(test),
         "accuracy": 100 * float((trained == test_labels).double().mean()),
         "accuracy by dopri5": 100 * right / count,
         "evaluations": sum(evaluations) / len(evaluations),
@@ -118,14 +122,14 @@ def run(job: Job) -> list[Row]:
     rows = []
     for name, (_, _, parameters, published) in MODELS.items():
         cell = cells[name]
-        what = "64 images, one step" if job.quick else "2000 images, 12 epochs, 1000 test images"
+        what = f"{cell['images']} images, {1 if job.quick else 12} epochs, {cell['tests']} test images"
         rows += [
             Row(
                 f"{name}: test accuracy",
                 cell["accuracy"],
                 "%",
                 published=published,
-                note=f"{what}; published: 60,000 images, 10,000 test images",
+                note=f"{what}; published: 60000 and 10000",
             ),
             Row(
                 f"{name}: test accuracy by dopri5 at 1e-3",
@@ -172,4 +176,5 @@ EXPERIMENT = Experiment(
     source="Dupont, Doucet & Teh (2019), section 5.2",
     run=run,
     data=("mnist",),
+    devices=("cpu", "cuda"),
 )

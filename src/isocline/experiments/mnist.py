@@ -128,8 +128,9 @@ def rows(name: str, line: dict[str, Any]) -> list[Row]:
 def table_line(job: Job, name: str) -> dict[str, Any]:
     """Trains one network; what there is to say about it."""
     recipe, (batch, rate) = RECIPES[name], (32, RATE / 2) if job.quick else (128, RATE)
-    images, labels, test_images, test_labels = mnist(job)
+    images, labels, test_images, test_labels = (x.to(job.device) for x in mnist(job))
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(job.draw_seed("aside")))
+    order = order.to(job.device)
     aside, kept = order[:ASIDE], order[ASIDE:]
     if job.quick:
         aside, kept, test_images, test_labels = aside[:1000], kept[:5000], test_images[:2000], test_labels[:2000]
@@ -139,7 +140,7 @@ def table_line(job: Job, name: str) -> dict[str, Any]:
     total = epochs * batches
 
     torch.manual_seed(job.draw_seed("weights", name))
-    model = recipe.build()
+    model = recipe.build().to(job.device)
     best, looks = copy.deepcopy(model), Kept()
     optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=0.9)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: one_cycle(i / total))
@@ -148,7 +149,7 @@ def table_line(job: Job, name: str) -> dict[str, Any]:
     def step(i: int) -> Tensor:
         epoch, k = divmod(i, batches)
         shuffle = torch.Generator().manual_seed(job.draw_seed("order", epoch))
-        chosen = torch.randperm(len(x), generator=shuffle)[k * batch : (k + 1) * batch]
+        chosen = torch.randperm(len(x), generator=shuffle)[k * batch : (k + 1) * batch].to(job.device)
         return functional.cross_entropy(model(crop(pixels(x[chosen]), recipe.margin)), y[chosen])
 
     def look(i: int, loss: float) -> None:
@@ -299,4 +300,5 @@ EXPERIMENT = Experiment(
     run=run,
     data=("mnist",),
     threads=0,
+    devices=("cpu", "cuda"),
 )

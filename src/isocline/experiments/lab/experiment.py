@@ -45,6 +45,7 @@ class Experiment:
         run: does all of it and returns the rows; what it keeps in the job it does not do again.
         data: names of the data sets it needs, see `isocline.experiments.lab.datasets`.
         threads: of PyTorch; 1 suits small fields. 0: all cores.
+        devices: kinds it can run on, by PyTorch's names; most fields are too small for anything but a processor.
     """
 
     title: str
@@ -52,3 +53,4 @@ class Experiment:
     run: Callable[[Job], Sequence[Row]]
     data: tuple[str, ...] = ()
     threads: int = 1
+    devices: tuple[str, ...] = ("cpu",)

@@ -166,6 +166,7 @@ def crop(x: Tensor, padding: int = 4) -> Tensor:
     """
     batch, _, height, width = x.shape
     wide = functional.pad(x, (padding,) * 4, value=float(x.min()))
-    shift = torch.randint(2 * padding + 1, (2, batch, 1))
-    rows, columns = shift[0] + torch.arange(height), shift[1] + torch.arange(width)
-    return wide[torch.arange(batch)[:, None, None], 0, rows[:, :, None], columns[:, None, :]][:, None]
+    shift = torch.randint(2 * padding + 1, (2, batch, 1)).to(x.device)  # the same crops on every device
+    here = {"device": x.device}
+    rows, columns = shift[0] + torch.arange(height, **here), shift[1] + torch.arange(width, **here)
+    return wide[torch.arange(batch, **here)[:, None, None], 0, rows[:, :, None], columns[:, None, :]][:, None]

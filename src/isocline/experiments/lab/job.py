@@ -26,6 +26,7 @@ class Job:
         data: folder with data sets, as the user gave it; None looks elsewhere, see `datasets`.
         pictures: folder for pictures; their names begin with `label`.
         label: of the pictures.
+        device: where an experiment that has a choice computes, by PyTorch's name.
         tell: called with (what is being done, steps done, steps in all, loss or None).
         stop: asked between steps; True saves and raises `Interrupted`.
 
@@ -45,30 +46,36 @@ class Job:
         data: Path | None = None,
         pictures: Path | None = None,
         label: str = "picture",
+        device: str = "cpu",
         tell: Callable[[str, int, int, float | None], None] = lambda what, done, total, loss: None,
         stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self.folder, self.quick, self.seed, self.data = folder, quick, seed, data
         self.tell, self.stop = tell, stop
         self.pictures = pictures or folder
-        self.label = label
+        self.label, self.device = label, device
         self.drawn: list[str] = []
         folder.mkdir(parents=True, exist_ok=True)
 
     def cell(self, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """A part of the experiment: made once, then read. JSON types only; `seconds`, of processor time, is added."""
+        """A part of the experiment: made once, then read. JSON types only; `seconds`, by `clock`, is added."""
         path = self.folder / f"{_plain(key)}.json"
         if path.exists():
             return json.loads(path.read_text(encoding="utf-8"))
         if self.stop():
             raise Interrupted
         self.tell(key, 0, 1, None)
-        began = time.process_time()
+        began = self.clock()
         made = make()
-        made = {"seconds": time.process_time() - began, **made}
+        made = {"seconds": self.clock() - began, **made}
         write(path, json.dumps(made))
         self.tell(key, 1, 1, None)
         return json.loads(path.read_text(encoding="utf-8"))  # as a resumed run will find it
+
+    def clock(self) -> float:
+        """Seconds: the process's own, of all its threads, so that what else the machine does is not in them; on another
+        device than the processor as they pass."""
+        return time.process_time() if self.device == "cpu" else time.monotonic()
 
     def checkpoint(self, key: str) -> Path:
         """Where the state of a training is kept."""

@@ -47,6 +47,7 @@ def run_of(
     rows: list[Row],
     pictures: list[str],
     command: str,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """A run as it is kept; `seconds` as they passed and of processor time; numbers that are not finite become None."""
     kept = [{k: _finite(v) for k, v in asdict(row).items() if v not in (None, "")} for row in rows]
@@ -60,7 +61,7 @@ def run_of(
         "command": command,
         "isocline": __version__,
         "commit": commit(),
-        "machine": machine(),
+        "machine": machine(device),
         "rows": kept,
         "pictures": pictures,
     }
@@ -70,24 +71,31 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def machine() -> dict[str, Any]:
-    """Processor, cores, threads, versions."""
+def machine(device: str = "cpu") -> dict[str, Any]:
+    """Processor, cores, threads, versions; the device, where that is another."""
     model = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
         lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
         model = lines[0].partition(":")[2].strip() if lines else model
+    other = {} if device == "cpu" else {"device": torch.cuda.get_device_name(device) if "cuda" in device else device}
     return {
         "cpu": model,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": torch.__version__,
+        **other,
     }
 
 
 def commit() -> str:
-    """Of the source tree this runs from, with a + where it has changes; "" for an installed package."""
+    """Of the source tree this runs from, with a + where it has changes; "" for an installed package.
+
+    For a copy of the tree without its repository the environment variable ISOCLINE_COMMIT says it.
+    """
+    if given := os.environ.get("ISOCLINE_COMMIT"):
+        return given
     here = Path(__file__).parent
 
     def git(*words: str) -> str:

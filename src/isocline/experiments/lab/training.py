@@ -20,10 +20,7 @@ LOST = 20  # iterations without a finite gradient after which a training has fai
 
 @dataclass
 class History:
-    """Losses by iteration, and the seconds of processor time up to each, over all sessions.
-
-    Processor time is the process's own, of all its threads: what else the machine does is not in it.
-    """
+    """Losses by iteration, and the seconds up to each by `Job.clock`, over all sessions."""
 
     loss: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
@@ -87,7 +84,7 @@ def train(
     optimizer, schedule = parts["optimizer"], parts.get("schedule")
     history, path = History(), job.checkpoint(key)
     if path.exists():
-        kept = torch.load(path, weights_only=True)
+        kept = torch.load(path, map_location="cpu", weights_only=True)
         for name, part in parts.items():
             part.load_state_dict(kept["parts"][name])
         history = History(**kept["history"])
@@ -99,7 +96,7 @@ def train(
         place(path, lambda aside: torch.save({"parts": states, "history": vars(history)}, aside))
 
     saved = told = time.monotonic()
-    began = time.process_time()
+    began = job.clock()
     lost = 0
     for i in range(len(history.loss), iterations):
         torch.manual_seed(job.draw_seed(key, i))
@@ -119,11 +116,11 @@ def train(
         if schedule is not None:
             schedule.step()
         history.loss.append(loss.item())
-        used = time.process_time()
+        used = job.clock()
         history.seconds.append(before + used - began)
         if look is not None:
             look(i, history.loss[-1])
-            began += time.process_time() - used
+            began += job.clock() - used
         now = time.monotonic()
         if job.stop():
             save()

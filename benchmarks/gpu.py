@@ -157,7 +157,7 @@ def waits(task: Callable[[], Any]) -> int:
     return sum("synchroniz" in str(one.message) for one in seen)
 
 
-def rows(title: str, device: str, rounds: int) -> list[list[Any]]:
+def rows(title: str, device: str, rounds: int, with_diffrax: bool) -> list[list[Any]]:
     """Of one case: forward, and forward with backward."""
     field, y0 = CASES[title]()
     field, y0 = field.to(device), y0.to(device)
@@ -166,7 +166,7 @@ def rows(title: str, device: str, rounds: int) -> list[list[Any]]:
     solves: dict[str, Solve] = {"isocline": ours, "isocline per sample": partial(ours, batching="per_sample")}
     if find_spec("torchdiffeq"):
         solves["torchdiffeq"] = torchdiffeq
-    compiled = by_diffrax(field, y0) if find_spec("diffrax") and find_spec("jax") else None
+    compiled = by_diffrax(field, y0) if with_diffrax else None
     out = []
     for work in ("forward", "both"):
         tasks: dict[str, Callable[[], Any]] = {}
@@ -206,17 +206,19 @@ def rows(title: str, device: str, rounds: int) -> list[list[Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--without-diffrax", action="store_true")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".md"))
     options = parser.parse_args()
     device, rounds = ("cuda" if torch.cuda.is_available() else "cpu"), (1 if options.quick else 11)
     if device == "cpu" and not options.quick:
         raise SystemExit("benchmarks/gpu.py: PyTorch sees no GPU here; --quick shows that the script runs")
+    with_diffrax = not options.without_diffrax and bool(find_spec("diffrax") and find_spec("jax"))
     found = []
     for title in list(CASES)[:1] if options.quick else CASES:
-        found += rows(title, device, rounds)
+        found += rows(title, device, rounds, with_diffrax)
     if options.quick:
         return
-    missing = "" if find_spec("diffrax") else "diffrax was not installed."
+    missing = "" if with_diffrax else "diffrax was left out."
     head = HEAD.format(
         origin=origin("torchdiffeq"), device=torch.cuda.get_device_name(), rounds=rounds, missing=missing
     )

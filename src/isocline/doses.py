@@ -65,6 +65,7 @@ class Dose:
         check_times(self.ts, "ts")
         leaves, self.spec = pytree.tree_flatten(amounts) if not _is_numbers(amounts) else ([amounts], None)
         self.amounts = [as_values("amounts", leaf) for leaf in leaves]
+        self.ts = self.ts.to(self.amounts[0].device) if self.amounts else self.ts
         readings = [is_per_sample("amounts", self.ts, leaf, per_sample) for leaf in self.amounts]
         self.rows, self.unclear = [rows for rows, _ in readings], any(guess for _, guess in readings)
         if jump is not None and not callable(jump):

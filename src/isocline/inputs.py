@@ -44,8 +44,8 @@ class Signal:
     """
 
     def __init__(self, ts: Any, values: Any, per_sample: bool | None = None) -> None:
-        self.ts = as_times(ts)
         self.values = as_values("values", values)
+        self.ts = as_times(ts).to(self.values.device)
         self.per_sample, self.unclear = is_per_sample("values", self.ts, self.values, per_sample)
         check_times(self.ts, "ts")
         if not bool((self.values.detach().isfinite() | ~self._along(self.present)).all()):
@@ -94,7 +94,7 @@ class Signal:
         tail = [1] * len(self.shape)
         index = source.view(*source.shape, *tail).expand(values.shape[0], -1, *self.shape)
         values = values.gather(1, index)
-        pieces = self._pieces(ts.to(values.device), values, last.squeeze(1))
+        pieces = self._pieces(ts, values, last.squeeze(1))
         inside = (column[:-1] < last).view(len(ts), -1, *tail)
         zeros = torch.zeros_like(values[:, :1])
         rows = [torch.cat([values[:, :1], values], 1)]

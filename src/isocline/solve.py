@@ -274,7 +274,7 @@ class Times:
                 )
             plain = given.detach().double().tolist()
             _check_row(plain, "ts", padded=False)
-            return Times(given, plain, given if wanted else None)
+            return Times(given, plain, given.to(layout.device) if wanted else None)
         if given.dim() == 1:
             _check_row(given.detach().double().tolist(), "ts", padded=False)
             rows = given.expand(layout.batch, -1)
@@ -286,7 +286,7 @@ class Times:
                 f"ts: shape {tuple(given.shape)}, expected (T,) or ({layout.batch}, T) for a batch of {layout.batch}"
             )
         plain = rows.detach().to(device=layout.device, dtype=layout.clock_dtype)
-        return Times(given, plain, rows.t() if wanted else None)
+        return Times(given, plain, rows.t().to(layout.device) if wanted else None)
 
 
 def _as_times(ts: Any, ragged: bool) -> Tensor:

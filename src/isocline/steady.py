@@ -168,7 +168,8 @@ class _System:
         layout = field.layout
         self.tolerance = Tolerance(controller, layout)
         self.shared = layout.batch is None
-        self.time = torch.full(() if self.shared else (layout.batch or 0,), t, dtype=layout.clock_dtype)
+        here = {"dtype": layout.clock_dtype, "device": layout.device}
+        self.time = torch.full(() if self.shared else (layout.batch or 0,), t, **here)
 
     def slope(self, y: Float[Tensor, "rows state"], field: VectorField | None = None) -> Float[Tensor, "rows state"]:
         """f there."""
@@ -257,13 +258,15 @@ def _integrated(
         return start, torch.zeros_like(status), Stats(), [""] * len(start)
     ts: Any = [0.0, HORIZON]
     if not system.shared:  # samples that are there already have nothing to do
-        ends = torch.where(here, torch.nan, torch.full((len(start),), HORIZON, dtype=torch.float64))
+        ends = torch.where(
+            here, torch.nan, torch.full((len(start),), HORIZON, dtype=torch.float64, device=start.device)
+        )
         ts = torch.stack([torch.zeros_like(ends), ends], 1)
     state = torch.utils._pytree.tree_map(lambda leaf: leaf.detach(), y0)
     options: dict[str, Any] = {"args": args, "solver": solver, "controller": replace(controller), "throw": False}
     batching = "shared" if system.shared else "per_sample"
     sol = solve(frozen, state, ts, batching=batching, max_steps=max_steps, events=Event(excess), **options)
-    reached = torch.as_tensor(sol.status).view(-1)
+    reached = torch.as_tensor(sol.status, device=start.device).view(-1)
     at_event = here | (reached == int(Status.EVENT))
     y = start
     if len(sol.event_ts):

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import isocline as ic
+from isocline.compat import torchdiffeq as compat
 from isocline.gradients import Gradient
 from isocline.nn import (
     CNF,
@@ -166,8 +167,40 @@ def test_steady_states():
     same(found(DEVICE), found("cpu"))
 
 
-def _energy(t, p):
-    return p.square().sum(-1) / 2
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("ways", ["odeint", "odeint_adjoint"])
+@pytest.mark.parametrize("method", ["dopri5", "rk4", "implicit_adams", "radauIIA5", "explicit_adams"])
+def test_the_drop_in(method, ways):
+    def found(device):
+        field = Net().to(device)
+        func = lambda t, y: field(t, y, 1.0)
+        options = {"adjoint_params": tuple(field.parameters())} if ways == "odeint_adjoint" else {}
+        ts = torch.linspace(0.0, 1.0, 21, dtype=F64, device=device)
+        y0 = start(device)
+        rtol = torch.full((2,), 1e-8, dtype=F64) if method == "dopri5" else 1e-8  # on the processor
+        ys = getattr(compat, ways)(func, y0, ts, method=method, rtol=rtol, atol=1e-9, **options)
+        return [x.detach().cpu() for x in (ys, *torch.autograd.grad(ys.square().sum(), (y0, *field.parameters())))]
+
+    same(found(DEVICE), found("cpu"), 1e-6)
+
+
+def test_a_signal_of_each_sample():
+    def found(device):
+        values = torch.linspace(-1, 1, 18, dtype=F64, device=device).reshape(3, 3, 2).requires_grad_()
+        knots = [[0.0, 0.5, 1.0], [0.1, 0.4, 1.1], [0.0, 0.7, float("nan")]]
+        ts = [[0.0, 1.0], [0.0, 0.8], [0.0, 0.9]]
+        ys = ic.solve(
+            lambda t, y, u: torch.sin(y) * u,
+            start(device),
+            torch.tensor(ts, dtype=F64),
+            inputs=ic.CubicHermite(torch.tensor(knots, dtype=F64), values),
+            batching="per_sample",
+            rtol=1e-9,
+            atol=1e-10,
+        ).ys
+        return [x.detach().cpu() for x in (ys, *torch.autograd.grad(ys.square().sum(), values))]
+
+    same(found(DEVICE), found("cpu"), 1e-7)
 
 
 # ---- models -------------------------------------------------------------------------------------------------------
@@ -200,7 +233,8 @@ MODELS = {
     "CNF": (lambda: CNF(TimeMLP((2, 8, 2)), 2), lambda m, d: -m.log_prob(X.to(d)).mean()),
     "ODERNN": (lambda: ODERNN(3, 6), lambda m, d: m(SERIES.to(d), TS.to(d)).after.square().sum()),
     "NeuralCDE": (
-        lambda: NeuralCDE(MatrixField(6, 4), nn.Linear(4, 6)),
+        # Fixed steps: the field is made of ReLUs, between which a choice of steps hangs on the last bit.
+        lambda: NeuralCDE(MatrixField(6, 4), nn.Linear(4, 6), solver="rk4", step=0.25),
         lambda m, d: m(SERIES.to(d), TS.to(d)).square().sum(),
     ),
 }

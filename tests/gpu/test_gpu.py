@@ -271,7 +271,7 @@ def waits(call):
 
 
 @only_gpu
-@pytest.mark.parametrize(("batching", "start"), [("shared", 4), ("per_sample", 24)])
+@pytest.mark.parametrize(("batching", "start"), [("shared", 6), ("per_sample", 24)])
 def test_one_wait_a_step(batching, start):
     """Beside a few at the start and the end."""
     net = MLP((2, 16, 2)).cuda()

@@ -10,6 +10,7 @@ from torch import nn
 
 import isocline as ic
 from isocline import audit
+from isocline.engines.eager import observations
 from isocline.gradients import Gradient
 from isocline.gradients.checkpointed import Record, split
 
@@ -489,3 +490,24 @@ def test_the_reconstruction_error():
     assert decay > 1.0 and rotation < 1e-5
     ragged = torch.tensor([[0.0, 1.0, 2.0], [0.0, 1.0, math.nan]], dtype=F64)
     assert audit.reconstruction(lambda t, y: -y, torch.ones(2, 1, dtype=F64), ragged, batching="per_sample") < 1e-5
+
+
+@pytest.mark.parametrize("gradient", ["checkpointed", ic.Checkpointed(graphs=0), ic.Checkpointed(memory=2000)])
+@pytest.mark.parametrize("pending", [1, 300, 1500])
+def test_large_batches_write_their_observations_early(pending, gradient, monkeypatch):
+    """What waits for interpolation is worked off in between, here after few numbers, in solves whose rows reject steps."""
+    w = torch.randn(3, 3, dtype=torch.float64, requires_grad=True)
+
+    def grads(gradient):
+        y0 = torch.linspace(-2, 2, 24, dtype=torch.float64).reshape(8, 3).requires_grad_()
+        ts = torch.linspace(0, 3, 12, dtype=torch.float64)
+        options = {"batching": "per_sample", "gradient": gradient, "rtol": 1e-4}
+        sol = ic.solve(lambda t, y: torch.sin(5 * y @ w) * (1 + t), y0, ts, **options)
+        assert sol.stats.rejected.max() > 0
+        weights = torch.linspace(-1, 1, sol.ys.numel(), dtype=torch.float64).reshape(sol.ys.shape)
+        return torch.autograd.grad((sol.ys * weights).sum(), (y0, w))
+
+    want = grads("backprop")
+    monkeypatch.setattr(observations, "PENDING", pending)
+    for got, exact in zip(grads(gradient), want, strict=True):
+        torch.testing.assert_close(got, exact, rtol=1e-9, atol=1e-9)

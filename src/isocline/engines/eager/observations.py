@@ -71,7 +71,12 @@ class Observations:
         self.size = 0
 
     def put(self, passed: Passed) -> Inner | None:
-        """One step; its `y`, `y1` and `hk` are those of all rows present, and picked here."""
+        """One step; its `y`, `y1` and `hk` are those of all rows present, and picked here.
+
+        Those before it are worked off first where they are many: of this one `inner.position` is not known yet.
+        """
+        if self.size > PENDING:
+            self.flush()
         y, y1, hk = passed.y, passed.y1, passed.hk
         rows = y.shape[0]
         self.size += 5 * rows
@@ -82,8 +87,6 @@ class Observations:
             hk = hk.clone()
             self.size += 3 * hk.numel()
         self.pending.append(passed._replace(y=y, y1=y1, hk=hk))
-        if self.size > PENDING:
-            self.flush()
         return passed.inner
 
     def flush(self) -> None:

@@ -37,7 +37,9 @@ dopri5 in all packages, rtol = atol = 1e-5, float32, 10 observations on [0, 1], 
 rounds in turns, medians of the time by the clock until the device is done; *ratio*: isocline's time over the other's, median
 of the rounds (below 1: isocline is faster; otherwise in bold). *error*: of the path against float64 at 1e-10, relative to its
 largest entry. *waits*: how often the processor waited for the device, a step tried. diffrax is compiled for these shapes as
-a whole; compiling is in no number. {missing}
+a whole, compiling is in no number, and it multiplies float32 matrices in TF32, jax's default, which PyTorch's is not.
+isocline keeps the graphs of the first 64 MiB of steps and takes the others again (`Checkpointed`); torchdiffeq keeps all:
+on large fields that is the difference backwards, which `gradient="backprop"` does not have. {missing}
 """
 
 
@@ -220,7 +222,7 @@ def main() -> None:
         return
     missing = "" if with_diffrax else "diffrax was left out."
     head = HEAD.format(
-        origin=origin("torchdiffeq"), device=torch.cuda.get_device_name(), rounds=rounds, missing=missing
+        origin=origin(("torchdiffeq",)), device=torch.cuda.get_device_name(), rounds=rounds, missing=missing
     )
     titles = ["field", "work", "package", "ms", "ratio", "error", "waits"]
     options.out.write_text(head + "\n" + table(titles, found))

@@ -1,12 +1,18 @@
-"""Shapes and types of isocline's own annotations are checked at run time, in the tests only."""
+"""Shapes and types of isocline's own annotations are checked at run time, in the tests only.
+
+That takes three times as long as the tests themselves. So the cases of a test that has many differ: in one of eight types are
+checked. ISOCLINE_CHECK_TYPES=1 checks them in all, 0 in none.
+"""
 
 import os
+import zlib
 
 import jaxtyping
 import pytest
 import torch
 
-if os.environ.get("ISOCLINE_CHECK_TYPES", "1") == "1":
+CHECKED = os.environ.get("ISOCLINE_CHECK_TYPES", "some")
+if CHECKED != "0":
     jaxtyping.install_import_hook("isocline", "typecheck.check")
 
 torch.set_num_threads(1)
@@ -15,6 +21,15 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _some_checked(request):
+    name = request.node.name
+    off = CHECKED == "some" and "[" in name and zlib.crc32(name.encode()) % 8 > 0
+    jaxtyping.config.update("jaxtyping_disable", off)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture

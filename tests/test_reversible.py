@@ -10,6 +10,8 @@ F64 = torch.float64
 SOLVERS = {
     "reversible heun": (ic.ReversibleHeun(), {"step": 0.05}),
     "reversible heun, adaptive": (ic.ReversibleHeun(), {"rtol": 1e-3, "atol": 1e-4}),
+    "asynchronous leapfrog": (ic.AsynchronousLeapfrog(), {"step": 0.02}),
+    "asynchronous leapfrog, adaptive": (ic.AsynchronousLeapfrog(), {"rtol": 1e-3, "atol": 1e-4}),
     "rk4": (ic.Reversible("rk4"), {"step": 0.1}),
     "vern7": (ic.Reversible("vern7"), {"rtol": 1e-5, "atol": 1e-6}),
     "tsit5": (ic.Reversible(coupling=0.9), {"rtol": 1e-5, "atol": 1e-6}),

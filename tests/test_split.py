@@ -49,7 +49,7 @@ SPLITS = {
 
 @pytest.mark.parametrize("batching", ["shared", "per_sample"])
 @pytest.mark.parametrize("name", SPLITS)
-@pytest.mark.parametrize("solver", ["ken_carp3", "ken_carp4", "ken_carp5"])
+@pytest.mark.parametrize("solver", ["ken_carp3", "ken_carp4", "ken_carp5", "sil3"])
 def test_a_split_is_solved_with_the_order_of_the_pair(solver, name, batching):
     y0 = Y0 if batching == "shared" else Y0[None]
     want = ic.solve(SPLITS[name], Y0, [0.0, 2.0], solver="dopri8", rtol=1e-13, atol=1e-15).ys[-1]
@@ -95,9 +95,10 @@ def test_only_the_implicit_part_limits_nothing():
 
 @pytest.mark.parametrize("batching", ["shared", "per_sample"])
 @pytest.mark.parametrize("gradient", ["checkpointed", "backprop"])
-def test_gradients_are_those_of_the_discretisation(gradient, batching):
+@pytest.mark.parametrize("solver", ["ken_carp4", "sil3"])
+def test_gradients_are_those_of_the_discretisation(solver, gradient, batching):
     def loss(rate, w, y0):
-        options = {"solver": "ken_carp4", "step": 0.05, "batching": batching, "gradient": gradient}
+        options = {"solver": solver, "step": 0.05, "batching": batching, "gradient": gradient}
         ys = ic.solve(relaxing(rate, w), y0, [0.0, 0.33, 1.0], **options).ys
         return (ys**2).sum() + ys[1].sum()
 

@@ -20,12 +20,14 @@ from isocline.gradients import (
 from isocline.inputs import CubicHermite, LinearInterpolation, Signal, ZeroOrderHold
 from isocline.parallel import Parareal, parareal
 from isocline.quadrature import Integral, integral
+from isocline.save import Save
 from isocline.second_order import second_order
 from isocline.solution import Solution, SolveError, Stats, Status
 from isocline.solve import solve
 from isocline.solvers.adams_bashforth import AdamsBashforth
 from isocline.solvers.adams_moulton import AdamsMoulton
 from isocline.solvers.adaptive_heun import AdaptiveHeun
+from isocline.solvers.asynchronous_leapfrog import AsynchronousLeapfrog
 from isocline.solvers.auto_switch import AutoSwitch
 from isocline.solvers.base import Solver
 from isocline.solvers.bdf import BDF
@@ -48,6 +50,7 @@ from isocline.solvers.kvaerno3 import Kvaerno3
 from isocline.solvers.kvaerno4 import Kvaerno4
 from isocline.solvers.kvaerno5 import Kvaerno5
 from isocline.solvers.leapfrog import Leapfrog
+from isocline.solvers.leapfrog_midpoint import LeapfrogMidpoint
 from isocline.solvers.midpoint import Midpoint
 from isocline.solvers.radau_iia3 import RadauIIA3
 from isocline.solvers.radau_iia5 import RadauIIA5
@@ -60,6 +63,7 @@ from isocline.solvers.rodas5p import Rodas5P
 from isocline.solvers.rosenbrock23 import Rosenbrock23
 from isocline.solvers.runge_kutta import ExplicitRungeKutta
 from isocline.solvers.sdirk2 import SDIRK2
+from isocline.solvers.sil3 import Sil3
 from isocline.solvers.ssprk3 import SSPRK3
 from isocline.solvers.symplectic_euler import SymplecticEuler
 from isocline.solvers.tableau import ButcherTableau
@@ -71,6 +75,7 @@ from isocline.solvers.vern9 import Vern9
 from isocline.solvers.yoshida4 import Yoshida4
 from isocline.split import Split
 from isocline.steady import Steady, steady_state
+from isocline.stepper import Stepper
 
 __all__ = [
     "BDF",
@@ -82,6 +87,7 @@ __all__ = [
     "AdamsBashforth",
     "AdamsMoulton",
     "AdaptiveHeun",
+    "AsynchronousLeapfrog",
     "AutoSwitch",
     "Backprop",
     "Backsolve",
@@ -118,6 +124,7 @@ __all__ = [
     "Kvaerno4",
     "Kvaerno5",
     "Leapfrog",
+    "LeapfrogMidpoint",
     "LinearInterpolation",
     "Midpoint",
     "Observer",
@@ -131,7 +138,9 @@ __all__ = [
     "ReversibleHeun",
     "Rodas5P",
     "Rosenbrock23",
+    "Save",
     "Signal",
+    "Sil3",
     "Solution",
     "SolveError",
     "Solver",
@@ -139,6 +148,7 @@ __all__ = [
     "Stats",
     "Status",
     "Steady",
+    "Stepper",
     "SymplecticEuler",
     "Trapezoid",
     "Tsit5",

@@ -99,6 +99,7 @@ class Solution:
         event_ts: times of all events, in order: (K,), or (K, B) with per-sample batching, NaN where a sample had fewer.
             Differentiable, as is everything that depends on them.
         event_ys: states there, before any reset: (K, *y0.shape), a tensor or the pytree of `y0`.
+        saved: what was asked for with `save`: a `Saved(ts, values)`, or a dict of them.
         event_index: int64 (K,) or (K, B): which of `events` each was, −1 where there was none. None without `events`.
 
     Example:
@@ -117,6 +118,7 @@ class Solution:
     event_ts: Any = None
     event_ys: Any = None
     event_index: Any = None
+    saved: Any = None
     _dense: DensePath | None = field(default=None, repr=False)
 
     @property

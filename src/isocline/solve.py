@@ -26,6 +26,7 @@ from isocline.gradients import Checkpointed, Gradient
 from isocline.gradients.times import attach_observations, attach_start, beside
 from isocline.inputs import drive
 from isocline.pieces import EventLog, solve_in_pieces
+from isocline.save import solve_and_save
 from isocline.solution import Solution, SolveError, Stats, Status, failed
 from isocline.solvers import RungeKutta, Solver, snake_case
 from isocline.solvers.additive import for_field
@@ -55,6 +56,7 @@ def solve(
     step_ts: Any = None,
     jump_ts: Any = None,
     dense: bool = False,
+    save: Any = None,
     events: Event | Sequence[Event] | None = None,
     max_events: int = 1000,
     max_steps: int = 100_000,
@@ -85,6 +87,8 @@ def solve(
         step_ts: further times to step to exactly.
         jump_ts: times where `f` jumps: stepped to exactly, `f` asked just before and just after.
         dense: keep all steps, for `Solution.at` and `Solution.accepted_ts`.
+        save: further outputs, at other times, after steps, or of functions of the state: a `Save` or a dict of them; they
+            are `Solution.saved`.
         doses: times at which the state jumps by known amounts, a `Dose`. An observation there shows the state before, and
             a condition that a dose carries across zero is no event.
         events: an `Event` or a sequence of them. At a terminal one the solve ends (of that sample): later rows of `ys`
@@ -112,6 +116,9 @@ def solve(
         >>> round(sol.ys[-1].item(), 4), round(k.grad.item(), 4)
         (0.3679, -0.7358)
     """
+    if save is not None:
+        given = {name: value for name, value in locals().items() if name not in ("field", "y0", "ts", "save", "dense")}
+        return solve_and_save(lambda ts, dense: solve(field, y0, ts, dense=dense, **given), ts, dense, save)
     if not callable(field):
         raise TypeError(f"field: expected a callable f(t, y, *args), got {type(field).__name__}")
     if engine not in ("eager", "unrolled"):

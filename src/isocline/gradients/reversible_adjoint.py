@@ -32,7 +32,7 @@ class Undoes(Protocol):
 class ReversibleAdjoint(Gradient):
     """Exact like `Backprop`, with memory for one step whatever their number, of solvers whose steps can be undone.
 
-    Those are `ReversibleHeun`, `Reversible` of any explicit method, and the symplectic `SymplecticEuler`, `Leapfrog` and
+    Those are `ReversibleHeun`, `AsynchronousLeapfrog`, `Reversible` of any explicit method, and the symplectic `SymplecticEuler`, `Leapfrog` and
     `Yoshida4`. The way forward keeps of a step its times alone. The way back undoes the steps from last to first by
     arithmetic, no equation is solved; each is then evaluated again with a graph and differentiated. The states come
     back to rounding times what the undoing amplifies: for `Reversible` 1/λ a step, and more on systems that contract.

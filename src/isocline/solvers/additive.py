@@ -2,7 +2,8 @@
 
     Y_i = y + h Σ_{j<i} (â_ij f_j + a_ij g_j) + h γ g(t + c_i h, Y_i),    y₁ = y + h Σ b_i (f_i + g_i)
 
-with the same nodes and weights for both (Kennedy & Carpenter 2003, section 2). Newton's iteration sees g alone.
+with the same nodes and weights for both (Kennedy & Carpenter 2003, section 2); or with weights b̂ for f, and then
+h Σ (b̂_i − b_i) f_i is one row of a step more. Newton's iteration sees g alone.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from isocline._types import Tensor
 from isocline.field import VectorField
 from isocline.inputs import _driven
 from isocline.solvers.implicit import ImplicitRungeKutta, attached, blocks
+from isocline.solvers.interpolants import hermite
 from isocline.solvers.memory import StepRows
 from isocline.solvers.newton import Newton
 from isocline.solvers.runge_kutta import RungeKutta, Workspace, advance, combine
@@ -74,16 +76,23 @@ class Additive(RungeKutta, abstract=True):
         whole, partner = self.implicit.tableau, self.implicit.partner
         assert partner is not None and whole.b_error is not None and isinstance(whole, ButcherTableau)
         slack = max(1e-12, whole.tolerance)
-        check(whole.a, partner.a, whole.b, whole.order, slack)
-        embedded = tuple(b - e for b, e in zip(whole.b, whole.b_error, strict=True))
-        check(whole.a, partner.a, embedded, whole.embedded_order, slack)
+        explicit, explicit_error = partner.b or whole.b, partner.b_error or whole.b_error
+        for b, error in {(whole.b, whole.b_error), (explicit, explicit_error)}:
+            check(whole.a, partner.a, b, whole.order, slack)
+            embedded = tuple(x - e for x, e in zip(b, error, strict=True))
+            check(whole.a, partner.a, embedded, whole.embedded_order, slack)
+        b, error, dense = (*whole.b, 0.0), (*whole.b_error, 0.0), (*partner.dense, (0.0,))
+        if partner.b is not None:
+            # What the other weights add to y₁, and to the error.
+            b = (*whole.b, 1.0, 0.0, 0.0)
+            error, dense = (*whole.b_error, 0.0, 1.0, 0.0), hermite(b)
         return StepRows(
             c=(*whole.c, 1.0),
             order=whole.order,
             embedded_order=whole.embedded_order,
-            b=(*whole.b, 0.0),
-            b_error=(*whole.b_error, 0.0),
-            dense=(*partner.dense, (0.0,)),
+            b=b,
+            b_error=error,
+            dense=dense,
             dense_order=partner.dense_order,
             explicit=False,
         )
@@ -130,7 +139,7 @@ class Additive(RungeKutta, abstract=True):
             return attached(newton, times[i : i + 1], self._a(i), base[None], found[i - 1], scale, paces)[0]
 
         ks = self.stages(explicit, times, scale, y, k1, paces, attach)
-        y1 = advance(y, self.implicit.tableau.b, ks, scale)
+        y1 = advance(y, self.tableau.b[:-1], ks, scale)
         if last_stage:
             slope = field(times[-1], y1)
             ks.append(slope if paces is None else slope * paces)
@@ -146,7 +155,7 @@ class Additive(RungeKutta, abstract=True):
         paces: Tensor | None,
         solve: Callable[[int, Tensor, Tensor], Tensor],
     ) -> list[Tensor]:
-        """f_i + g_i of every stage, times `paces` (R, 1) where given.
+        """f_i + g_i of every stage, and what other weights of f add, times `paces` (R, 1) where given.
 
         Args:
             explicit: f.
@@ -164,7 +173,12 @@ class Additive(RungeKutta, abstract=True):
             z = solve(i, base, guess)
             gs.append(z * (1 / (row[i] * scale)))
             fs.append(explicit(times[i], base + z) * unit)
-        return [f + g for f, g in zip(fs, gs, strict=True)]
+        rows = [f + g for f, g in zip(fs, gs, strict=True)]
+        if partner.b is not None and partner.b_error is not None and tableau.b_error is not None:
+            for other, own in ((partner.b, tableau.b), (partner.b_error, tableau.b_error)):
+                weights = [a - b for a, b in zip(other, own, strict=True)]
+                rows.append(combine(torch.zeros_like(y), weights, fs, 1.0))
+        return rows
 
     def _a(self, i: int) -> Rows:
         return blocks(self.implicit.tableau)[i - 1].a
@@ -200,7 +214,7 @@ class AdditiveWorkspace(Workspace):
 
         ks = solver.stages(self.explicit, times, scale, y, self.K[0], h, solve)
         torch.stack(ks[1:], out=self.K[1:-1])
-        y1 = advance(y, solver.implicit.tableau.b, ks, scale)
+        y1 = advance(y, solver.tableau.b[:-1], ks, scale)
         self.last = f(times[-1], y1.view_as(self.like), self.rows[-1], paces)
         return y1
 

@@ -29,16 +29,19 @@ from isocline.solvers.tableau import Tableau, rooted_trees
 
 @dataclass(frozen=True)
 class Partner:
-    """The explicit half of an implicit–explicit pair, with the same nodes and weights (`additive`).
+    """The explicit half of an implicit–explicit pair, with the same nodes (`additive`).
 
     Attributes:
         a: its rows from the second stage on.
         dense, dense_order: polynomials b_i(θ) that interpolate both halves.
+        b, b_error: its weights, where they are others than those of the implicit half; the interpolant is then Hermite's.
     """
 
     a: Matrix
     dense: Matrix
     dense_order: int
+    b: tuple[float, ...] | None = None
+    b_error: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import replace
 
 import torch
@@ -45,10 +45,17 @@ def integrate(
         on_step: called with every accepted `SharedStep`, in order.
         segments: give the first so many accepted steps a graph of their own, from a leaf at the step's start.
     """
-    return _Loop(problem, y0, graph, on_step, segments).run()
+    return Loop(problem, y0, graph, on_step, segments).run()
 
 
-class _Loop:
+class Loop:
+    """One integration, at once or step by step.
+
+    Attributes:
+        clock: (t, next h, last two error ratios) after an accepted step; of fixed steps t alone counts.
+        jumped: whether y or f was changed since, from outside.
+    """
+
     def __init__(
         self,
         problem: Problem,
@@ -56,7 +63,9 @@ class _Loop:
         graph: bool,
         on_step: Callable[[SharedStep], None] | None,
         segments: int = 0,
+        after: Loop | None = None,
     ) -> None:
+        """`after` is another one, of the same field and solver, that this one goes on from."""
         self.problem, self.graph, self.on_step, self.segments = problem, graph, on_step, segments
         self.segment: Segment | None = None  # of the step just attempted
         self.origin: tuple[Tensor, Tensor] | None = None  # the leaf y, and k₁, where the next segment begins
@@ -67,6 +76,9 @@ class _Loop:
         self.adaptive = isinstance(problem.controller, PID)
         self.dense_step = DenseStep.of(self.tableau, y0)
         self.workspace = None if graph else problem.solver.workspace(y0, self.field)
+        self.after, self.jumped, self.clock = after, False, (self.ts[0], math.nan, 1.0, 1.0)
+        if after is not None:
+            self.workspace, self.jumped, self.clock = after.workspace, after.jumped, after.clock
         self.memory = self.workspace if isinstance(self.workspace, MemoryWorkspace) else None
         self.y = y0
         self.k1: Tensor | None = None
@@ -83,10 +95,7 @@ class _Loop:
     # ---- the loop -------------------------------------------------------------------------------------------------
     def run(self) -> Trajectory:
         count = self.field.evaluations
-        if len(self.ts) == 1:
-            status = Status.SUCCESS
-        else:
-            status = self._adaptive() if self.adaptive else self._fixed()
+        status = Status.SUCCESS if len(self.ts) == 1 else _exhaust(self.steps())
         self.stats.evaluations += self.field.evaluations - count
         self.stats.jacobians = 0 if self.workspace is None else self.workspace.jacobians
         self.trajectory.y_end = self.y
@@ -95,7 +104,11 @@ class _Loop:
         self.trajectory.ys = self._collect()
         return self._checked(status)
 
-    def _adaptive(self) -> Status:
+    def steps(self) -> Generator[None, None, Status]:
+        """Takes them one by one; returns how it ended."""
+        return self._adaptive() if self.adaptive else self._fixed()
+
+    def _adaptive(self) -> Generator[None, None, Status]:
         controller = self.problem.controller
         assert isinstance(controller, PID)
         tolerance = Tolerance(controller, self.field.layout)
@@ -104,15 +117,20 @@ class _Loop:
         exponents = controller.exponents(self.problem.solver.error_order)
         stops = Stops(self.ts[0], self.ts[-1], self.problem.step_ts, self.problem.jump_ts, self.field.time_dtype)
         t, i_stop = self.ts[0], 0
-        self._start(stops.inside(t, stops.times[0]))
-        h = self._first_step(controller, tolerance, t, stops)
+        if self.after is None:
+            self._start(stops.inside(t, stops.times[0]))
+            h = self._first_step(controller, tolerance, t, stops)
+            r1 = r2 = 1.0
+        else:
+            _, h, r1, r2 = self.clock
+            h = min(max(h, controller.min_step), controller.max_step)
+            self._go_on(t, stops.times[0], stops)
         if not math.isfinite(h):
             return self._failed(Status.NON_FINITE, t, h)
         h = max(h, 4 * math.ulp(t))  # the interval itself may be a few spacings long
         # Below this no step advances time; the second term ends the retreat from a NaN at t = 0 in a few dozen steps.
         spacing = 1e-9 * math.ulp(self.ts[-1] - t)
         size = self.y.detach().abs()
-        r1 = r2 = 1.0
         observed = self.problem.observer is not None
         for _ in range(self.problem.max_steps):
             stop = stops.times[i_stop]
@@ -142,11 +160,15 @@ class _Loop:
                 r1, r2 = max(r, 1e-8), r1
                 # A step cut short by a stop says nothing about how long the next one may be.
                 h = max(h, step * factor) if clipped else step * factor
+                self.clock = t, h, r1, r2
+                yield
                 if clipped:
                     i_stop += 1
                     if i_stop == len(stops.times):
                         return Status.SUCCESS
-                self._next_slope(t, stops.inside(t, stops.times[i_stop]), stops.is_jump(t))
+                if self.jumped:
+                    size = self.y.abs()
+                self._go_on(t, stops.times[i_stop], stops)
             else:
                 self.stats.rejected += 1
                 # Of a few spacings of time a fraction may round to as many.
@@ -158,19 +180,20 @@ class _Loop:
             h = min(max(h, controller.min_step), controller.max_step)
         return self._failed(Status.MAX_STEPS, t, h)
 
-    def _fixed(self, watch: bool = False) -> Status:
+    def _fixed(self, watch: bool = False) -> Generator[None, None, Status]:
         """`watch` looks at every state, to find where one that overflowed did."""
         controller = self.problem.controller
         assert isinstance(controller, FixedStep)
         stops = Stops(self.ts[0], self.ts[-1], self.problem.step_ts, self.problem.jump_ts, self.field.time_dtype)
         grid = controller.grid(self.ts, stops.times)
         observed = self.problem.observer is not None
-        self._start(stops.inside(grid[0], grid[1]))
+        if self.after is None:
+            self._start(stops.inside(grid[0], grid[1]))
         for i, (t, t1) in enumerate(itertools.pairwise(grid)):
             if i == self.problem.max_steps:
                 return self._failed(Status.MAX_STEPS, t, abs(t1 - t))
-            if i:
-                self._next_slope(t, stops.inside(t, t1), stops.is_jump(t))
+            if i or self.after is not None:
+                self._go_on(t, t1, stops)
             if observed:
                 self._tell("tried", t, t1)
             y1, low, high = self._attempt(t, t1, stops)
@@ -181,7 +204,14 @@ class _Loop:
             if self.watch is not None and (ended := self._event(t, t1, y1, stops)) is not None:
                 return ended
             self._accept(self._step(t, t1, low, high), y1)
+            self.clock = t1, math.nan, 1.0, 1.0
+            yield
         return Status.SUCCESS
+
+    def _go_on(self, t: float, stop: float, stops: Stops) -> None:
+        """The slope at the start of the next step."""
+        self._next_slope(t, stops.inside(t, stop), stops.is_jump(t) or self.jumped)
+        self.jumped = False
 
     def _tell(self, what: str, t: float, t1: float) -> None:
         """The observer, of the step from the present state."""
@@ -423,13 +453,22 @@ class _Loop:
             before = max(int((~finite).nonzero()[0]) - 1, 0)
             out.failure = Failure(self.ts[before], out.ys[before].detach())
             if not self.adaptive:
-                again = _Loop(replace(self.problem, observer=None), out.ys[0].detach(), graph=False, on_step=None)
+                again = Loop(replace(self.problem, observer=None), out.ys[0].detach(), graph=False, on_step=None)
                 with torch.no_grad():
                     again.watch = None
-                    again._fixed(watch=True)
+                    _exhaust(again._fixed(watch=True))
                 out.failure = again.trajectory.failure or out.failure
         if not status.success:
             reached = finite.long().cummin(0).values.bool()
             out.ys = torch.where(reached[:, None], out.ys, torch.nan)
         out.status = status
         return out
+
+
+def _exhaust(steps: Generator[None, None, Status]) -> Status:
+    """Takes all steps; how it ended."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value

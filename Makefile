@@ -45,6 +45,7 @@ reproduce: $(STAMP)
 # The pages are Markdown; this writes the table of what works with what, and runs every example on the others.
 docs: $(STAMP)
 	$(BIN)/python docs/support.py
+	$(BIN)/python docs/features.py
 	$(BIN)/python docs/experiments.py
 	$(BIN)/python docs/learn/checks.py
 

@@ -1,0 +1,244 @@
+"""Fields as tile programs: the program computes what the field does, its derivative what autograd does, for any batch."""
+
+import inspect
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+import isocline as ic
+from isocline.engines.fused.derive import derive
+from isocline.engines.fused.lanes import LANES, CannotFuseError
+from isocline.engines.fused.program import execute
+from isocline.engines.fused.trace import trace
+from isocline.nn import MLP, TimeMLP
+
+F64 = torch.float64
+
+
+class Field(nn.Module):
+    """A function with parameters `w` (3, 3) and `b` (3,) at hand."""
+
+    def __init__(self, function):
+        super().__init__()
+        generator = torch.Generator().manual_seed(1)
+        self.w = nn.Parameter(torch.randn(3, 3, generator=generator, dtype=F64))
+        self.b = nn.Parameter(torch.randn(3, generator=generator, dtype=F64))
+        self.function = function
+
+    def forward(self, t, y, *u):
+        return self.function(self, t, y, *u)
+
+
+def lorenz(_, t, y):
+    a, b, c = y.unbind(-1)
+    return torch.stack((10 * (b - a), a * (28 - c) - b, a * b - 8 / 3 * c), -1)
+
+
+def hamiltonian(self, t, y):
+    """Autograd inside."""
+    x = y if y.requires_grad else y.detach().requires_grad_()
+    with torch.enable_grad():
+        energy = torch.tanh(x[:, :3] @ self.w + self.b).square().sum()
+        (g,) = torch.autograd.grad(energy, x, create_graph=True)
+    return g
+
+
+def with_trace(self, t, y):
+    """A flow and its exact trace, by autograd."""
+    x = y if y.requires_grad else y.detach().requires_grad_()
+    with torch.enable_grad():
+        f = torch.tanh(x @ self.w + t * self.b)
+        trace = sum(torch.autograd.grad(f[:, i].sum(), x, create_graph=True)[0][:, i] for i in range(2))
+    return torch.cat((f[:, :2], -trace[:, None]), 1)
+
+
+def product(self, t, y):
+    """A derivative along a direction, forward mode."""
+    return torch.func.jvp(lambda x: torch.sin(x @ self.w), (y,), (torch.ones_like(y),))[1]
+
+
+FIELDS = {
+    "linear": lambda s, t, y: y @ s.w,
+    "linear, from the left": lambda s, t, y: (s.w @ y.T).T,
+    "affine": lambda s, t, y: functional.linear(y, s.w, s.b),
+    "einsum": lambda s, t, y: torch.einsum("ij,bj->bi", s.w, y),
+    "Lorenz": lorenz,
+    "autograd inside": hamiltonian,
+    "exact trace": with_trace,
+    "forward mode inside": product,
+    "time": lambda s, t, y: torch.sin(3 * t) * y + torch.cos(t),
+    "powers": lambda s, t, y: y**3 + y.abs() ** 1.5 + 2.0**y + (y * y + 1) ** -0.5,
+    "functions": lambda s, t, y: torch.exp(-y) + torch.log1p(y * y) + torch.atan(y) + torch.sinh(0.3 * y) + torch.tan(0.1 * y),
+    "where": lambda s, t, y: torch.where(y > t, y.abs(), y.sin()),
+    "clamp": lambda s, t, y: y.clamp(-0.5, 0.5) + torch.maximum(y, s.b) + torch.minimum(y, t),
+    "pieces": lambda s, t, y: torch.cat((y[:, 1:], y[:, :1] * 2), 1).flip(-1).roll(1, -1)[:, [0, 2, 2]],
+    "zeros beside": lambda s, t, y: torch.cat((y[:, :2], torch.zeros(len(y), 1, dtype=F64)), 1),
+    "parameters beside": lambda s, t, y: torch.cat((y[:, :2], s.b[:1].expand(len(y), 1)), 1),
+    "padding": lambda s, t, y: functional.pad(y[:, :2], (0, 1), value=0.5),
+    "reductions": lambda s, t, y: y - y.mean(-1, keepdim=True) + y.square().sum(-1, keepdim=True).sqrt() + y.amax(-1, keepdim=True),
+    "standardised": lambda s, t, y: (y - y.mean(-1, keepdim=True)) / y.std(-1, keepdim=True),
+    "softmax": lambda s, t, y: torch.softmax(y @ s.w, -1) + torch.log_softmax(y, -1),
+    "layer norm": lambda s, t, y: functional.layer_norm(y, (3,), s.b, s.w[0]),
+    "attention": lambda s, t, y: (torch.softmax(y[:, :, None] * y[:, None, :], -1) @ y[:, :, None]).squeeze(-1),
+    "products of samples' own matrices": lambda s, t, y: (y[:, :, None] * s.w).matmul(y[:, :, None]).squeeze(-1),
+    "weights from parameters": lambda s, t, y: y @ torch.matrix_exp(s.w - s.w.T).abs().sqrt(),
+    "gated": lambda s, t, y: torch.sigmoid(t * s.b) * functional.linear(y, s.w) + t * s.b,
+    "atan2": lambda s, t, y: torch.atan2(y, y.roll(1, -1) + 2),
+    "nothing": lambda s, t, y: torch.zeros_like(y),
+}  # fmt: skip
+ACTIVATIONS = [
+    nn.ReLU(), nn.SiLU(), nn.GELU(), nn.GELU("tanh"), nn.ELU(), nn.SELU(), nn.CELU(), nn.Softplus(), nn.Softplus(2.0), nn.Tanh(),
+    nn.LeakyReLU(), nn.Sigmoid(), nn.Hardtanh(), nn.Mish(), nn.Softsign(), nn.LogSigmoid(), nn.Tanhshrink(), nn.ReLU6(),
+]  # fmt: skip
+FIELDS |= {str(a): lambda s, t, y, a=a: a(y @ s.w) for a in ACTIVATIONS}
+
+
+def compare(field, width, inputs=()):
+    """Program and derivative against the field, on eleven samples that were not traced."""
+    generator = torch.Generator().manual_seed(2)
+
+    def draw(count):
+        y = torch.randn(count, width, generator=generator, dtype=F64)
+        return (
+            torch.rand(count, 1, generator=generator, dtype=F64),
+            y,
+            *(torch.randn(count, *shape, generator=generator, dtype=F64) for shape in inputs),
+        )
+
+    t, y, *u = draw(LANES)
+    traced = trace(field, t, y, u)
+    given = [x.requires_grad_() for x in draw(11)]
+    want = field(*given)
+    names = ["t", "y", *(f"u{i}" for i in range(len(inputs)))]
+    flat = {name: x.detach().reshape(11, -1) for name, x in zip(names, given, strict=True)}
+    leaves = traced.prologue()
+    got, _ = execute(traced.program, flat, leaves)
+    torch.testing.assert_close(got["dy"], want.detach(), rtol=1e-12, atol=1e-12)
+    g = torch.randn(11, width, generator=generator, dtype=F64)
+    weights = list(field.parameters())
+    exact = torch.autograd.grad(want, [*given, *weights], g, materialize_grads=True) if want.requires_grad else None
+    derivative = derive(traced.program)
+    found, collected = execute(derivative, {**flat, "g": g}, [leaf.detach() for leaf in leaves])
+    if exact is None:
+        assert all(not bool(x.any()) for x in found.values())
+        return traced
+    for name, x, e in zip(names, given, exact, strict=False):
+        torch.testing.assert_close(found[name].view_as(x), e, rtol=1e-10, atol=1e-10)
+    alive = [(leaf, c) for leaf, c in zip(leaves, collected, strict=True) if leaf.requires_grad]
+    ours = [None] * len(weights)
+    if alive:
+        ours = torch.autograd.grad([x for x, _ in alive], weights, [c for _, c in alive], allow_unused=True)
+    for a, e in zip(ours, exact[len(given) :], strict=True):
+        torch.testing.assert_close(torch.zeros_like(e) if a is None else a, e, rtol=1e-10, atol=1e-10)
+    return traced
+
+
+@pytest.mark.parametrize("name", FIELDS)
+def test_a_program_is_its_field(name):
+    compare(Field(FIELDS[name]), 3)
+
+
+@pytest.mark.parametrize("layer", ["concat", "concatsquash", "hyper", "galerkin"])
+def test_layers_that_depend_on_time(layer):
+    compare(TimeMLP((2, 6, 2), layer=layer).double(), 2)
+
+
+def test_numbers_of_each_sample():
+    compare(Field(lambda s, t, y, u, v: y @ s.w * u + v.sum((-1, -2)).unsqueeze(-1)), 3, [(3,), (2, 2)])
+
+
+def _takes_nothing(name):
+    found = getattr(ic.problems, name)
+    return name.islower() and all(p.default is not p.empty for p in inspect.signature(found).parameters.values())
+
+
+@pytest.mark.parametrize("name", sorted(filter(_takes_nothing, ic.problems.__all__)))
+def test_problems(name):
+    problem = getattr(ic.problems, name)()
+
+    class Wrapped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = problem.field
+
+        def forward(self, t, y):
+            return self.inner(t, y)
+
+    compare(Wrapped(), len(problem.y0))
+
+
+# ---- as text ------------------------------------------------------------------------------------------------------
+def test_an_mlp_is_five_instructions():
+    program = compare(MLP((2, 4, 2), dtype=F64), 2).program
+    assert program.show().splitlines() == [
+        "r0 = t",
+        "r1..2 = y",
+        "r3..6 = linear w0(4×2) r1..2 + w1[0..3]",
+        "r7..10 = tanh r3..6",
+        "r11..12 = linear w2(2×4) r7..10 + w3[0..1]",
+        "dy = r11..12",
+    ]
+    assert derive(program).show().splitlines() == [
+        "r0 = t",
+        "r1..2 = y",
+        "r13..14 = g",
+        "r3..6 = linear w0(4×2) r1..2 + w1[0..3]",
+        "r7..10 = tanh r3..6",
+        "r15..18 = linear^T w2(2×4) r13..14",
+        "w2[…] += outer r13..14, r7..10",
+        "w3[0…] += gather r13..14",
+        "r19..22 = mul r7..10, r7..10",
+        "r23..26 = sub 1, r19..22",
+        "r27..30 = mul r15..18, r23..26",
+        "r31..32 = linear^T w0(4×2) r27..30",
+        "w0[…] += outer r27..30, r1..2",
+        "w1[0…] += gather r27..30",
+        "r33 = fill 0",
+        "t = r33",
+        "y = r31..32",
+    ]
+
+
+def test_what_only_moves_numbers_is_no_instruction():
+    program = compare(Field(FIELDS["pieces"]), 3).program
+    assert [one.op for one in program.code] == ["mul"]
+
+
+def test_what_is_computed_twice_is_computed_once():
+    program = compare(Field(lambda s, t, y: torch.sin(y) * torch.sin(y) + torch.sin(y)), 3).program
+    assert [one.op for one in program.code] == ["sin", "mul", "add"]
+
+
+def test_what_hangs_on_parameters_alone_stays_outside():
+    traced = compare(Field(FIELDS["weights from parameters"]), 3)
+    assert [one.op for one in traced.program.code] == ["linear"]
+    assert traced.prologue()[0].requires_grad
+
+
+# ---- refusals -----------------------------------------------------------------------------------------------------
+REFUSED = {
+    "mixes samples": lambda s, t, y: y - y.mean(0),
+    "mixes samples of": lambda s, t, y: y @ y.T @ y,
+    "orders them anew": lambda s, t, y: y.flip(0),
+    "differently": lambda s, t, y: torch.cat((y[:1], 2 * y[1:])),
+    "sort.* is not supported": lambda s, t, y: y.sort(-1).values,
+    "draws random numbers": lambda s, t, y: y + torch.randn_like(y),
+    "writes into a tensor": lambda s, t, y: _written(y),
+    "could not be traced": lambda s, t, y: y if y.sum() > 0 else -y,
+    "picks by numbers of the sample": lambda s, t, y: y.gather(1, (y > 0).long()),
+}
+
+
+def _written(y):
+    x = y * 1
+    x[:, 0] = 0.0
+    return x
+
+
+@pytest.mark.parametrize("says", REFUSED)
+def test_what_is_none_is_refused_by_name(says):
+    field = Field(REFUSED[says])
+    with pytest.raises(CannotFuseError, match=says):
+        trace(field, torch.rand(LANES, 1, dtype=F64), torch.randn(LANES, 3, dtype=F64))

@@ -82,6 +82,7 @@ class Traced:
 
     program: Program
     graph: fx.GraphModule
+    dtype: torch.dtype
     leaves: list[Leaf] = field(default_factory=list)
 
     def prologue(self) -> list[Tensor]:
@@ -89,7 +90,7 @@ class Traced:
         found: dict[fx.Node, Any] = {}
         for leaf in self.leaves:
             _evaluated(leaf.node, self.graph, found)
-        values = [found[leaf.node].reshape(-1) for leaf in self.leaves]
+        values = [found[leaf.node].reshape(-1).to(self.dtype) for leaf in self.leaves]
         return [v if leaf.index is None else v[leaf.index] for v, leaf in zip(values, self.leaves, strict=True)]
 
 
@@ -145,13 +146,13 @@ def trace(f: Callable[..., Tensor], t: Tensor, y: Tensor, inputs: Sequence[Tenso
         raise
     except Exception as error:
         raise CannotFuseError(f"the field could not be traced: {error}") from error
-    return _Lowering(graph).run()
+    return _Lowering(graph, y.dtype).run()
 
 
 class _Lowering:
-    def __init__(self, graph: fx.GraphModule) -> None:
+    def __init__(self, graph: fx.GraphModule, dtype: torch.dtype) -> None:
         self.graph, self.program = graph, Program()
-        self.traced = Traced(self.program, graph)
+        self.traced = Traced(self.program, graph, dtype)
         self.values: dict[fx.Node, Any] = {}
         self.loaded: dict[fx.Node, Tensor] = {}
         self.what = ""

@@ -14,7 +14,17 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 SOURCES = ("machine.cpp", "vectors.hpp")
-FLAGS = ("-std=c++17", "-O2", "-fPIC", "-shared", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-Wno-psabi")
+FLAGS = (
+    "-std=c++17",
+    "-O2",
+    "-pthread",
+    "-fPIC",
+    "-shared",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=fast",
+    "-Wno-psabi",
+)
 
 
 class NoMachineError(RuntimeError):
@@ -35,7 +45,9 @@ def compiler() -> str:
     for name in (os.environ.get("CXX"), "g++", "clang++"):
         if name and shutil.which(name):
             return name
-    raise NoMachineError("no C++ compiler found (g++ or clang++, or $CXX): install one, on Debian with `apt install g++`")
+    raise NoMachineError(
+        "no C++ compiler found (g++ or clang++, or $CXX): install one, on Debian with `apt install g++`"
+    )
 
 
 def key(compiled_by: str) -> str:
@@ -44,7 +56,12 @@ def key(compiled_by: str) -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     features = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
-    parts = [*((HERE / name).read_bytes() for name in SOURCES), version.encode(), " ".join(FLAGS).encode(), features.encode()]
+    parts = [
+        *((HERE / name).read_bytes() for name in SOURCES),
+        version.encode(),
+        " ".join(FLAGS).encode(),
+        features.encode(),
+    ]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 

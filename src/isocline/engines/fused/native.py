@@ -18,12 +18,15 @@ KINDS = ["rows", "splat", "leaf", "entry", "number"]
 
 
 class _Operand(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int32) for name in ("kind", "at", "leaf", "unused")] + [("value", ctypes.c_double)]  # noqa: RUF012
+    _fields_ = [(name, ctypes.c_int32) for name in ("kind", "at", "leaf", "unused")] + [("value", ctypes.c_double)]
 
 
 class _Instruction(ctypes.Structure):
-    _fields_ = [  # noqa: RUF012
-        *((name, ctypes.c_int32) for name in ("op", "out", "count", "leaf", "width", "first_row", "operands", "packed")),
+    _fields_ = [
+        *(
+            (name, ctypes.c_int32)
+            for name in ("op", "out", "count", "leaf", "width", "first_row", "operands", "packed")
+        ),
         ("operand", _Operand * 3),
     ]
 
@@ -52,10 +55,14 @@ def _ints(values: Sequence[int]) -> Any:
     return (ctypes.c_int32 * max(1, len(values)))(*values)
 
 
-def evaluate(encoded: Encoded, inputs: dict[str, Tensor], leaves: Sequence[Tensor]) -> tuple[dict[str, Tensor], list[Tensor]]:
+def evaluate(
+    encoded: Encoded, inputs: dict[str, Tensor], leaves: Sequence[Tensor]
+) -> tuple[dict[str, Tensor], list[Tensor]]:
     """As `program.execute`, on the machine: float32 or float64, on the processor."""
     program = encoded.program
-    given = torch.cat([inputs[name].reshape(len(inputs[name]), count) for name, _, count in program.inputs], 1).contiguous()
+    given = torch.cat(
+        [inputs[name].reshape(len(inputs[name]), count) for name, _, count in program.inputs], 1
+    ).contiguous()
     samples, dtype = len(given), given.dtype
     suffix = {torch.float32: "float", torch.float64: "double"}[dtype]
     flat = [leaf.detach().to(dtype).contiguous() for leaf in leaves]

@@ -17,6 +17,7 @@ from isocline.control.initial_step import Tolerance
 from isocline.control.schedule import row_stops
 from isocline.engines.eager.problem import Failure, Problem, Trajectory
 from isocline.engines.fused.build import library
+from isocline.engines.fused.derive import derive
 from isocline.engines.fused.lanes import LANES, CannotFuseError
 from isocline.engines.fused.native import Encoded
 from isocline.engines.fused.trace import Traced, trace
@@ -86,6 +87,14 @@ class _Call(ctypes.Structure):
     ]
 
 
+class _Back(ctypes.Structure):
+    _fields_ = [
+        ("call", _Call),
+        ("derivative", _Field),
+        *((name, Pointer) for name in ("grads", "grad_y0", "grad_u", "grad_leaves")),
+    ]
+
+
 def refusal(problem: Problem) -> str | None:
     """Why the machine cannot take a problem; None where nothing speaks against it but perhaps the field."""
     layout, solver, controller = problem.field.layout, problem.solver, problem.controller
@@ -126,17 +135,16 @@ def traced_field(field: VectorField, t: Tensor, y: Tensor) -> tuple[Traced, list
 
     some = torch.arange(LANES) % len(y)
     time = t[some].to(field.time_dtype).view(LANES, *field.time_tail)
-    further = [leaves[i].detach() for i in own]
-    return trace(slope, time, y.detach()[some], [u[some] for u in further]), further
+    further = [leaves[i] for i in own]
+    return trace(slope, time, y.detach()[some], [u.detach()[some] for u in further]), further
 
 
 class Run:
     """One solve: its arguments as the machine takes them, kept alive, and what it fills."""
 
-    def __init__(self, problem: Problem, y0: Tensor, traced: Traced, further: Sequence[Tensor]) -> None:
-        why = refusal(problem)
-        if why is not None:
-            raise CannotFuseError(f"the fused engine cannot take this problem: {why}")
+    def __init__(
+        self, problem: Problem, y0: Tensor, traced: Traced, further: Sequence[Tensor], leaves: Sequence[Tensor]
+    ) -> None:
         self.problem, self.kept = problem, []
         self.encoded, self.name = Encoded(traced.program), NAMES[y0.dtype]
         ts: Tensor = problem.ts
@@ -151,7 +159,8 @@ class Run:
         counts = [torch.zeros(samples, dtype=torch.int64) for _ in range(4)]
         self.status, self.accepted, self.rejected, self.evaluations = counts
         self.t, self.h = torch.zeros(samples, dtype=torch.float64), torch.zeros(samples, dtype=torch.float64)
-        self.leaves = [leaf.detach().to(y0.dtype).contiguous() for leaf in traced.prologue()]
+        self.traced, self.shapes = traced, [x.shape for x in further]
+        self.leaves = [leaf.detach().to(y0.dtype).contiguous() for leaf in leaves]
         call = self.call = _Call()
         call.field = self.field(self.encoded)
         call.method, call.control = self._method(y0), self._control()
@@ -159,7 +168,7 @@ class Run:
         call.times = _Times(samples, width, stops.shape[1], self.at(keys), self.at(stops * sign), self.at(sign))
         call.outcome = _Outcome(*map(self.at, (*counts, self.t, self.h)))
         u = (
-            torch.cat([x.reshape(samples, -1).to(y0.dtype) for x in further], 1)
+            torch.cat([x.detach().reshape(samples, -1).to(y0.dtype) for x in further], 1)
             if further
             else y0.new_empty(samples, 0)
         )
@@ -226,11 +235,31 @@ class Run:
             raise CannotFuseError("the fused engine cannot take this problem: its tolerances differ between samples")
         return [x.expand(1, size)[0] for x in found]
 
-    def solve(self, want_tape: bool = False) -> Any:
-        """Runs it; the tape, where it is wanted."""
+    def solve(self, want_tape: bool = False) -> None:
+        """Runs it; with a tape it can be pulled back."""
         run: Callable[..., Any] = getattr(library(), f"isocline_solve_{self.name}")
         run.restype = Pointer
-        return run(ctypes.byref(self.call), int(want_tape), threads())
+        tape = run(ctypes.byref(self.call), int(want_tape), threads())
+        self.tape = Tape(tape, self.name) if want_tape else None
+
+    def pull_back(self, grads: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """Cotangents of the observations (T, B, N) -> of y0, of the further inputs, of the leaves."""
+        assert self.tape is not None
+        encoded = Encoded(derive(self.traced.program))
+        grad_y0 = torch.zeros_like(self.end)
+        grad_u = grad_y0.new_zeros(len(grad_y0), self.call.further)
+        grad_leaves = [torch.zeros_like(leaf) for leaf in self.leaves]
+        back = _Back(self.call, self.field(encoded))
+        back.grads, back.grad_y0, back.grad_u = map(self.at, (grads.to(grad_y0.dtype), grad_y0, grad_u))
+        back.grad_leaves = self.address((Pointer * max(1, len(grad_leaves)))(*map(self.at, grad_leaves)))
+        getattr(library(), f"isocline_pull_back_{self.name}")(
+            ctypes.byref(back), Pointer(self.tape.address), ctypes.c_int(threads())
+        )
+        widths = [math.prod(shape[1:]) for shape in self.shapes]
+        parts = (
+            [g.reshape(shape) for g, shape in zip(grad_u.split(widths, 1), self.shapes, strict=True)] if widths else []
+        )
+        return grad_y0, parts, grad_leaves
 
     def trajectory(self) -> Trajectory:
         """As the eager engine's."""
@@ -245,8 +274,18 @@ def threads() -> int:
     return max(1, min(torch.get_num_threads(), os.cpu_count() or 1))
 
 
-def integrate(problem: Problem, y0: Tensor) -> Trajectory:
-    """Integrates every row of `y0` (B, N) over its own row of `problem.ts`, without a graph.
+class Tape:
+    """The accepted steps of a solve, in the machine's memory, freed with it."""
+
+    def __init__(self, address: int, name: str) -> None:
+        self.address, self.free = address, getattr(library(), f"isocline_free_{name}")
+
+    def __del__(self) -> None:
+        self.free(Pointer(self.address))
+
+
+def prepared(problem: Problem, y0: Tensor) -> tuple[Run, list[Tensor]]:
+    """A run, and the tensors beside y0 that its result depends on: further inputs and leaves, with their graphs.
 
     Raises:
         CannotFuseError: naming what is in the way.
@@ -255,6 +294,16 @@ def integrate(problem: Problem, y0: Tensor) -> Trajectory:
     if why is not None:
         raise CannotFuseError(f"the fused engine cannot take this problem: {why}")
     traced, further = traced_field(problem.field, problem.ts[:, 0], y0)
-    run = Run(problem, y0.detach().contiguous(), traced, further)
+    leaves = traced.prologue()
+    return Run(problem, y0.detach().contiguous(), traced, further, leaves), [*further, *leaves]
+
+
+def integrate(problem: Problem, y0: Tensor) -> Trajectory:
+    """Integrates every row of `y0` (B, N) over its own row of `problem.ts`, without a graph.
+
+    Raises:
+        CannotFuseError: naming what is in the way.
+    """
+    run, _ = prepared(problem, y0)
     run.solve()
     return run.trajectory()

@@ -22,7 +22,7 @@ from isocline.engines.eager.dense import dense_path
 from isocline.engines.eager.diagnosis import diagnose, diagnose_rows
 from isocline.events import Conditions, Event
 from isocline.field import Layout
-from isocline.gradients import Checkpointed, Gradient
+from isocline.gradients import Backprop, Checkpointed, Gradient
 from isocline.gradients.times import attach_observations, attach_start, beside
 from isocline.inputs import drive
 from isocline.pieces import EventLog, solve_in_pieces
@@ -32,6 +32,8 @@ from isocline.solvers import RungeKutta, Solver, snake_case
 from isocline.solvers.additive import for_field
 from isocline.transforms import exporting, outside_graphs, under_transforms
 from isocline.unrolled import solve_unrolled
+
+ENGINES = ("eager", "fused", "unrolled")
 
 
 @outside_graphs
@@ -75,8 +77,9 @@ def solve(
         solver: a solver or its name.
         controller: `FixedStep` or `PID`; None: `PID(rtol, atol)`, or `FixedStep` where `step` or `max_step` is given.
         gradient: a gradient method or its name.
-        engine: "eager", or "unrolled": fixed steps as plain operations in a row, for `torch.compile(fullgraph=True)`;
-            what `torch.export` and ONNX see in any case.
+        engine: "eager"; or "fused": the whole solve in one native call, of a field that can be traced, with an explicit
+            solver and per-sample batching (it is built once, with a C++ compiler); or "unrolled": fixed steps as plain
+            operations in a row, for `torch.compile(fullgraph=True)`; what `torch.export` and ONNX see in any case.
         batching: "shared": one step size for the whole state, whatever its shape. "per_sample": the first dimension
             of every tensor is a batch, each sample has its own times, steps, error norm and end.
         args: further arguments of `f`, a tuple of anything; tensors in it get gradients.
@@ -121,8 +124,8 @@ def solve(
         return solve_and_save(lambda ts, dense: solve(field, y0, ts, dense=dense, **given), ts, dense, save)
     if not callable(field):
         raise TypeError(f"field: expected a callable f(t, y, *args), got {type(field).__name__}")
-    if engine not in ("eager", "unrolled"):
-        raise ValueError(f"engine: {unknown(engine, ['eager', 'unrolled'])}")
+    if engine not in ENGINES:
+        raise ValueError(f"engine: {unknown(engine, ENGINES)}")
     if batching not in ("shared", "per_sample"):
         raise ValueError(f"batching: {unknown(batching, ['shared', 'per_sample'])}")
     if not isinstance(args, tuple):
@@ -180,7 +183,10 @@ def solve(
         if not isinstance(doses, Dose):
             raise TypeError(f"doses: expected a Dose, got {type(doses).__name__}; write doses=Dose(ts, amounts)")
         doses.check(layout)
-    if conditions is None:
+    if engine == "fused":
+        _check_fused(batching, way_back, {"inputs": inputs, "doses": doses, "events": conditions})
+        trajectory, log = _run(problem, way_back, times, flat, fused=True), None
+    elif conditions is None:
         trajectory, log = _run(problem, way_back, times, flat, doses), None
     else:
         trajectory, log = _run_with_events(problem, way_back, times, flat, conditions, max_events, doses)
@@ -195,8 +201,30 @@ def solve(
     return solution
 
 
-def _run(problem: Problem, way_back: Gradient, times: Times, y0: Tensor, doses: Dose | None = None) -> Trajectory:
+def _check_fused(batching: str, way_back: Gradient, others: dict[str, Any]) -> None:
+    """ValueError naming what the fused engine does not have."""
+    if batching != "per_sample":
+        raise ValueError(
+            "engine='fused': every sample steps on its own; pass batching='per_sample', with a batch dimension"
+        )
+    if not isinstance(way_back, (Checkpointed, Backprop)):
+        name = snake_case(type(way_back).__name__)
+        raise ValueError(
+            f"engine='fused': its gradient is 'checkpointed', the exact one; take engine='eager' for {name!r}"
+        )
+    for name, value in others.items():
+        if value is not None:
+            raise ValueError(f"engine='fused': it has no {name}; take engine='eager'")
+
+
+def _run(
+    problem: Problem, way_back: Gradient, times: Times, y0: Tensor, doses: Dose | None = None, fused: bool = False
+) -> Trajectory:
     run = way_back.run if torch.is_grad_enabled() else eager.integrate
+    if fused:
+        from isocline.gradients.fused import integrate, solve_fused  # with what traces fields, which takes a second
+
+        run = solve_fused if torch.is_grad_enabled() else integrate
     if doses is not None:
         run = doses.around(run)
     if not torch.is_grad_enabled():

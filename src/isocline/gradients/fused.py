@@ -8,7 +8,7 @@ import torch
 
 from isocline._types import Tensor
 from isocline.engines.eager import Problem, Trajectory
-from isocline.engines.fused.solve import Run, prepared
+from isocline.engines.fused.solve import Run, integrate, prepared
 from isocline.gradients.base import GradientError
 
 
@@ -23,6 +23,9 @@ def solve_fused(problem: Problem, y0: Tensor) -> Trajectory:
     trajectory = run.trajectory()
     trajectory.ys = ys
     return trajectory
+
+
+__all__ = ["integrate", "solve_fused"]
 
 
 class _Solved(torch.autograd.Function):

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -17,9 +18,9 @@ from isocline.control.initial_step import Tolerance
 from isocline.control.schedule import row_stops
 from isocline.engines.eager.problem import Failure, Problem, Trajectory
 from isocline.engines.fused.build import library
-from isocline.engines.fused.derive import derive
 from isocline.engines.fused.lanes import LANES, CannotFuseError
-from isocline.engines.fused.native import Encoded
+from isocline.engines.fused.native import Encoded, evaluate
+from isocline.engines.fused.program import execute
 from isocline.engines.fused.trace import Traced, trace
 from isocline.field import VectorField
 from isocline.solution import Stats, Status
@@ -124,19 +125,115 @@ def traced_field(field: VectorField, t: Tensor, y: Tensor) -> tuple[Traced, list
     Raises:
         CannotFuseError: naming what cannot be.
     """
+    leaves = pytree.tree_leaves(field.args)
+    batched = {i for i, x in enumerate(leaves) if isinstance(x, Tensor) and x.dim() and x.shape[0] == len(y)}
+    refused = None
+    for own in dict.fromkeys((tuple(sorted(batched | field.batch_args)), tuple(sorted(field.batch_args)))):
+        try:
+            return _of_reading(field, t, y.detach(), own), [leaves[i] for i in own]
+        except CannotFuseError as error:
+            refused = refused or error
+    assert refused is not None
+    raise refused
+
+
+def _of_reading(field: VectorField, t: Tensor, y: Tensor, own: tuple[int, ...]) -> Traced:
+    """The program, where the arguments `own` have a row for each sample and the others none."""
     leaves, spec = pytree.tree_flatten(field.args)
-    own = [i for i in range(len(leaves)) if i in field.batch_args]
+    some = torch.arange(LANES) % len(y)
+    times = t.to(field.time_dtype).view(-1, *field.time_tail)
+    given = [times[some], y[some], *(leaves[i].detach()[some] for i in own)]
 
     def slope(t: Tensor, y: Tensor, *u: Tensor) -> Tensor:
-        given = list(leaves)
+        read = list(leaves)
         for i, value in zip(own, u, strict=True):
-            given[i] = value
-        return field.with_args(pytree.tree_unflatten(given, spec))(t, y)
+            read[i] = value
+        return field.with_args(pytree.tree_unflatten(read, spec))(t, y)
 
-    some = torch.arange(LANES) % len(y)
-    time = t[some].to(field.time_dtype).view(LANES, *field.time_tail)
-    further = [leaves[i] for i in own]
-    return trace(slope, time, y.detach()[some], [u.detach()[some] for u in further]), further
+    known = _known(field.f)
+    others = tuple(_identity(x) for i, x in enumerate(leaves) if i not in own)
+    key = (spec, own, others, tuple((x.shape, x.dtype) for x in given), field.layout)
+    traced = known.get(key)
+    if traced is not None and _still(traced, slope, given):
+        return traced
+    traced = trace(slope, given[0], given[1], given[2:])
+    with torch.no_grad():
+        whole = field(times, y)[some]
+        alone = slope(*given)
+    if not (_near(alone, whole) and _agrees(traced, slope, given)):
+        raise CannotFuseError("the field cannot be fused: its program computes something else than it does")
+    known[key] = traced
+    return traced
+
+
+KNOWN: WeakKeyDictionary[Any, dict[Any, Traced]] = WeakKeyDictionary()
+
+
+def _known(f: Any) -> dict[Any, Traced]:
+    """Programs made of this field before; they go with it."""
+    try:
+        return KNOWN.setdefault(f, {})
+    except TypeError:  # what cannot be referred to weakly is traced each time
+        return {}
+
+
+def _identity(x: Any) -> Any:
+    return id(x) if isinstance(x, Tensor) else repr(x)
+
+
+def _still(traced: Traced, slope: Callable[..., Tensor], given: Sequence[Tensor]) -> bool:
+    """Whether a program made before is the field as it is now, on these samples: a mode or an attribute may have changed."""
+    with torch.no_grad():
+        want = slope(*given)
+        inputs = {name: x.to(want.dtype) for (name, _, _), x in zip(traced.program.inputs, given, strict=True)}
+        got, _ = evaluate(traced.encoded, inputs, traced.prologue())
+    return _near(got["dy"], want)
+
+
+def _agrees(traced: Traced, slope: Callable[..., Tensor], given: Sequence[Tensor]) -> bool:
+    """Whether a program computes what the field does on these samples, and its derivative what autograd does.
+
+    The field may hide something from autograd, or from the tracer.
+    """
+    names = [name for name, _, _ in traced.program.inputs]
+    leaves = traced.prologue()
+    inputs = [x.clone().requires_grad_(torch.is_grad_enabled()) for x in given]
+    want = slope(*inputs)
+    flat = {name: x.detach().reshape(LANES, -1).to(given[1].dtype) for name, x in zip(names, inputs, strict=True)}
+    got, _ = execute(traced.program, flat, [leaf.detach() for leaf in leaves])
+    if not _near(got["dy"], want.detach()):
+        return False
+    if not want.requires_grad:
+        return True
+    g = torch.ones_like(want)
+    sources = [x for x in (*inputs, *_parameters(traced)) if x.requires_grad]
+    exact = torch.autograd.grad(want, sources, g, materialize_grads=True, retain_graph=True)
+    found, collected = execute(traced.derivative, {**flat, "g": g}, [leaf.detach() for leaf in leaves])
+    moving = [(leaf, c) for leaf, c in zip(leaves, collected, strict=True) if leaf.requires_grad]
+    ours: list[Any] = [found[name].view_as(x) for name, x in zip(names, inputs, strict=True)]
+    rest = sources[len(inputs) :]
+    if rest:
+        parts: Any = [None] * len(rest)
+        if moving:
+            outputs, cotangents = zip(*moving, strict=True)
+            parts = torch.autograd.grad(outputs, rest, cotangents, allow_unused=True, retain_graph=True)
+        ours += [torch.zeros_like(x) if p is None else p for x, p in zip(rest, parts, strict=True)]
+    return all(_near(a, b) for a, b in zip(ours, exact, strict=True))
+
+
+def _parameters(traced: Traced) -> list[Tensor]:
+    """The tensors with a gradient of their own that the program's leaves come from."""
+    found = {id(x): x for x in traced.sources() if x.requires_grad}
+    return list(found.values())
+
+
+def _near(a: Tensor, b: Tensor) -> bool:
+    unit = 1e4 * torch.finfo(a.dtype).eps
+    finite = b.isfinite()
+    if not bool(finite.any()):
+        return True
+    size = b[finite].abs().max().clamp(min=1e-30)
+    return bool(((a - b)[finite].abs() <= unit * (size + 1)).all())
 
 
 class Run:
@@ -146,7 +243,7 @@ class Run:
         self, problem: Problem, y0: Tensor, traced: Traced, further: Sequence[Tensor], leaves: Sequence[Tensor]
     ) -> None:
         self.problem, self.kept = problem, []
-        self.encoded, self.name = Encoded(traced.program), NAMES[y0.dtype]
+        self.encoded, self.name = traced.encoded, NAMES[y0.dtype]
         ts: Tensor = problem.ts
         samples, width = ts.shape
         size = y0.shape[1]
@@ -237,7 +334,7 @@ class Run:
 
     def solve(self, want_tape: bool = False) -> None:
         """Runs it; with a tape it can be pulled back."""
-        run: Callable[..., Any] = getattr(library(), f"isocline_solve_{self.name}")
+        run: Any = getattr(library(), f"isocline_solve_{self.name}")
         run.restype = Pointer
         tape = run(ctypes.byref(self.call), int(want_tape), threads())
         self.tape = Tape(tape, self.name) if want_tape else None
@@ -245,7 +342,7 @@ class Run:
     def pull_back(self, grads: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """Cotangents of the observations (T, B, N) -> of y0, of the further inputs, of the leaves."""
         assert self.tape is not None
-        encoded = Encoded(derive(self.traced.program))
+        encoded = self.traced.encoded_derivative
         grad_y0 = torch.zeros_like(self.end)
         grad_u = grad_y0.new_zeros(len(grad_y0), self.call.further)
         grad_leaves = [torch.zeros_like(leaf) for leaf in self.leaves]

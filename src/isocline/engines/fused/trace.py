@@ -10,13 +10,16 @@ import math
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from isocline.engines.fused.derive import derive
 from isocline.engines.fused.lanes import ANY, LANES, CannotFuseError, Places, coded, lanes_of, meet, rows_of
+from isocline.engines.fused.native import Encoded
 from isocline.engines.fused.program import Operand, Program
 
 aten = torch.ops.aten
@@ -84,6 +87,25 @@ class Traced:
     graph: fx.GraphModule
     dtype: torch.dtype
     leaves: list[Leaf] = field(default_factory=list)
+
+    @cached_property
+    def derivative(self) -> Program:
+        """The derivative's program."""
+        return derive(self.program)
+
+    @cached_property
+    def encoded(self) -> Encoded:
+        """As the machine reads it."""
+        return Encoded(self.program)
+
+    @cached_property
+    def encoded_derivative(self) -> Encoded:
+        """The derivative likewise."""
+        return Encoded(self.derivative)
+
+    def sources(self) -> list[Tensor]:
+        """Tensors that the field holds."""
+        return [_attribute(self.graph, str(n.target)) for n in self.graph.graph.nodes if n.op == "get_attr"]
 
     def prologue(self) -> list[Tensor]:
         """The leaves as the parameters are now, flat, with the graph of their computation."""

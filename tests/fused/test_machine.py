@@ -1,0 +1,250 @@
+"""The machine: native programs are the reference's, native solves the eager engine's, gradients to rounding."""
+
+import itertools
+import re
+
+import pytest
+import torch
+from tests_fields import FIELDS, Field
+from torch import nn
+
+import isocline as ic
+from isocline.engines.fused import build, native
+from isocline.engines.fused.derive import derive
+from isocline.engines.fused.lanes import LANES
+from isocline.engines.fused.program import execute
+from isocline.engines.fused.trace import trace
+from isocline.nn import MLP, NeuralODE
+from isocline.solvers import Solver
+from isocline.solvers.runge_kutta import ExplicitRungeKutta
+
+try:
+    build.compiler()
+except build.NoMachineError as error:
+    pytest.skip(str(error), allow_module_level=True)
+
+F64 = torch.float64
+EXPLICIT = sorted(
+    name
+    for name, cls in Solver.registry.items()
+    if issubclass(cls, ExplicitRungeKutta) and not cls.wants_pair and not cls().tableau.extra_c
+)
+STEPS = [(name, {"step": 0.05}) for name in EXPLICIT]
+TIGHT, LOOSE = {"rtol": 1e-6, "atol": 1e-8}, {"rtol": 1e-4, "atol": 1e-6}  # for methods of order 2 the steps are many
+STEPS += [(n, LOOSE if Solver.named(n).order < 3 else TIGHT) for n in EXPLICIT if Solver.named(n).error_order]
+
+
+# ---- programs -----------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("name", FIELDS)
+def test_native_programs(name, dtype):
+    field, generator = Field(FIELDS[name]), torch.Generator().manual_seed(0)
+    traced = trace(field, torch.rand(LANES, 1, dtype=F64), torch.randn(LANES, 3, generator=generator, dtype=F64))
+    given = {"t": 1, "y": 3, "g": 3}
+    given = {name: torch.randn(37, n, generator=generator, dtype=F64) for name, n in given.items()}
+    leaves = [leaf.detach() for leaf in traced.prologue()]
+    for program in (traced.program, derive(traced.program)):
+        inputs = {name: given[name] for name, _, _ in program.inputs}
+        want, collected = execute(program, inputs, leaves)
+        found, ours = native.evaluate(native.Encoded(program), {k: v.to(dtype) for k, v in inputs.items()}, leaves)
+        tolerance = 1e-12 if dtype == F64 else 2e-4
+        for a, b in zip([*found.values(), *ours], [*want.values(), *collected], strict=True):
+            torch.testing.assert_close(a.double(), b, rtol=tolerance, atol=tolerance * (1 + float(b.abs().max())))
+
+
+# What PyTorch's own are within is not known; double precision says.
+@pytest.mark.parametrize("op", ["exp", "expm1", "log", "log1p", "sin", "cos", "tan", "sinh", "cosh", "tanh", "atan", "sigmoid",
+                                "softplus", "erf", "sqrt", "rsqrt"])  # fmt: skip
+def test_functions_are_within_four_units_in_the_last_place(op):
+    """Over floats of all sizes; where the result is no ordinary float, what is near it."""
+    bits = torch.arange(0, 2**31 - 1, 50021, dtype=torch.int64).to(torch.int32)
+    x = torch.cat((bits.view(torch.float32), -bits.view(torch.float32)))
+    x = x[x.isfinite()]
+    reference = getattr(torch, op, None) or getattr(torch.nn.functional, op)
+    want = reference(x.double())
+    program = trace(lambda t, y: reference(y), torch.zeros(LANES, 1), torch.ones(LANES, 1)).program
+    found, _ = native.evaluate(native.Encoded(program), {"t": torch.zeros(len(x), 1), "y": x[:, None]}, [])
+    got = found["dy"][:, 0]
+    rounded = want.float()
+    assert torch.equal(got.isnan(), rounded.isnan())
+    ordinary = rounded.isfinite() & (rounded.abs() >= torch.finfo(torch.float32).tiny) & (x.abs() < 1e5)
+    unit = torch.nextafter(rounded.abs(), torch.tensor(float("inf"))).double() - rounded.abs().double()
+    off = ((got.double() - want).abs() / unit)[ordinary]
+    assert float(off.max()) <= 4.0
+    special = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0])
+    found, _ = native.evaluate(native.Encoded(program), {"t": torch.zeros(5, 1), "y": special[:, None]}, [])
+    torch.testing.assert_close(found["dy"][:, 0], reference(special), equal_nan=True)
+
+
+# ---- solves -------------------------------------------------------------------------------------------------------
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.mlp = MLP((2, 16, 2), seed=3, dtype=F64)
+
+    def forward(self, t, y, a):
+        return (3 * self.mlp(t, y) + torch.sin(3 * t)) * a
+
+
+def given(count=21):
+    """y0, ragged times in both directions, an argument of each sample."""
+    generator = torch.Generator().manual_seed(1)
+    y0 = torch.randn(count, 2, generator=generator, dtype=F64)
+    ts = torch.linspace(0, 3, 11, dtype=F64) * torch.linspace(0.5, 1.5, count, dtype=F64)[:, None]
+    if count > 5:
+        ts[3] *= -1
+        ts[5, 6:] = float("nan")
+    return y0.requires_grad_(), ts, torch.linspace(0.8, 1.2, count, dtype=F64)[:, None].requires_grad_()
+
+
+@pytest.mark.parametrize(("solver", "options"), STEPS)
+def test_a_native_solve_is_the_eager_one(solver, options):
+    net = Net()
+    found = {}
+    for engine in ("eager", "fused"):
+        y0, ts, a = given()
+        sol = ic.solve(net, y0, ts, solver=solver, batching="per_sample", engine=engine, args=(a,), **options)
+        weights = torch.linspace(-1, 1, sol.ys.numel(), dtype=F64).reshape(sol.ys.shape)
+        grads = torch.autograd.grad((sol.ys.nan_to_num() * weights).sum(), [y0, a, *net.parameters()])
+        found[engine] = sol, grads
+    (eager, want), (fused, got) = found["eager"], found["fused"]
+    assert torch.equal(fused.ys.isnan(), eager.ys.isnan())
+    # What the last bits choose shows in the steps, and these in the error of the method.
+    loose = 1e-6 if "rtol" in options else 1e-11
+    torch.testing.assert_close(fused.ys, eager.ys, rtol=loose, atol=loose, equal_nan=True)
+    for count in ("accepted", "rejected", "evaluations"):
+        assert torch.equal(getattr(fused.stats, count), getattr(eager.stats, count)), count
+    assert torch.equal(fused.status, eager.status)
+    for x, y in zip(got, want, strict=True):
+        assert float((x - y).norm()) <= loose * float(y.norm())
+
+
+def test_gradients_of_times():
+    found = []
+    for engine in ("eager", "fused"):
+        y0, _, _ = given(5)
+        ts = torch.linspace(0, 1, 4, dtype=F64, requires_grad=True)
+        options = {"batching": "per_sample", "engine": engine, "rtol": 1e-9, "atol": 1e-11}
+        ys = ic.solve(lambda t, y: torch.sin(y) * torch.cos(t), y0, ts, **options).ys
+        found.append((ys, *torch.autograd.grad(ys.square().sum(), (y0, ts))))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    "controller", [ic.PID.pi(1e-5, 1e-7), ic.PID(1e-5, 1e-7, dcoeff=0.1, pcoeff=0.3, first_step=0.01, max_step=0.2)]
+)
+def test_controllers(controller):
+    y0, ts, _ = given()
+    sols = [
+        ic.solve(Net(), y0.detach(), ts, args=(1.0,), batching="per_sample", engine=engine, controller=controller)
+        for engine in ("eager", "fused")
+    ]
+    assert torch.equal(sols[0].stats.accepted, sols[1].stats.accepted)
+    torch.testing.assert_close(sols[0].ys, sols[1].ys, rtol=1e-7, atol=1e-7, equal_nan=True)
+
+
+def test_failures_are_those_of_the_eager_engine():
+    def field(t, y):
+        return torch.where(y > 5, torch.nan, y * y)
+
+    y0 = torch.tensor([[1.0], [-1.0], [0.1], [6.0]], dtype=F64)
+    found = [
+        ic.solve(f, y0, [0.0, 2.0], batching="per_sample", engine=engine, throw=False)
+        for engine, f in itertools.product(("eager", "fused"), (field, lambda t, y: y * y))
+    ]
+    for eager, fused in zip(found[:2], found[2:], strict=True):
+        assert fused.status.tolist() == eager.status.tolist()
+        without_numbers = [re.sub(r"[\d.]+(e-\d+)?", "#", sol.message) for sol in (eager, fused)]
+        assert without_numbers[0] == without_numbers[1] != ""
+        torch.testing.assert_close(fused.ys, eager.ys, equal_nan=True)
+    limited = ic.solve(lambda t, y: -y, y0, [0.0, 2.0], batching="per_sample", engine="fused", throw=False, max_steps=2)
+    assert limited.status.tolist() == [int(ic.Status.MAX_STEPS)] * 4
+
+
+@pytest.mark.parametrize("count", [1, 7, 100, 2000])
+def test_results_do_not_depend_on_threads_or_neighbours(count):
+    net = Net()
+    y0, _, _ = given(count)
+    ts = torch.linspace(0, 1, 5, dtype=F64)
+    found = []
+    for threads in (1, 2, 3):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        try:
+            ys = ic.solve(net, y0, ts, args=(1.0,), batching="per_sample", engine="fused").ys
+            found.append((ys, *torch.autograd.grad(ys.sum(), [y0, *net.parameters()])))
+        finally:
+            torch.set_num_threads(before)
+    for other in found[1:]:
+        assert all(map(torch.equal, found[0], other))
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    mixed = ic.solve(net, y0[order], ts, args=(1.0,), batching="per_sample", engine="fused").ys
+    assert torch.equal(mixed, found[0][0][:, order])
+
+
+def test_a_model_that_is_trained_is_traced_once(monkeypatch):
+    from isocline.engines.fused import solve as fused
+
+    count = []
+    monkeypatch.setattr(fused, "trace", lambda *a: (count.append(1), trace(*a))[1])
+    model = NeuralODE(MLP((2, 8, 2), seed=0), engine="fused", batching="per_sample")
+    y0 = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    losses = []
+    for _ in range(30):
+        optimizer.zero_grad()
+        loss = (model(y0, torch.linspace(0, 1, 4))[-1] - y0.flip(1)).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0] and len(count) == 1
+
+
+def test_a_field_that_changes_is_traced_anew():
+    class Switched(nn.Module):
+        rate = 1.0
+
+        def forward(self, t, y):
+            return -self.rate * y
+
+    field, y0 = Switched(), torch.ones(2, 1, dtype=F64)
+    for rate in (1.0, 2.0):
+        field.rate = rate
+        end = ic.solve(field, y0, [0.0, 1.0], batching="per_sample", engine="fused").ys[-1]
+        torch.testing.assert_close(end, torch.exp(-rate * y0), rtol=1e-6, atol=1e-6)
+
+
+def test_what_it_cannot_take_is_refused_by_name():
+    y0 = torch.ones(3, 2, dtype=F64, requires_grad=True)
+    fused = {"engine": "fused", "batching": "per_sample"}
+    for says, call in {
+        "batching='per_sample'": lambda: ic.solve(lambda t, y: -y, y0, [0.0, 1.0], engine="fused"),
+        "no explicit": lambda: ic.solve(lambda t, y: -y, y0, [0.0, 1.0], solver="kvaerno3", **fused),
+        "mixes samples": lambda: ic.solve(lambda t, y: y - y.mean(0), y0, [0.0, 1.0], **fused),
+        "'backsolve'": lambda: ic.solve(lambda t, y: -y, y0, [0.0, 1.0], gradient="backsolve", **fused),
+        "no events": lambda: ic.solve(lambda t, y: -y, y0, [0.0, 1.0], events=ic.Event(lambda t, y: y[:, 0]), **fused),
+        "no inputs": lambda: ic.solve(
+            lambda t, y, u: -y * u, y0, [0.0, 1.0], inputs=ic.ZeroOrderHold([0.0], torch.ones(1, 1, dtype=F64)), **fused
+        ),
+        "jumps": lambda: ic.solve(lambda t, y: -y, y0, [0.0, 1.0], jump_ts=[0.5], **fused),
+        "computes something else": lambda: ic.solve(lambda t, y: y.detach() * y, y0, [0.0, 1.0], **fused),
+    }.items():
+        with pytest.raises(ValueError, match=says):
+            call()
+    ys = ic.solve(lambda t, y: -y * y, y0, [0.0, 1.0], **fused).ys
+    with pytest.raises(ic.GradientError, match="second derivatives"):
+        torch.autograd.grad(ys.sum(), y0, create_graph=True)
+
+
+def test_no_compiler_is_one_message(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(build.NoMachineError, match=r"no C\+\+ compiler found .* `apt install g\+\+`"):
+        build.compiler()
+
+
+def test_a_machine_is_built_once_and_whole(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first = build.build()
+    assert build.build() == first and [p.name for p in first.parent.iterdir()] == [first.name]

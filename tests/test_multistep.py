@@ -404,7 +404,7 @@ def test_bdf_takes_about_as_many_steps_as_scipys(f, y0, end, want, rtol, steps, 
     assert float((sol.ys[-1] - torch.tensor(want, dtype=F64)).abs().max()) < 5 * error
 
 
-def test_the_order_rises_where_the_solution_is_smooth():
+def test_the_order_rises_where_the_solution_is_smooth(unchecked):
     f = lambda t, y: -50 * (y - torch.cos(t)) - torch.sin(t)
     steps = {
         q: ic.solve(f, one("shared"), [0.0, 10.0], solver=BDF(q), rtol=1e-7, atol=1e-9).stats.accepted

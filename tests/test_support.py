@@ -9,7 +9,7 @@ from isocline.solvers import Solver
 DOCS = Path(__file__).parents[1] / "docs"
 
 
-def test_the_page_is_what_trying_every_pair_gives():
+def test_the_page_is_what_trying_every_pair_gives(unchecked):
     spec = importlib.util.spec_from_file_location("support", DOCS / "support.py")
     assert spec is not None and spec.loader is not None
     support = importlib.util.module_from_spec(spec)

@@ -644,7 +644,7 @@ def test_an_event_in_any_window_takes_the_steps_of_one_solve():
     assert max(starts) < 100  # a few steps a window, whose lengths double
 
 
-def test_a_search_without_an_event_ends():
+def test_a_search_without_an_event_ends(unchecked):
     with pytest.raises(SolveError, match=r"no event|max_steps"):
         compat.odeint_event(
             lambda t, y: -y, T(1.0), T(0.0), event_fn=lambda t, y: y[0] + 1, options={"max_num_steps": 200}

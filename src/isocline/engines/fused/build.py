@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import getpass
 import hashlib
 import os
 import platform
@@ -32,8 +33,18 @@ class NoMachineError(RuntimeError):
 
 
 def folder() -> Path:
-    """Where built machines are kept: `$XDG_CACHE_HOME/isocline`, else `~/.cache/isocline`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "isocline"
+    """Where built machines are kept: `$XDG_CACHE_HOME/isocline`, else `~/.cache/isocline`; where nobody may write there, a
+    folder of this user's among the temporary ones."""
+    path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "isocline"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if os.access(path, os.W_OK):
+            return path
+    except OSError:
+        pass
+    path = Path(tempfile.gettempdir()) / f"isocline-{getpass.getuser()}"
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path
 
 
 def compiler() -> str:
@@ -75,7 +86,6 @@ def build() -> Path:
     path = folder() / f"machine-{key(compiled_by)}.so"
     if path.exists():
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
     said = ""
     # glibc's vector library first; without it the functions are the scalar ones.
     for extra in (("-march=native", "-DISO_MVEC", "-lmvec"), ("-march=native",), ()):

@@ -44,12 +44,12 @@ template <class T> INLINE V<T> signed_as(V<T> x, V<T> sign) {
 
 // Number by number, for what has no vector form.
 template <class T, class F> INLINE V<T> each(V<T> x, F f) {
-  V<T> out;
+  V<T> out{};
   for (int i = 0; i < LENGTH<T>; i++) out[i] = f(x[i]);
   return out;
 }
 template <class T, class F> INLINE V<T> each(V<T> x, V<T> y, F f) {
-  V<T> out;
+  V<T> out{};
   for (int i = 0; i < LENGTH<T>; i++) out[i] = f(x[i], y[i]);
   return out;
 }

@@ -203,6 +203,8 @@ def solve(
 
 def _check_fused(batching: str, way_back: Gradient, others: dict[str, Any]) -> None:
     """ValueError naming what the fused engine does not have."""
+    if torch._C._are_functorch_transforms_active():
+        raise ValueError("engine='fused': a native call cannot be looked into by torch.func; take engine='eager'")
     if batching != "per_sample":
         raise ValueError(
             "engine='fused': every sample steps on its own; pass batching='per_sample', with a batch dimension"

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import weakref
 
 import pytest
 import torch
@@ -235,6 +236,38 @@ def test_what_it_cannot_take_is_refused_by_name():
     ys = ic.solve(lambda t, y: -y * y, y0, [0.0, 1.0], **fused).ys
     with pytest.raises(ic.GradientError, match="second derivatives"):
         torch.autograd.grad(ys.sum(), y0, create_graph=True)
+
+
+def test_nothing_is_left_behind(monkeypatch):
+    """Neither the states nor the tape outlive the result, whether it was pulled back or not."""
+    from isocline.engines.fused import solve as fused
+
+    tapes = []
+
+    class Seen(fused.Tape):
+        def __init__(self, *args):
+            super().__init__(*args)
+            tapes.append(weakref.ref(self))
+
+    monkeypatch.setattr(fused, "Tape", Seen)
+    net, (y0, ts, a) = Net(), given()
+    for way in ("pulled back", "thrown away"):
+        sol = ic.solve(net, y0, ts, args=(a,), batching="per_sample", engine="fused")
+        if way == "pulled back":
+            sol.ys.nan_to_num().sum().backward()
+        del sol
+    # At once, without a collection of cycles.
+    assert len(tapes) == 2 and all(tape() is None for tape in tapes)
+    with torch.no_grad():
+        ic.solve(net, y0, ts, args=(a,), batching="per_sample", engine="fused")
+    assert len(tapes) == 2
+
+
+def test_transforms_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"torch\.func"):
+        torch.func.vmap(lambda y: ic.solve(lambda t, y: -y, y, [0.0, 1.0], engine="fused", batching="per_sample").ys)(
+            torch.ones(3, 2, 2)
+        )
 
 
 def test_no_compiler_is_one_message(monkeypatch):

@@ -19,10 +19,9 @@ def solve_fused(problem: Problem, y0: Tensor) -> Trajectory:
         CannotFuseError: naming what is in the way.
     """
     run, others = prepared(problem, y0)
-    ys = _Solved.apply(run, y0, *others)
-    trajectory = run.trajectory()
-    trajectory.ys = ys
-    return trajectory
+    if not any(x.requires_grad for x in (y0, *others)):
+        return run.trajectory(run.solve())
+    return run.trajectory(_Solved.apply(run, y0, *others))
 
 
 __all__ = ["integrate", "solve_fused"]
@@ -35,8 +34,7 @@ class _Solved(torch.autograd.Function):
     def forward(ctx: Any, run: Run, *tensors: Tensor) -> Tensor:
         ctx.run = run
         ctx.save_for_backward(*tensors)  # to notice changes in place between the two ways
-        run.solve(want_tape=True)
-        return run.ys
+        return run.solve(want_tape=True)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:

@@ -270,7 +270,8 @@ class Run:
             else y0.new_empty(samples, 0)
         )
         call.size, call.further = size, u.shape[1]
-        call.y0, call.u, call.ys, call.end = map(self.at, (y0, u, self.ys, self.end))
+        call.y0, call.u, call.end = map(self.at, (y0, u, self.end))
+        call.ys = self.ys.data_ptr()  # not kept: what a graph's node holds must not hold its output
         call.rtol, call.atol = map(self.at, self._tolerances(y0))
         call.leaves = self.address((Pointer * max(1, len(self.leaves)))(*map(self.at, self.leaves)))
         call.leaf_sizes = self.address((ctypes.c_int64 * max(1, len(self.leaves)))(*(x.numel() for x in self.leaves)))
@@ -332,12 +333,15 @@ class Run:
             raise CannotFuseError("the fused engine cannot take this problem: its tolerances differ between samples")
         return [x.expand(1, size)[0] for x in found]
 
-    def solve(self, want_tape: bool = False) -> None:
-        """Runs it; with a tape it can be pulled back."""
+    def solve(self, want_tape: bool = False) -> Tensor:
+        """Runs it, once: the observations (T, B, N). With a tape it can be pulled back."""
         run: Any = getattr(library(), f"isocline_solve_{self.name}")
         run.restype = Pointer
         tape = run(ctypes.byref(self.call), int(want_tape), threads())
         self.tape = Tape(tape, self.name) if want_tape else None
+        ys = self.ys
+        del self.ys
+        return ys
 
     def pull_back(self, grads: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """Cotangents of the observations (T, B, N) -> of y0, of the further inputs, of the leaves."""
@@ -358,10 +362,10 @@ class Run:
         )
         return grad_y0, parts, grad_leaves
 
-    def trajectory(self) -> Trajectory:
+    def trajectory(self, ys: Tensor) -> Trajectory:
         """As the eager engine's."""
         stats = Stats(accepted=self.accepted, rejected=self.rejected, evaluations=self.evaluations)
-        found = Trajectory(self.ys, self.end, stats, self.status)
+        found = Trajectory(ys, self.end, stats, self.status)
         found.failure = Failure(self.t.to(self.problem.field.layout.clock_dtype), self.end, self.h)
         return found
 
@@ -402,5 +406,4 @@ def integrate(problem: Problem, y0: Tensor) -> Trajectory:
         CannotFuseError: naming what is in the way.
     """
     run, _ = prepared(problem, y0)
-    run.solve()
-    return run.trajectory()
+    return run.trajectory(run.solve())

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SOURCES = ("machine.cpp", "vectors.hpp")
+SOURCES = ("machine.cpp", "back.hpp", "solver.hpp", "interpreter.hpp", "vectors.hpp")
 FLAGS = (
     "-std=c++17",
     "-O2",

@@ -12,7 +12,7 @@ from torch import Tensor
 from isocline.engines.fused.build import library
 from isocline.engines.fused.program import BINARY, UNARY, Program
 
-# In the order of machine.cpp's lists.
+# In the order of interpreter.hpp's list.
 OPS = [*UNARY, *BINARY, "where", "fill", "load", "copy", "linear", "linear^T", "sum", "max", "gather", "total", "outer"]
 KINDS = ["rows", "splat", "leaf", "entry", "number"]
 

@@ -1,7 +1,7 @@
 // Vectors of numbers, one a sample, and the functions of them; by the compiler's vector extensions, for any machine.
 //
-// Every function is within 4 units in the last place (tests/fused/test_machine.py measures it), keeps NaN, and is right at
-// 0, at infinity and where it overflows. With glibc's vector library the less common ones are its own.
+// Every function is within 4 units in the last place (tests/fused/test_machine.py measures it), keeps NaN, and is right
+// at 0, at infinity and where it overflows. With glibc's vector library the less common ones are its own.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -37,7 +37,9 @@ template <class T> INLINE V<T> all(T x) { return x - V<T>{}; }
 template <class T> INLINE V<T> pick(I<T> where, V<T> a, V<T> b) { return where ? a : b; }
 template <class T> INLINE V<T> number(I<T> where) { return (V<T>)(where & (I<T>)all<T>(T(1))); }
 template <class T> constexpr int64_t SIGN = sizeof(T) == 4 ? int64_t(INT32_MIN) : INT64_MIN;
-template <class T> INLINE V<T> magnitude(V<T> x) { return (V<T>)((I<T>)x & ~(I<T>{} + decltype(I<T>{}[0] + 0)(SIGN<T>))); }
+template <class T> INLINE V<T> magnitude(V<T> x) {
+  return (V<T>)((I<T>)x & ~(I<T>{} + decltype(I<T>{}[0] + 0)(SIGN<T>)));
+}
 template <class T> INLINE V<T> signed_as(V<T> x, V<T> sign) {
   return (V<T>)((I<T>)x | ((I<T>)sign & (I<T>{} + decltype(I<T>{}[0] + 0)(SIGN<T>))));
 }
@@ -55,40 +57,56 @@ template <class T, class F> INLINE V<T> each(V<T> x, V<T> y, F f) {
 }
 
 #if defined(ISO_MVEC) && defined(__AVX512F__)
-#define MVEC1(name) \
-  extern "C" __m512 _ZGVeN16v_##name##f(__m512); extern "C" __m512d _ZGVeN8v_##name(__m512d); \
-  INLINE V<float> v_##name(V<float> x) { return (V<float>)_ZGVeN16v_##name##f((__m512)x); } \
+#define MVEC1(name)                                                                                                    \
+  extern "C" __m512 _ZGVeN16v_##name##f(__m512);                                                                       \
+  extern "C" __m512d _ZGVeN8v_##name(__m512d);                                                                         \
+  INLINE V<float> v_##name(V<float> x) { return (V<float>)_ZGVeN16v_##name##f((__m512)x); }                            \
   INLINE V<double> v_##name(V<double> x) { return (V<double>)_ZGVeN8v_##name((__m512d)x); }
-#define MVEC2(name) \
-  extern "C" __m512 _ZGVeN16vv_##name##f(__m512, __m512); extern "C" __m512d _ZGVeN8vv_##name(__m512d, __m512d); \
-  INLINE V<float> v_##name(V<float> x, V<float> y) { return (V<float>)_ZGVeN16vv_##name##f((__m512)x, (__m512)y); } \
+#define MVEC2(name)                                                                                                    \
+  extern "C" __m512 _ZGVeN16vv_##name##f(__m512, __m512);                                                              \
+  extern "C" __m512d _ZGVeN8vv_##name(__m512d, __m512d);                                                               \
+  INLINE V<float> v_##name(V<float> x, V<float> y) { return (V<float>)_ZGVeN16vv_##name##f((__m512)x, (__m512)y); }    \
   INLINE V<double> v_##name(V<double> x, V<double> y) { return (V<double>)_ZGVeN8vv_##name((__m512d)x, (__m512d)y); }
 #elif defined(ISO_MVEC) && defined(__AVX2__)
-#define MVEC1(name) \
-  extern "C" __m256 _ZGVdN8v_##name##f(__m256); extern "C" __m256d _ZGVdN4v_##name(__m256d); \
-  INLINE V<float> v_##name(V<float> x) { return (V<float>)_ZGVdN8v_##name##f((__m256)x); } \
+#define MVEC1(name)                                                                                                    \
+  extern "C" __m256 _ZGVdN8v_##name##f(__m256);                                                                        \
+  extern "C" __m256d _ZGVdN4v_##name(__m256d);                                                                         \
+  INLINE V<float> v_##name(V<float> x) { return (V<float>)_ZGVdN8v_##name##f((__m256)x); }                             \
   INLINE V<double> v_##name(V<double> x) { return (V<double>)_ZGVdN4v_##name((__m256d)x); }
-#define MVEC2(name) \
-  extern "C" __m256 _ZGVdN8vv_##name##f(__m256, __m256); extern "C" __m256d _ZGVdN4vv_##name(__m256d, __m256d); \
-  INLINE V<float> v_##name(V<float> x, V<float> y) { return (V<float>)_ZGVdN8vv_##name##f((__m256)x, (__m256)y); } \
+#define MVEC2(name)                                                                                                    \
+  extern "C" __m256 _ZGVdN8vv_##name##f(__m256, __m256);                                                               \
+  extern "C" __m256d _ZGVdN4vv_##name(__m256d, __m256d);                                                               \
+  INLINE V<float> v_##name(V<float> x, V<float> y) { return (V<float>)_ZGVdN8vv_##name##f((__m256)x, (__m256)y); }     \
   INLINE V<double> v_##name(V<double> x, V<double> y) { return (V<double>)_ZGVdN4vv_##name((__m256d)x, (__m256d)y); }
 #else
-#define MVEC1(name) \
-  INLINE V<float> v_##name(V<float> x) { return each<float>(x, [](float a) { return std::name(a); }); } \
-  INLINE V<double> v_##name(V<double> x) { return each<double>(x, [](double a) { return std::name(a); }); }
-#define MVEC2(name) \
-  INLINE V<float> v_##name(V<float> x, V<float> y) { return each<float>(x, y, [](float a, float b) { return std::name(a, b); }); } \
-  INLINE V<double> v_##name(V<double> x, V<double> y) { return each<double>(x, y, [](double a, double b) { return std::name(a, b); }); }
+#define MVEC1(name)                                                                                                    \
+  INLINE V<float> v_##name(V<float> x) {                                                                               \
+    return each<float>(x, [](float a) { return std::name(a); });                                                       \
+  }                                                                                                                    \
+  INLINE V<double> v_##name(V<double> x) {                                                                             \
+    return each<double>(x, [](double a) { return std::name(a); });                                                     \
+  }
+#define MVEC2(name)                                                                                                    \
+  INLINE V<float> v_##name(V<float> x, V<float> y) {                                                                   \
+    return each<float>(x, y, [](float a, float b) { return std::name(a, b); });                                        \
+  }                                                                                                                    \
+  INLINE V<double> v_##name(V<double> x, V<double> y) {                                                                \
+    return each<double>(x, y, [](double a, double b) { return std::name(a, b); });                                     \
+  }
 #endif
-MVEC1(exp) MVEC1(expm1) MVEC1(log) MVEC1(log1p) MVEC1(sin) MVEC1(cos) MVEC1(tan) MVEC1(sinh) MVEC1(cosh) MVEC1(tanh) MVEC1(atan)
-MVEC1(erf) MVEC2(pow) MVEC2(atan2)
+MVEC1(exp)
+MVEC1(expm1) MVEC1(log) MVEC1(log1p) MVEC1(sin) MVEC1(cos) MVEC1(tan) MVEC1(sinh) MVEC1(cosh) MVEC1(tanh) MVEC1(atan)
+    MVEC1(erf) MVEC2(pow) MVEC2(atan2)
 
-template <class T> INLINE V<T> v_sqrt(V<T> x) { return each<T>(x, [](T a) { return std::sqrt(a); }); }
+        template <class T>
+        INLINE V<T> v_sqrt(V<T> x) {
+  return each<T>(x, [](T a) { return std::sqrt(a); });
+}
 
 // tanh of float: e / (e + 2), e = exp(2|x|) − 1 = 2ⁿ p(r) + (2ⁿ − 1); ±1 exactly from 9.02 on.
 INLINE V<float> fast_tanh(V<float> x) {
   V<float> a = magnitude<float>(x);
-  a = pick<float>(a > 9.1f, all<float>(9.1f), a);  // NaN stays
+  a = pick<float>(a > 9.1f, all<float>(9.1f), a); // NaN stays
   V<float> z = a * 2.885390081777927f, n = z + 12582912.0f;
   I<float> bits = (I<float>)n - 0x4b400000;
   n = n - 12582912.0f;
@@ -112,5 +130,6 @@ template <class T> INLINE V<T> v_sigmoid(V<T> x) {
 }
 template <class T> INLINE V<T> v_softplus(V<T> x) {
   V<T> high = pick<T>(x > 0, x, V<T>{});
-  return pick<T>(x > 20, x, pick<T>(x != x, x, high + v_log1p(v_exp(-magnitude<T>(x)))));  // as PyTorch: x itself above 20
+  return pick<T>(x > 20, x,
+                 pick<T>(x != x, x, high + v_log1p(v_exp(-magnitude<T>(x))))); // as PyTorch: x itself above 20
 }

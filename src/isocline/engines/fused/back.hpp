@@ -18,7 +18,8 @@ static void pull_back_chunk(const Back<T> &back, const Record<T> &record, int64_
   constexpr int W = Tiled::W;
   const Call<T> &c = back.call;
   Tiled tile(c, c.field, c.leaves), slope(c, back.derivative, c.leaves);
-  slope.machine.collected = &sums;
+  Sums<T> collected(c.leaf_sizes, c.n_leaves);
+  slope.machine.sums = &collected;
   const int n = tile.n, s = tile.s;
   const Times &time = c.times;
   const size_t row = size_t(n) * NV;
@@ -179,6 +180,7 @@ static void pull_back_chunk(const Back<T> &back, const Record<T> &record, int64_
       seat(l);
     }
   }
+  for (int i = 0; i < c.n_leaves; i++) collected.add_to(i, sums[i].data());
 }
 
 template <class T, int NV> static void pull_back(const Back<T> *back, const Tape<T> *tape, int threads) {

@@ -5,14 +5,16 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <memory>
 #include <vector>
 
 // In the order of native.py's list.
 enum Op : int32_t {
 #define UNARY_OPS(X)                                                                                                   \
   X(neg)                                                                                                               \
-  X(abs) X(sign) X(exp) X(expm1) X(log) X(log1p) X(sqrt) X(rsqrt) X(reciprocal) X(sin) X(cos) X(tan) X(sinh) X(cosh)   \
-      X(tanh) X(atan) X(sigmoid) X(softplus) X(erf) X(not_)
+  X(abs)                                                                                                               \
+  X(sign) X(exp) X(expm1) X(log) X(log1p) X(sqrt) X(rsqrt) X(reciprocal) X(sin) X(cos) X(tan) X(sinh) X(cosh) X(tanh)  \
+      X(atan) X(sigmoid) X(softplus) X(erf) X(not_)
 #define BINARY_OPS(X)                                                                                                  \
   X(add) X(sub) X(mul) X(div) X(pow) X(atan2) X(minimum) X(maximum) X(lt) X(le) X(gt) X(ge) X(eq) X(ne) X(and_) X(or_)
 #define NAME(op) OP_##op,
@@ -97,7 +99,8 @@ template <class T> struct Source {
   T number;
 };
 
-constexpr int BLOCK = 8; // rows of a matrix product that are summed at once, in registers
+// Rows of a matrix product that are summed at once: with two vectors each they must fit the registers, 32 or 16 of them.
+constexpr int BLOCK = ISO_BYTES == 64 ? 8 : 6;
 
 template <class T> struct Program {
   const Instruction *code;
@@ -156,10 +159,31 @@ static __attribute__((noinline)) void product(const T *w, Source<T> bias, const 
   }
 }
 
+struct Memory {
+  void *data;
+  explicit Memory(size_t bytes) : data(std::aligned_alloc(64, (bytes + 63) / 64 * 64)) { std::memset(data, 0, bytes); }
+  ~Memory() { std::free(data); }
+  Memory(const Memory &) = delete;
+};
+
+// What is collected for the leaves, lane by lane, until all samples are through.
+template <class T> struct Sums {
+  std::vector<std::unique_ptr<Memory>> memory;
+  std::vector<int64_t> sizes;
+  Sums(const int64_t *count, int leaves) : sizes(count, count + leaves) {
+    for (int64_t size : sizes) memory.push_back(std::make_unique<Memory>(std::max<int64_t>(1, size) * sizeof(V<T>)));
+  }
+  V<T> *at(int leaf) { return (V<T> *)memory[leaf]->data; }
+  void add_to(int leaf, T *out) {
+    for (int64_t j = 0; j < sizes[leaf]; j++)
+      for (int i = 0; i < LENGTH<T>; i++) out[j] += at(leaf)[j][i];
+  }
+};
+
 template <class T, int NV> struct Machine {
   const Program<T> &program;
   V<T> *rows;
-  std::vector<std::vector<T>> *collected;
+  Sums<T> *sums;
   int lanes; // of the tile that hold a sample
 
   Source<T> source(const Operand &o) const {
@@ -251,48 +275,46 @@ template <class T, int NV> struct Machine {
       case OP_gather:
       case OP_total: {
         Source<T> g = source(c.operand[0]);
-        T *into = (*collected)[c.leaf].data() + c.out;
-        for (int i = 0; i < c.count; i++) into[c.op == OP_gather ? i : 0] += total(g, i);
+        V<T> *into = sums->at(c.leaf) + c.out;
+        for (int i = 0; i < c.count; i++)
+          for (int v = 0; v < NV; v++) into[c.op == OP_gather ? i : 0] += present(read(g, i, v), v);
         break;
       }
       case OP_outer: {
         const V<T> *g = rows + int64_t(c.operand[0].at) * NV, *x = rows + int64_t(c.operand[1].at) * NV;
-        T *into = (*collected)[c.leaf].data();
-        for (int i = 0; i < c.count; i++)
-          for (int j = 0; j < c.width; j++) {
-            V<T> products[NV];
-            for (int v = 0; v < NV; v++) products[v] = g[i * NV + v] * x[j * NV + v];
-            into[i * c.width + j] += across(products);
-          }
+        V<T> *into = sums->at(c.leaf);
+        if (lanes == NV * LENGTH<T>) {
+          int i = 0;
+          for (; i + 4 <= c.count; i += 4) outer<4>(g + i * NV, x, c.width, into + int64_t(i) * c.width);
+          for (; i < c.count; i++) outer<1>(g + i * NV, x, c.width, into + int64_t(i) * c.width);
+        } else {
+          for (int i = 0; i < c.count; i++)
+            for (int j = 0; j < c.width; j++)
+              for (int v = 0; v < NV; v++) into[i * c.width + j] += present(g[i * NV + v] * x[j * NV + v], v);
+        }
         break;
       }
       }
     }
   }
-  // The sum over the samples of a tile; what lanes without one hold may be anything.
-  T across(const V<T> *x) const {
-    T sum = 0;
-    if (lanes == NV * LENGTH<T>) {
-      V<T> all = x[0];
-      for (int v = 1; v < NV; v++) all += x[v];
-      for (int i = 0; i < LENGTH<T>; i++) sum += all[i];
-    } else {
-      for (int l = 0; l < lanes; l++) sum += x[l / LENGTH<T>][l % LENGTH<T>];
-    }
-    return sum;
+  // B rows of g times all of x.
+  template <int B> INLINE_MEMBER void outer(const V<T> *g, const V<T> *x, int k, V<T> *into) {
+    for (int j = 0; j < k; j++)
+#pragma GCC unroll 4
+      for (int b = 0; b < B; b++) {
+        V<T> sum = into[b * k + j];
+#pragma GCC unroll 4
+        for (int v = 0; v < NV; v++) sum += g[b * NV + v] * x[j * NV + v];
+        into[b * k + j] = sum;
+      }
   }
-  T total(const Source<T> &g, int i) {
-    V<T> x[NV];
-    for (int v = 0; v < NV; v++) x[v] = read(g, i, v);
-    return across(x);
+  // What lanes without a sample hold may be anything: here 0.
+  inline V<T> present(V<T> x, int v) const {
+    int here = lanes - v * LENGTH<T>;
+    if (here < LENGTH<T>)
+      for (int i = std::max(0, here); i < LENGTH<T>; i++) x[i] = 0;
+    return x;
   }
-};
-
-struct Memory {
-  void *data;
-  explicit Memory(size_t bytes) : data(std::aligned_alloc(64, (bytes + 63) / 64 * 64)) { std::memset(data, 0, bytes); }
-  ~Memory() { std::free(data); }
-  Memory(const Memory &) = delete;
 };
 
 template <class T>
@@ -320,8 +342,7 @@ static void evaluate(const Instruction *code, int length, int rows, const int32_
   Program<T> program = prepared<T>(code, length, rows, picked, leaves, n_leaves);
   Memory memory(size_t(rows) * W * sizeof(T));
   V<T> *space = (V<T> *)memory.data;
-  std::vector<std::vector<T>> sums(n_leaves);
-  for (int i = 0; i < n_leaves; i++) sums[i].assign(sizes[i], 0);
+  Sums<T> sums(sizes, n_leaves);
   Machine<T, NV> machine{program, space, &sums, W};
   for (int64_t first = 0; first < samples; first += W) {
     int lanes = machine.lanes = int(std::min<int64_t>(W, samples - first));
@@ -336,5 +357,5 @@ static void evaluate(const Instruction *code, int length, int rows, const int32_
     }
   }
   for (int i = 0; i < n_leaves; i++)
-    if (collected[i]) std::memcpy(collected[i], sums[i].data(), sizes[i] * sizeof(T));
+    if (collected[i]) sums.add_to(i, collected[i]);
 }

@@ -95,8 +95,9 @@ template <class T, class F> INLINE V<T> each(V<T> x, V<T> y, F f) {
   }
 #endif
 MVEC1(exp)
-MVEC1(expm1) MVEC1(log) MVEC1(log1p) MVEC1(sin) MVEC1(cos) MVEC1(tan) MVEC1(sinh) MVEC1(cosh) MVEC1(tanh) MVEC1(atan)
-    MVEC1(erf) MVEC2(pow) MVEC2(atan2)
+MVEC1(expm1)
+MVEC1(log) MVEC1(log1p) MVEC1(sin) MVEC1(cos) MVEC1(tan) MVEC1(sinh) MVEC1(cosh) MVEC1(tanh) MVEC1(atan) MVEC1(erf)
+    MVEC2(pow) MVEC2(atan2)
 
         template <class T>
         INLINE V<T> v_sqrt(V<T> x) {

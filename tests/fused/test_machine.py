@@ -6,11 +6,11 @@ import weakref
 
 import pytest
 import torch
-from tests_fields import FIELDS, Field
+from fused_fields import FIELDS, Field
 from torch import nn
 
 import isocline as ic
-from isocline.engines.fused import build, native
+from isocline.engines.fused import build, native, prepare
 from isocline.engines.fused.derive import derive
 from isocline.engines.fused.lanes import LANES
 from isocline.engines.fused.program import execute
@@ -184,12 +184,19 @@ def test_results_do_not_depend_on_threads_or_neighbours(count):
     assert torch.equal(mixed, found[0][0][:, order])
 
 
-def test_a_model_that_is_trained_is_traced_once(monkeypatch):
-    from isocline.engines.fused import solve as fused
-
+@pytest.fixture
+def traces(monkeypatch):
+    """A list with an entry for every tracing."""
     count = []
-    monkeypatch.setattr(fused, "trace", lambda *a: (count.append(1), trace(*a))[1])
-    model = NeuralODE(MLP((2, 8, 2), seed=0), engine="fused", batching="per_sample")
+    monkeypatch.setattr(prepare, "trace", lambda *a: (count.append(1), trace(*a))[1])
+    return count
+
+
+FUSED = {"engine": "fused", "batching": "per_sample"}
+
+
+def test_a_model_that_is_trained_is_traced_once(traces):
+    model = NeuralODE(MLP((2, 8, 2), seed=0), **FUSED)
     y0 = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
     optimizer = torch.optim.Adam(model.parameters(), 0.01)
     losses = []
@@ -199,41 +206,81 @@ def test_a_model_that_is_trained_is_traced_once(monkeypatch):
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < 0.5 * losses[0] and len(count) == 1
+    assert losses[-1] < 0.5 * losses[0] and len(traces) == 1
 
 
-def test_a_field_that_changes_is_traced_anew():
+def test_a_common_argument_may_be_another_each_time(traces):
+    """It is no part of the program: not traced anew, not kept, its gradient its own."""
+    field = lambda t, y, k: -k * y
+    y0 = torch.ones(4, 1, dtype=F64)
+    for value in (0.5, 1.0, 2.0):
+        source = torch.tensor(value, dtype=F64, requires_grad=True)
+        end = ic.solve(field, y0, [0.0, 1.0], args=(source * source,), rtol=1e-9, atol=1e-11, **FUSED).ys[-1]
+        torch.testing.assert_close(end, torch.exp(-(source**2)).expand(4, 1), rtol=1e-7, atol=1e-8)
+        end.sum().backward()
+        assert source.grad.item() == pytest.approx(-8 * value * torch.tensor(-(value**2)).exp().item(), rel=1e-6)
+    assert len(traces) == 1
+
+
+def test_what_a_field_holds_may_be_computed_anew():
+    """The gradient goes to the tensor it holds now, though another with the same numbers was there before."""
+
+    class Held(nn.Module):
+        def forward(self, t, y):
+            return -self.rate * y
+
+    field, y0 = Held(), torch.ones(4, 1, dtype=F64)
+    for make in (lambda x: x * 1.0, lambda x: x):
+        for _ in range(2):
+            source = torch.tensor(0.7, dtype=F64, requires_grad=True)
+            field.rate = make(source)
+            ic.solve(field, y0, [0.0, 1.0], rtol=1e-9, atol=1e-11, **FUSED).ys[-1].sum().backward()
+            assert source.grad.item() == pytest.approx(-4 * torch.tensor(-0.7).exp().item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-6])
+def test_what_is_hidden_from_autograd_is_found(size):
+    """Whatever the size of the field, and though it was traced before where no gradient was wanted."""
+    y0 = torch.tensor([[1.0], [0.5], [2.0]])
+    field = lambda t, y: -size * y.detach() * y
+    with torch.no_grad(), pytest.raises(ValueError, match="computes something else"):
+        ic.solve(field, y0, [0.0, 1.0], **FUSED)
+    with pytest.raises(ValueError, match="computes something else"):
+        ic.solve(field, y0.requires_grad_(), [0.0, 1.0], **FUSED)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-6])
+def test_a_field_that_changes_is_traced_anew(size):
     class Switched(nn.Module):
         rate = 1.0
 
         def forward(self, t, y):
-            return -self.rate * y
+            return -size * self.rate * y
 
     field, y0 = Switched(), torch.ones(2, 1, dtype=F64)
     for rate in (1.0, 2.0):
         field.rate = rate
-        end = ic.solve(field, y0, [0.0, 1.0], batching="per_sample", engine="fused").ys[-1]
-        torch.testing.assert_close(end, torch.exp(-rate * y0), rtol=1e-6, atol=1e-6)
+        end = ic.solve(field, y0, [0.0, 1.0], rtol=1e-10, atol=1e-12, **FUSED).ys[-1]
+        torch.testing.assert_close(end, torch.exp(-size * rate * y0), rtol=1e-9, atol=1e-9)
 
 
 def test_what_it_cannot_take_is_refused_by_name():
     y0 = torch.ones(3, 2, dtype=F64, requires_grad=True)
-    fused = {"engine": "fused", "batching": "per_sample"}
     for says, call in {
         "batching='per_sample'": lambda: ic.solve(lambda t, y: -y, y0, [0.0, 1.0], engine="fused"),
-        "no explicit": lambda: ic.solve(lambda t, y: -y, y0, [0.0, 1.0], solver="kvaerno3", **fused),
-        "mixes samples": lambda: ic.solve(lambda t, y: y - y.mean(0), y0, [0.0, 1.0], **fused),
-        "'backsolve'": lambda: ic.solve(lambda t, y: -y, y0, [0.0, 1.0], gradient="backsolve", **fused),
-        "no events": lambda: ic.solve(lambda t, y: -y, y0, [0.0, 1.0], events=ic.Event(lambda t, y: y[:, 0]), **fused),
+        "no explicit": lambda: ic.solve(lambda t, y: -y, y0, [0.0, 1.0], solver="kvaerno3", **FUSED),
+        "mixes samples": lambda: ic.solve(lambda t, y: y - y.mean(0), y0, [0.0, 1.0], **FUSED),
+        "'backsolve'": lambda: ic.solve(lambda t, y: -y, y0, [0.0, 1.0], gradient="backsolve", **FUSED),
+        "no events": lambda: ic.solve(lambda t, y: -y, y0, [0.0, 1.0], events=ic.Event(lambda t, y: y[:, 0]), **FUSED),
         "no inputs": lambda: ic.solve(
-            lambda t, y, u: -y * u, y0, [0.0, 1.0], inputs=ic.ZeroOrderHold([0.0], torch.ones(1, 1, dtype=F64)), **fused
+            lambda t, y, u: -y * u, y0, [0.0, 1.0], inputs=ic.ZeroOrderHold([0.0], torch.ones(1, 1, dtype=F64)), **FUSED
         ),
-        "jumps": lambda: ic.solve(lambda t, y: -y, y0, [0.0, 1.0], jump_ts=[0.5], **fused),
-        "computes something else": lambda: ic.solve(lambda t, y: y.detach() * y, y0, [0.0, 1.0], **fused),
+        "jumps": lambda: ic.solve(lambda t, y: -y, y0, [0.0, 1.0], jump_ts=[0.5], **FUSED),
+        "computes something else": lambda: ic.solve(lambda t, y: y.detach() * y, y0, [0.0, 1.0], **FUSED),
     }.items():
         with pytest.raises(ValueError, match=says):
             call()
-    ys = ic.solve(lambda t, y: -y * y, y0, [0.0, 1.0], **fused).ys
+    ys = ic.solve(lambda t, y: -y * y, y0, [0.0, 1.0], **FUSED).ys
     with pytest.raises(ic.GradientError, match="second derivatives"):
         torch.autograd.grad(ys.sum(), y0, create_graph=True)
 

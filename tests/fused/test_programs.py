@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 import torch
-from tests_fields import FIELDS, Field
+from fused_fields import FIELDS, Field
 from torch import nn
 
 import isocline as ic

@@ -8,7 +8,7 @@ import torch
 
 from isocline._types import Tensor
 from isocline.engines.eager import Problem, Trajectory
-from isocline.engines.fused.solve import Run, integrate, prepared
+from isocline.engines.fused.solve import Run, integrate, run_of
 from isocline.gradients.base import GradientError
 
 
@@ -18,7 +18,7 @@ def solve_fused(problem: Problem, y0: Tensor) -> Trajectory:
     Raises:
         CannotFuseError: naming what is in the way.
     """
-    run, others = prepared(problem, y0)
+    run, others = run_of(problem, y0)
     if not any(x.requires_grad for x in (y0, *others)):
         return run.trajectory(run.solve())
     return run.trajectory(_Solved.apply(run, y0, *others))

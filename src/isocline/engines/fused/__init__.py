@@ -1,1 +1,1 @@
-"""The fused engine's front: a field as a tile program (`trace`), its derivative (`derive`), both as text (`program`)."""
+"""The fused engine: a field as a tile program (`trace`), its derivative (`derive`), and the machine that solves with both."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import getpass
 import hashlib
+import logging
 import os
 import platform
 import shutil
@@ -14,6 +15,7 @@ from functools import cache
 from pathlib import Path
 
 HERE = Path(__file__).parent
+logger = logging.getLogger("isocline")
 SOURCES = ("machine.cpp", "back.hpp", "solver.hpp", "interpreter.hpp", "vectors.hpp")
 FLAGS = (
     "-std=c++17",
@@ -87,6 +89,7 @@ def build() -> Path:
     if path.exists():
         return path
     said = ""
+    logger.warning("isocline: compiling the fused engine's machine, once for this computer; some ten seconds")
     # glibc's vector library first; without it the functions are the scalar ones.
     for extra in (("-march=native", "-DISO_MVEC", "-lmvec"), ("-march=native",), ()):
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".so", delete=False) as aside:

@@ -7,11 +7,12 @@ The rule of each instruction is here, in one line where it can be. Where two rul
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from isocline.engines.fused.program import Instruction, Operand, Program
 
 COTANGENT = "g"
+Make = Callable[..., Operand]  # an operation on operands and numbers, of as many rows as the instruction has
 
 
 def derive(program: Program) -> Program:
@@ -85,7 +86,7 @@ class _Derivative:
             first = self.made.add("add", len(owners), self.rows(old), self.rows(new))
             self.adjoint.update(zip(owners, range(first, first + len(owners)), strict=True))
         if later:
-            self.give(*map(list, zip(*later, strict=True)))  # type: ignore[arg-type]
+            self.give([row for row, _ in later], [part for _, part in later])
 
     def rows(self, rows: list[int]) -> Operand:
         """An operand that reads these rows."""
@@ -134,7 +135,7 @@ class _Derivative:
                 self.back(one.operands[0], part.at, n)
 
     @staticmethod
-    def unary(op: str, x: Operand, out: Operand, g: Operand, make):  # noqa: ANN001, ANN205
+    def unary(op: str, x: Operand, out: Operand, g: Operand, make: Make) -> Operand | None:
         """g times the slope; None where that is 0."""
         rules = {
             "neg": lambda: make("neg", g),
@@ -162,7 +163,9 @@ class _Derivative:
         return rules[op]() if op in rules else None
 
     @staticmethod
-    def binary(op: str, a: Operand, b: Operand, out: Operand, g: Operand, make):  # noqa: ANN001, ANN205
+    def binary(
+        op: str, a: Operand, b: Operand, out: Operand, g: Operand, make: Make
+    ) -> tuple[Callable[[], Operand] | None, ...]:
         """How to make g times the slopes by both operands; None where one is 0."""
 
         def norm() -> Operand:

@@ -22,6 +22,13 @@ class CannotFuseError(ValueError):
     """A field that is no tile program; the message names the operation and why."""
 
 
+@dataclass(frozen=True)
+class Lane:
+    """A tensor of the trace that depends on the sample: the code of every entry."""
+
+    code: Tensor
+
+
 def coded(rows: Tensor, lanes: Tensor | int) -> Tensor:
     """Codes from rows and lanes.
 

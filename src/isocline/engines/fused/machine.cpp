@@ -3,7 +3,6 @@
 #include "back.hpp"
 
 extern "C" {
-int isocline_lanes(int bytes) { return 2 * ISO_BYTES / bytes; }
 void isocline_evaluate_float(const Instruction *code, int length, int rows, const int32_t *picked,
                              const float *const *leaves, int n_leaves, const int64_t *sizes, const int32_t *in,
                              int n_in, const float *inputs, const int32_t *out, int n_out, float *outputs,

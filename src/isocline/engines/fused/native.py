@@ -55,6 +55,11 @@ def _ints(values: Sequence[int]) -> Any:
     return (ctypes.c_int32 * max(1, len(values)))(*values)
 
 
+def addresses(tensors: Sequence[Tensor]) -> Any:
+    """Pointers to their numbers, for C."""
+    return (ctypes.c_void_p * max(1, len(tensors)))(*(x.data_ptr() for x in tensors))
+
+
 def evaluate(
     encoded: Encoded, inputs: dict[str, Tensor], leaves: Sequence[Tensor]
 ) -> tuple[dict[str, Tensor], list[Tensor]]:
@@ -69,11 +74,10 @@ def evaluate(
     widths = [len(rows) for _, rows in program.outputs]
     found = given.new_empty(samples, sum(widths))
     collected = [torch.zeros_like(leaf) for leaf in flat]
-    pointers = lambda tensors: (ctypes.c_void_p * max(1, len(tensors)))(*(x.data_ptr() for x in tensors))  # noqa: E731
     sizes = (ctypes.c_int64 * max(1, len(flat)))(*(x.numel() for x in flat))
     getattr(library(), f"isocline_evaluate_{suffix}")(
-        encoded.code, len(program.code), program.rows, encoded.picked, pointers(flat), len(flat), sizes,
+        encoded.code, len(program.code), program.rows, encoded.picked, addresses(flat), len(flat), sizes,
         encoded.inputs, given.shape[1], ctypes.c_void_p(given.data_ptr()),
-        encoded.outputs, sum(widths), ctypes.c_void_p(found.data_ptr()), pointers(collected), ctypes.c_int64(samples),
+        encoded.outputs, sum(widths), ctypes.c_void_p(found.data_ptr()), addresses(collected), ctypes.c_int64(samples),
     )  # fmt: skip
     return dict(zip((name for name, _ in program.outputs), found.split(widths, 1), strict=True)), collected

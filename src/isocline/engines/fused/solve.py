@@ -5,24 +5,19 @@ from __future__ import annotations
 import ctypes
 import math
 import os
-from collections.abc import Callable, Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
 from isocline.control import PID
 from isocline.control.initial_step import Tolerance
 from isocline.control.schedule import row_stops
 from isocline.engines.eager.problem import Failure, Problem, Trajectory
 from isocline.engines.fused.build import library
-from isocline.engines.fused.lanes import LANES, CannotFuseError
-from isocline.engines.fused.native import Encoded, evaluate
-from isocline.engines.fused.program import execute
-from isocline.engines.fused.trace import Traced, trace
-from isocline.field import VectorField
+from isocline.engines.fused.lanes import CannotFuseError
+from isocline.engines.fused.native import Encoded, addresses
+from isocline.engines.fused.prepare import Prepared, prepare
 from isocline.solution import Stats, Status
 from isocline.solvers.runge_kutta import DenseStep, ExplicitRungeKutta
 
@@ -119,131 +114,13 @@ def refusal(problem: Problem) -> str | None:
     return None
 
 
-def traced_field(field: VectorField, t: Tensor, y: Tensor) -> tuple[Traced, list[Tensor]]:
-    """A field as a program, and its further inputs (B, …): what it is handed for each sample.
-
-    Raises:
-        CannotFuseError: naming what cannot be.
-    """
-    leaves = pytree.tree_leaves(field.args)
-    batched = {i for i, x in enumerate(leaves) if isinstance(x, Tensor) and x.dim() and x.shape[0] == len(y)}
-    refused = None
-    for own in dict.fromkeys((tuple(sorted(batched | field.batch_args)), tuple(sorted(field.batch_args)))):
-        try:
-            return _of_reading(field, t, y.detach(), own), [leaves[i] for i in own]
-        except CannotFuseError as error:
-            refused = refused or error
-    assert refused is not None
-    raise refused
-
-
-def _of_reading(field: VectorField, t: Tensor, y: Tensor, own: tuple[int, ...]) -> Traced:
-    """The program, where the arguments `own` have a row for each sample and the others none."""
-    leaves, spec = pytree.tree_flatten(field.args)
-    some = torch.arange(LANES) % len(y)
-    times = t.to(field.time_dtype).view(-1, *field.time_tail)
-    given = [times[some], y[some], *(leaves[i].detach()[some] for i in own)]
-
-    def slope(t: Tensor, y: Tensor, *u: Tensor) -> Tensor:
-        read = list(leaves)
-        for i, value in zip(own, u, strict=True):
-            read[i] = value
-        return field.with_args(pytree.tree_unflatten(read, spec))(t, y)
-
-    known = _known(field.f)
-    others = tuple(_identity(x) for i, x in enumerate(leaves) if i not in own)
-    key = (spec, own, others, tuple((x.shape, x.dtype) for x in given), field.layout)
-    traced = known.get(key)
-    if traced is not None and _still(traced, slope, given):
-        return traced
-    traced = trace(slope, given[0], given[1], given[2:])
-    with torch.no_grad():
-        whole = field(times, y)[some]
-        alone = slope(*given)
-    if not (_near(alone, whole) and _agrees(traced, slope, given)):
-        raise CannotFuseError("the field cannot be fused: its program computes something else than it does")
-    known[key] = traced
-    return traced
-
-
-KNOWN: WeakKeyDictionary[Any, dict[Any, Traced]] = WeakKeyDictionary()
-
-
-def _known(f: Any) -> dict[Any, Traced]:
-    """Programs made of this field before; they go with it."""
-    try:
-        return KNOWN.setdefault(f, {})
-    except TypeError:  # what cannot be referred to weakly is traced each time
-        return {}
-
-
-def _identity(x: Any) -> Any:
-    return id(x) if isinstance(x, Tensor) else repr(x)
-
-
-def _still(traced: Traced, slope: Callable[..., Tensor], given: Sequence[Tensor]) -> bool:
-    """Whether a program made before is the field as it is now, on these samples: a mode or an attribute may have changed."""
-    with torch.no_grad():
-        want = slope(*given)
-        inputs = {name: x.to(want.dtype) for (name, _, _), x in zip(traced.program.inputs, given, strict=True)}
-        got, _ = evaluate(traced.encoded, inputs, traced.prologue())
-    return _near(got["dy"], want)
-
-
-def _agrees(traced: Traced, slope: Callable[..., Tensor], given: Sequence[Tensor]) -> bool:
-    """Whether a program computes what the field does on these samples, and its derivative what autograd does.
-
-    The field may hide something from autograd, or from the tracer.
-    """
-    names = [name for name, _, _ in traced.program.inputs]
-    leaves = traced.prologue()
-    inputs = [x.clone().requires_grad_(torch.is_grad_enabled()) for x in given]
-    want = slope(*inputs)
-    flat = {name: x.detach().reshape(LANES, -1).to(given[1].dtype) for name, x in zip(names, inputs, strict=True)}
-    got, _ = execute(traced.program, flat, [leaf.detach() for leaf in leaves])
-    if not _near(got["dy"], want.detach()):
-        return False
-    if not want.requires_grad:
-        return True
-    g = torch.ones_like(want)
-    sources = [x for x in (*inputs, *_parameters(traced)) if x.requires_grad]
-    exact = torch.autograd.grad(want, sources, g, materialize_grads=True, retain_graph=True)
-    found, collected = execute(traced.derivative, {**flat, "g": g}, [leaf.detach() for leaf in leaves])
-    moving = [(leaf, c) for leaf, c in zip(leaves, collected, strict=True) if leaf.requires_grad]
-    ours: list[Any] = [found[name].view_as(x) for name, x in zip(names, inputs, strict=True)]
-    rest = sources[len(inputs) :]
-    if rest:
-        parts: Any = [None] * len(rest)
-        if moving:
-            outputs, cotangents = zip(*moving, strict=True)
-            parts = torch.autograd.grad(outputs, rest, cotangents, allow_unused=True, retain_graph=True)
-        ours += [torch.zeros_like(x) if p is None else p for x, p in zip(rest, parts, strict=True)]
-    return all(_near(a, b) for a, b in zip(ours, exact, strict=True))
-
-
-def _parameters(traced: Traced) -> list[Tensor]:
-    """The tensors with a gradient of their own that the program's leaves come from."""
-    found = {id(x): x for x in traced.sources() if x.requires_grad}
-    return list(found.values())
-
-
-def _near(a: Tensor, b: Tensor) -> bool:
-    unit = 1e4 * torch.finfo(a.dtype).eps
-    finite = b.isfinite()
-    if not bool(finite.any()):
-        return True
-    size = b[finite].abs().max().clamp(min=1e-30)
-    return bool(((a - b)[finite].abs() <= unit * (size + 1)).all())
-
-
 class Run:
     """One solve: its arguments as the machine takes them, kept alive, and what it fills."""
 
-    def __init__(
-        self, problem: Problem, y0: Tensor, traced: Traced, further: Sequence[Tensor], leaves: Sequence[Tensor]
-    ) -> None:
+    def __init__(self, problem: Problem, y0: Tensor, prepared: Prepared) -> None:
         self.problem, self.kept = problem, []
-        self.encoded, self.name = traced.encoded, NAMES[y0.dtype]
+        traced, further = prepared.traced, prepared.further
+        self.name = NAMES[y0.dtype]
         ts: Tensor = problem.ts
         samples, width = ts.shape
         size = y0.shape[1]
@@ -257,9 +134,9 @@ class Run:
         self.status, self.accepted, self.rejected, self.evaluations = counts
         self.t, self.h = torch.zeros(samples, dtype=torch.float64), torch.zeros(samples, dtype=torch.float64)
         self.traced, self.shapes = traced, [x.shape for x in further]
-        self.leaves = [leaf.detach().to(y0.dtype).contiguous() for leaf in leaves]
+        self.leaves = [leaf.detach().to(y0.dtype).contiguous() for leaf in prepared.leaves]
         call = self.call = _Call()
-        call.field = self.field(self.encoded)
+        call.field = self.field(traced.encoded)
         call.method, call.control = self._method(y0), self._control()
         keys = (ts * sign).nan_to_num(nan=torch.inf)
         call.times = _Times(samples, width, stops.shape[1], self.at(keys), self.at(stops * sign), self.at(sign))
@@ -273,7 +150,7 @@ class Run:
         call.y0, call.u, call.end = map(self.at, (y0, u, self.end))
         call.ys = self.ys.data_ptr()  # not kept: what a graph's node holds must not hold its output
         call.rtol, call.atol = map(self.at, self._tolerances(y0))
-        call.leaves = self.address((Pointer * max(1, len(self.leaves)))(*map(self.at, self.leaves)))
+        call.leaves = self.address(addresses(self.leaves))
         call.leaf_sizes = self.address((ctypes.c_int64 * max(1, len(self.leaves)))(*(x.numel() for x in self.leaves)))
         call.n_leaves = len(self.leaves)
 
@@ -346,21 +223,20 @@ class Run:
     def pull_back(self, grads: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
         """Cotangents of the observations (T, B, N) -> of y0, of the further inputs, of the leaves."""
         assert self.tape is not None
-        encoded = self.traced.encoded_derivative
+        kept = len(self.kept)
         grad_y0 = torch.zeros_like(self.end)
         grad_u = grad_y0.new_zeros(len(grad_y0), self.call.further)
         grad_leaves = [torch.zeros_like(leaf) for leaf in self.leaves]
-        back = _Back(self.call, self.field(encoded))
+        back = _Back(self.call, self.field(self.traced.encoded_derivative))
         back.grads, back.grad_y0, back.grad_u = map(self.at, (grads.to(grad_y0.dtype), grad_y0, grad_u))
-        back.grad_leaves = self.address((Pointer * max(1, len(grad_leaves)))(*map(self.at, grad_leaves)))
+        back.grad_leaves = self.address(addresses(grad_leaves))
         getattr(library(), f"isocline_pull_back_{self.name}")(
             ctypes.byref(back), Pointer(self.tape.address), ctypes.c_int(threads())
         )
+        del self.kept[kept:]
         widths = [math.prod(shape[1:]) for shape in self.shapes]
-        parts = (
-            [g.reshape(shape) for g, shape in zip(grad_u.split(widths, 1), self.shapes, strict=True)] if widths else []
-        )
-        return grad_y0, parts, grad_leaves
+        parts = grad_u.split(widths, 1) if widths else []
+        return grad_y0, [g.reshape(shape) for g, shape in zip(parts, self.shapes, strict=True)], grad_leaves
 
     def trajectory(self, ys: Tensor) -> Trajectory:
         """As the eager engine's."""
@@ -385,7 +261,7 @@ class Tape:
         self.free(Pointer(self.address))
 
 
-def prepared(problem: Problem, y0: Tensor) -> tuple[Run, list[Tensor]]:
+def run_of(problem: Problem, y0: Tensor) -> tuple[Run, list[Tensor]]:
     """A run, and the tensors beside y0 that its result depends on: further inputs and leaves, with their graphs.
 
     Raises:
@@ -394,9 +270,8 @@ def prepared(problem: Problem, y0: Tensor) -> tuple[Run, list[Tensor]]:
     why = refusal(problem)
     if why is not None:
         raise CannotFuseError(f"the fused engine cannot take this problem: {why}")
-    traced, further = traced_field(problem.field, problem.ts[:, 0], y0)
-    leaves = traced.prologue()
-    return Run(problem, y0.detach().contiguous(), traced, further, leaves), [*further, *leaves]
+    prepared = prepare(problem.field, problem.ts[:, 0], y0.detach())
+    return Run(problem, y0.detach().contiguous(), prepared), [*prepared.further, *prepared.leaves]
 
 
 def integrate(problem: Problem, y0: Tensor) -> Trajectory:
@@ -405,5 +280,5 @@ def integrate(problem: Problem, y0: Tensor) -> Trajectory:
     Raises:
         CannotFuseError: naming what is in the way.
     """
-    run, _ = prepared(problem, y0)
+    run, _ = run_of(problem, y0)
     return run.trajectory(run.solve())

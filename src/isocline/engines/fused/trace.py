@@ -18,7 +18,8 @@ from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from isocline.engines.fused.derive import derive
-from isocline.engines.fused.lanes import ANY, LANES, CannotFuseError, Places, coded, lanes_of, meet, rows_of
+from isocline.engines.fused.functions import Functions
+from isocline.engines.fused.lanes import ANY, LANES, CannotFuseError, Lane, Places, coded, lanes_of, meet, rows_of
 from isocline.engines.fused.native import Encoded
 from isocline.engines.fused.program import Operand, Program
 
@@ -46,13 +47,6 @@ CONSTANTS = {
     aten.zeros: 0.0, aten.zeros_like: 0.0, aten.new_zeros: 0.0, aten.ones: 1.0, aten.ones_like: 1.0, aten.new_ones: 1.0,
     aten._efficientzerotensor: 0.0, aten._new_zeros_with_same_feature_meta: 0.0, aten.empty: 0.0, aten.empty_like: 0.0,
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Lane:
-    """A tensor of the trace that depends on the sample: the code of every entry."""
-
-    code: Tensor
 
 
 @dataclass(frozen=True)
@@ -87,6 +81,7 @@ class Traced:
     graph: fx.GraphModule
     dtype: torch.dtype
     leaves: list[Leaf] = field(default_factory=list)
+    shared: list[fx.Node] = field(default_factory=list)  # placeholders of what all samples are handed
 
     @cached_property
     def derivative(self) -> Program:
@@ -103,13 +98,18 @@ class Traced:
         """The derivative likewise."""
         return Encoded(self.derivative)
 
-    def sources(self) -> list[Tensor]:
-        """Tensors that the field holds."""
-        return [_attribute(self.graph, str(n.target)) for n in self.graph.graph.nodes if n.op == "get_attr"]
+    def held(self) -> list[Tensor]:
+        """The tensors that the field holds, each once."""
+        nodes = (node for node in self.graph.graph.nodes if node.op == "get_attr")
+        return list({id(x): x for x in (_attribute(self.graph, str(node.target)) for node in nodes)}.values())
 
-    def prologue(self) -> list[Tensor]:
-        """The leaves as the parameters are now, flat, with the graph of their computation."""
-        found: dict[fx.Node, Any] = {}
+    def prologue(self, shared: Sequence[Tensor] = ()) -> list[Tensor]:
+        """The leaves as the parameters are now, flat, with the graph of their computation.
+
+        Args:
+            shared: what all samples are handed, as to `trace`.
+        """
+        found: dict[fx.Node, Any] = dict(zip(self.shared, shared, strict=True))
         for leaf in self.leaves:
             _evaluated(leaf.node, self.graph, found)
         values = [found[leaf.node].reshape(-1).to(self.dtype) for leaf in self.leaves]
@@ -126,11 +126,13 @@ def _evaluated(node: fx.Node, graph: fx.GraphModule, found: dict[fx.Node, Any]) 
             waiting.pop()
         elif here.op == "get_attr":
             found[here] = _attribute(graph, str(here.target))
+        elif here.op == "placeholder":
+            raise CannotFuseError("the field picks numbers by those of an argument")
         elif missing:
             waiting += missing
         else:
-            args, kwargs = fx.node.map_arg((here.args, here.kwargs), found.__getitem__)
-            found[here] = here.target(*args, **kwargs)  # pyrefly: ignore[not-callable]
+            target, mapped = _target(here), fx.node.map_arg((here.args, here.kwargs), found.__getitem__)
+            found[here] = target(*mapped[0], **mapped[1])
     return found[node]
 
 
@@ -141,12 +143,15 @@ def _attribute(graph: fx.GraphModule, name: str) -> Any:
     return value
 
 
-def trace(f: Callable[..., Tensor], t: Tensor, y: Tensor, inputs: Sequence[Tensor] = ()) -> Traced:
+def trace(
+    f: Callable[..., Tensor], t: Tensor, y: Tensor, inputs: Sequence[Tensor] = (), shared: Sequence[Tensor] = ()
+) -> Traced:
     """The program of f.
 
     Args:
-        f: `f(t, y, *inputs)`, of t (LANES, 1, …), y (LANES, N) and further numbers of each sample, to (LANES, N).
-        t, y, inputs: three samples; their values do not matter where no branch hangs on them.
+        f: `f(t, y, *inputs, *shared)`, of t (LANES, 1, …), y (LANES, N) and further numbers of each sample, and of tensors that
+            all samples are handed, to (LANES, N).
+        t, y, inputs, shared: three samples; their values do not matter where no branch hangs on them.
 
     Raises:
         CannotFuseError: naming the operation that is none of a tile program, or that mixes samples.
@@ -163,17 +168,18 @@ def trace(f: Callable[..., Tensor], t: Tensor, y: Tensor, inputs: Sequence[Tenso
     table: Any = torch._decomp.core_aten_decompositions()
     try:
         with torch.enable_grad():
-            graph = make_fx(f, decomposition_table=table, tracing_mode="real")(t, y, *inputs)
+            graph = make_fx(f, decomposition_table=table, tracing_mode="real")(t, y, *inputs, *shared)
     except CannotFuseError:
         raise
     except Exception as error:
         raise CannotFuseError(f"the field could not be traced: {error}") from error
-    return _Lowering(graph, y.dtype).run()
+    return _Lowering(graph, y.dtype, 2 + len(inputs)).run()
 
 
-class _Lowering:
-    def __init__(self, graph: fx.GraphModule, dtype: torch.dtype) -> None:
-        self.graph, self.program = graph, Program()
+class _Lowering(Functions):
+    def __init__(self, graph: fx.GraphModule, dtype: torch.dtype, own: int) -> None:
+        """`own` placeholders are of the samples."""
+        self.graph, self.program, self.own = graph, Program(), own
         self.traced = Traced(self.program, graph, dtype)
         self.values: dict[fx.Node, Any] = {}
         self.loaded: dict[fx.Node, Tensor] = {}
@@ -181,21 +187,25 @@ class _Lowering:
 
     def run(self) -> Traced:
         """Node by node."""
-        names = iter(("t", "y", *(f"u{i}" for i in range(len(self.graph.graph.nodes)))))
+        names = ["t", "y", *(f"u{i}" for i in range(self.own - 2))][::-1]
         live = self._live()
         for node in self.graph.graph.nodes:
             self.what = _name(node)
             if node.op != "placeholder" and node not in live:
                 continue
-            if node.op == "placeholder":
-                self.values[node] = self._input(next(names), node.meta["val"])
+            if node.op == "placeholder" and names:
+                self.values[node] = self._input(names.pop(), node.meta["val"])
+            elif node.op == "placeholder":
+                self.traced.shared.append(node)
+                self.values[node] = Shared(node, _shape(node))
             elif node.op == "get_attr":
                 self.values[node] = Shared(node, tuple(_attribute(self.graph, str(node.target)).shape))
             elif node.op == "output":
                 self._output(node.args[0])
             else:
                 self.values[node] = self._call(node)
-        self.program.leaves = [len(x) for x in self.traced.prologue()]
+        given = [node.meta["val"] for node in self.traced.shared]
+        self.program.leaves = [len(x) for x in self.traced.prologue(given)]
         return self.traced
 
     def _live(self) -> set[fx.Node]:
@@ -235,12 +245,11 @@ class _Lowering:
 
     # ---- operations -----------------------------------------------------------------------------------------------
     def _call(self, node: fx.Node) -> Any:
-        target: Any = node.target
-        packet = _packet(node)
+        target, packet = _target(node), _packet(node)
         if packet in CONSTANTS:
             return Uniform(CONSTANTS[packet], _shape(node))
-        if packet in FILLS and isinstance(node.args[FILLS[packet]], (int, float, bool)):
-            return Uniform(float(node.args[FILLS[packet]]), _shape(node))  # pyrefly: ignore[bad-argument-type]
+        if packet in FILLS and isinstance(fill := node.args[FILLS[packet]], (int, float, bool)):
+            return Uniform(float(fill), _shape(node))
         mapped: Any = fx.node.map_arg((node.args, node.kwargs), self.values.__getitem__)
         args, kwargs = mapped
         if target is operator.getitem:
@@ -283,9 +292,9 @@ class _Lowering:
 
         if _packet(node) in (aten.index_select, aten.gather, aten.index):
             moved = [self._code(args[0]), *torch.utils._pytree.tree_map(self._constant, list(args[1:]))]
-            return Lane(node.target(*moved))  # pyrefly: ignore[not-callable]
+            return Lane(_target(node)(*moved))
         args, kwargs = torch.utils._pytree.tree_map(code, (list(args), dict(kwargs)))
-        out = node.target(*args, **_plain(kwargs))  # pyrefly: ignore[not-callable]
+        out = _target(node)(*args, **_plain(kwargs))
         return Lane(out) if isinstance(out, Tensor) else [Lane(one) for one in out]
 
     def _constant(self, value: Any) -> Any:
@@ -341,8 +350,8 @@ class _Lowering:
         source, shape = node, self._shape_of(self.values[node])
         entries: Any = torch.arange(math.prod(shape)).view(shape)
         for move in reversed(moves):
-            args, kwargs = fx.node.map_arg((move.args, move.kwargs), {node: entries}.__getitem__)
-            entries = move.target(*args, **_plain(kwargs))  # pyrefly: ignore[not-callable]
+            mapped: Any = fx.node.map_arg((move.args, move.kwargs), {node: entries}.__getitem__)
+            entries = _target(move)(*mapped[0], **_plain(mapped[1]))
             node = move
         return source, entries
 
@@ -471,85 +480,6 @@ class _Lowering:
         final = [1 if d in dims else code.shape[d] for d in range(code.dim())] if keepdim else shape
         return Lane(places.codes(first + torch.arange(count), tuple(final)))
 
-    def _sum(self, x: Any, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Lane:
-        return self._reduce("sum", x, dim, keepdim)
-
-    def _mean(self, x: Any, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Lane:
-        out = self._reduce("sum", x, dim, keepdim)
-        return self.pointwise("mul", out, out.code.numel() / self._code(x).numel())
-
-    def _amax(self, x: Any, dim: Any = (), keepdim: bool = False) -> Lane:
-        return self._reduce("max", x, dim, keepdim)
-
-    def _amin(self, x: Any, dim: Any = (), keepdim: bool = False) -> Lane:
-        return self.pointwise("neg", self._reduce("max", self.pointwise("neg", x), dim, keepdim))
-
-    def _var(self, x: Any, dim: Any = None, correction: Any = 1, keepdim: bool = False) -> Lane:
-        centred = self.pointwise("sub", x, self._mean(x, dim, True))
-        out = self._sum(self.pointwise("mul", centred, centred), dim, keepdim)
-        count = x.code.numel() // out.code.numel()
-        return self.pointwise("mul", out, 1 / (count - correction))
-
-    def _softmax(self, x: Any, dim: int, half: bool = False) -> Lane:
-        e = self.pointwise("exp", self.pointwise("sub", x, self._amax(x, [dim], True)))
-        return self.pointwise("div", e, self._sum(e, [dim], True))
-
-    def _log_softmax(self, x: Any, dim: int, half: bool = False) -> Lane:
-        x = self.pointwise("sub", x, self._amax(x, [dim], True))
-        return self.pointwise("sub", x, self.pointwise("log", self._sum(self.pointwise("exp", x), [dim], True)))
-
-    # ---- functions made of others ---------------------------------------------------------------------------------
-    def _relu(self, x: Any) -> Lane:
-        return self.pointwise("maximum", x, 0.0)
-
-    def _leaky_relu(self, x: Any, slope: float = 0.01) -> Lane:
-        return self.pointwise("where", self.pointwise("gt", x, 0.0), x, self.pointwise("mul", x, slope))
-
-    def _hardtanh(self, x: Any, low: float = -1.0, high: float = 1.0) -> Lane:
-        return self._clamp(x, low, high)
-
-    def _clamp(self, x: Any, min: Any = None, max: Any = None) -> Lane:
-        x = x if min is None else self.pointwise("maximum", x, min)
-        return x if max is None else self.pointwise("minimum", x, max)
-
-    def _elu(self, x: Any, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Lane:
-        inner = x if input_scale == 1 else self.pointwise("mul", x, input_scale)
-        low = self.pointwise("mul", self.pointwise("expm1", self.pointwise("minimum", inner, 0.0)), alpha)
-        out = self.pointwise("where", self.pointwise("gt", x, 0.0), x, low)
-        return out if scale == 1 else self.pointwise("mul", out, scale)
-
-    def _gelu(self, x: Any, approximate: str = "none") -> Lane:
-        if approximate == "tanh":
-            cube = self.pointwise("mul", self.pointwise("mul", x, x), x)
-            inner = self.pointwise("add", x, self.pointwise("mul", cube, 0.044715))
-            bent = self.pointwise("tanh", self.pointwise("mul", inner, math.sqrt(2 / math.pi)))
-        else:
-            bent = self.pointwise("erf", self.pointwise("mul", x, math.sqrt(0.5)))
-        return self.pointwise("mul", self.pointwise("mul", x, 0.5), self.pointwise("add", bent, 1.0))
-
-    def _softplus(self, x: Any, beta: float = 1.0, threshold: float = 20.0) -> Lane:
-        x = x if beta == 1 else self.pointwise("mul", x, beta)
-        out = self.pointwise("softplus", x)
-        return out if beta == 1 else self.pointwise("mul", out, 1 / beta)
-
-    def _normalised(self, x: Any, dims: list[int], eps: float) -> tuple[Lane, Lane, Lane]:
-        mean = self._mean(x, dims, True)
-        centred = self.pointwise("sub", x, mean)
-        var = self._mean(self.pointwise("mul", centred, centred), dims, True)
-        rstd = self.pointwise("rsqrt", self.pointwise("add", var, eps))
-        return self.pointwise("mul", centred, rstd), mean, rstd
-
-    def _affine(self, x: Lane, weight: Any, bias: Any) -> Lane:
-        x = x if weight is None else self.pointwise("mul", x, weight)
-        return x if bias is None else self.pointwise("add", x, bias)
-
-    def _native_layer_norm(self, x: Any, shape: Any, weight: Any, bias: Any, eps: float) -> list[Lane]:
-        out, mean, rstd = self._normalised(x, list(range(-len(shape), 0)), eps)
-        return [self._affine(out, weight, bias), mean, rstd]
-
-    def _square(self, x: Any) -> Lane:
-        return self.pointwise("mul", x, x)
-
     def _to_copy(self, x: Any, **_: Any) -> Any:
         return x
 
@@ -563,6 +493,11 @@ def _shape(node: fx.Node) -> tuple[int, ...]:
     return tuple(value.shape) if isinstance(value, Tensor) else ()
 
 
+def _target(node: fx.Node) -> Any:
+    """What a node calls."""
+    return node.target
+
+
 def _packet(node: fx.Node) -> Any:
     """Which operation, whatever its overload."""
     return getattr(node.target, "overloadpacket", None)
@@ -574,6 +509,5 @@ def _plain(kwargs: Any) -> dict[str, Any]:
 
 
 def _name(node: fx.Node) -> str:
-    """The operation, and the line of the field it comes from where that is known."""
-    target: Any = node.target
-    return f"the operation {target}" if node.op == "call_function" else str(node.op)
+    """How messages call a node."""
+    return f"the operation {node.target}" if node.op == "call_function" else str(node.op)

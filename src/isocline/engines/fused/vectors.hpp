@@ -56,28 +56,30 @@ template <class T, class F> INLINE V<T> each(V<T> x, V<T> y, F f) {
   return out;
 }
 
-#if defined(ISO_MVEC) && defined(__AVX512F__)
+#if defined(ISO_MVEC) && (defined(__AVX512F__) || defined(__AVX2__))
+#if defined(__AVX512F__)
+#define FLOATS(args, name) _ZGVeN16##args##_##name##f
+#define DOUBLES(args, name) _ZGVeN8##args##_##name
+typedef __m512 Floats;
+typedef __m512d Doubles;
+#else
+#define FLOATS(args, name) _ZGVdN8##args##_##name##f
+#define DOUBLES(args, name) _ZGVdN4##args##_##name
+typedef __m256 Floats;
+typedef __m256d Doubles;
+#endif
 #define MVEC1(name)                                                                                                    \
-  extern "C" __m512 _ZGVeN16v_##name##f(__m512);                                                                       \
-  extern "C" __m512d _ZGVeN8v_##name(__m512d);                                                                         \
-  INLINE V<float> v_##name(V<float> x) { return (V<float>)_ZGVeN16v_##name##f((__m512)x); }                            \
-  INLINE V<double> v_##name(V<double> x) { return (V<double>)_ZGVeN8v_##name((__m512d)x); }
+  extern "C" Floats FLOATS(v, name)(Floats);                                                                           \
+  extern "C" Doubles DOUBLES(v, name)(Doubles);                                                                        \
+  INLINE V<float> v_##name(V<float> x) { return (V<float>)FLOATS(v, name)((Floats)x); }                                \
+  INLINE V<double> v_##name(V<double> x) { return (V<double>)DOUBLES(v, name)((Doubles)x); }
 #define MVEC2(name)                                                                                                    \
-  extern "C" __m512 _ZGVeN16vv_##name##f(__m512, __m512);                                                              \
-  extern "C" __m512d _ZGVeN8vv_##name(__m512d, __m512d);                                                               \
-  INLINE V<float> v_##name(V<float> x, V<float> y) { return (V<float>)_ZGVeN16vv_##name##f((__m512)x, (__m512)y); }    \
-  INLINE V<double> v_##name(V<double> x, V<double> y) { return (V<double>)_ZGVeN8vv_##name((__m512d)x, (__m512d)y); }
-#elif defined(ISO_MVEC) && defined(__AVX2__)
-#define MVEC1(name)                                                                                                    \
-  extern "C" __m256 _ZGVdN8v_##name##f(__m256);                                                                        \
-  extern "C" __m256d _ZGVdN4v_##name(__m256d);                                                                         \
-  INLINE V<float> v_##name(V<float> x) { return (V<float>)_ZGVdN8v_##name##f((__m256)x); }                             \
-  INLINE V<double> v_##name(V<double> x) { return (V<double>)_ZGVdN4v_##name((__m256d)x); }
-#define MVEC2(name)                                                                                                    \
-  extern "C" __m256 _ZGVdN8vv_##name##f(__m256, __m256);                                                               \
-  extern "C" __m256d _ZGVdN4vv_##name(__m256d, __m256d);                                                               \
-  INLINE V<float> v_##name(V<float> x, V<float> y) { return (V<float>)_ZGVdN8vv_##name##f((__m256)x, (__m256)y); }     \
-  INLINE V<double> v_##name(V<double> x, V<double> y) { return (V<double>)_ZGVdN4vv_##name((__m256d)x, (__m256d)y); }
+  extern "C" Floats FLOATS(vv, name)(Floats, Floats);                                                                  \
+  extern "C" Doubles DOUBLES(vv, name)(Doubles, Doubles);                                                              \
+  INLINE V<float> v_##name(V<float> x, V<float> y) { return (V<float>)FLOATS(vv, name)((Floats)x, (Floats)y); }        \
+  INLINE V<double> v_##name(V<double> x, V<double> y) {                                                                \
+    return (V<double>)DOUBLES(vv, name)((Doubles)x, (Doubles)y);                                                       \
+  }
 #else
 #define MVEC1(name)                                                                                                    \
   INLINE V<float> v_##name(V<float> x) {                                                                               \

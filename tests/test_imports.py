@@ -17,7 +17,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "isocline"
 LAYERS = [
     {"_types", "_version"},
     {"autocast", "field", "second_order", "problems", "quadrature", "split"},
-    {"control", "inputs"},
+    {"control", "inputs", "times"},
     {"solvers", "solution", "events"},
     {"engines"},
     {"gradients"},

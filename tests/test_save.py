@@ -85,6 +85,20 @@ def test_bad_input_is_named(save, says):
         ic.solve(field, Y0, [0.0, 2.0], save=save())
 
 
+@pytest.mark.parametrize(
+    ("ts", "says"),
+    [
+        ([1.0, 0.0, 2.0], r"ts: must be strictly monotone, but ts\[0\] = 1 is followed by ts\[1\] = 0"),
+        ([0.0, 1.0, 1.0, 2.0], "drop repeats"),
+        ([0.0, float("nan")], r"ts\[1\] = nan: expected a finite number"),
+        ([[0.0, 1.0]], r"ts: shape \(1, 2\), expected \(M,\)"),
+    ],
+)
+def test_the_times_of_the_solve_are_checked_as_without_it(ts, says):
+    with pytest.raises(ValueError, match=says):
+        ic.solve(field, Y0, ts, save=ic.Save(ts=[0.5]))
+
+
 def test_wrong_types_are_named(unchecked):
     with pytest.raises(TypeError, match="save: expected a Save, got list"):
         ic.solve(field, Y0, [0.0, 2.0], save=[0.5])

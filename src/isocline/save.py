@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from isocline.solution import Solution
+from isocline.times import as_times, check_row
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ def solve_and_save(run: Callable[[Any, bool], Solution], ts: Any, dense: bool, s
         if not isinstance(group, Save):
             raise TypeError(f"{_of(name)}: expected a Save, got {type(group).__name__}")
     own = _times(ts, "ts")
+    check_row(own.detach().double().tolist(), "ts", padded=False)
     wanted = {name: _times(group.ts, f"{_of(name)}: ts") for name, group in groups.items() if group.every is None}
     for name, times in wanted.items():
         _check_inside(times.detach(), own.detach(), _of(name))
@@ -101,14 +103,9 @@ def _of(name: Any) -> str:
 
 
 def _times(ts: Any, name: str) -> Tensor:
-    try:
-        times = ts if isinstance(ts, Tensor) else torch.as_tensor(ts, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"{name}: expected a tensor or a sequence of numbers, got {type(ts).__name__}") from error
-    if times.dim() != 1 or not len(times) or times.is_complex():
-        raise ValueError(
-            f"{name}: shape {tuple(times.shape)}, expected (M,) real times; with save, times are common to all"
-        )
+    times = as_times(ts, ragged=False, name=name)
+    if times.dim() != 1 or not len(times):
+        raise ValueError(f"{name}: shape {tuple(times.shape)}, expected (M,); with save, times are common to all")
     return times
 
 

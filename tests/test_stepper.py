@@ -125,6 +125,52 @@ def test_fixed_steps_stop_where_they_overflow():
     assert bool(stepper.y.isfinite().all()) and 0 < stepper.t < 20
 
 
+@pytest.mark.parametrize(
+    "how",
+    [{"rtol": 1e-7, "atol": 1e-9}, {"solver": "bdf", "rtol": 1e-7, "atol": 1e-9}, {"solver": "euler", "step": 0.01}],
+)
+def test_after_a_failure_it_fails_again_until_something_changes(how):
+    sign = [1.0]
+    stepper = ic.Stepper(lambda t, y: sign[0] * y * y, torch.ones(1, dtype=F64), 0.0, 3.0, **how)
+    for _ in range(2):
+        with pytest.raises(ic.SolveError):
+            list(stepper)
+    t = stepper.t
+    sign[0] = -1.0
+    stepper.jump(torch.ones(1, dtype=F64))
+    list(stepper)
+    assert stepper.done and stepper.y.item() == pytest.approx(1 / (1 + 3.0 - t), rel=1e-2)
+
+
+@pytest.mark.parametrize("solver", ["tsit5", "bdf", "rk4"])
+@pytest.mark.parametrize("when", [0, 3])
+def test_a_step_in_which_the_field_raised_can_be_tried_again(solver, when):
+    broken = [False]
+
+    def field(t, y):
+        if broken[0] and float(t) > stepper.t:
+            raise KeyError("no value there")
+        return -y
+
+    how = {"step": 0.01} if solver == "rk4" else {"rtol": 1e-7, "atol": 1e-9}
+    stepper = ic.Stepper(field, torch.ones(1, dtype=F64), 0.0, 1.0, solver=solver, **how)
+    for _ in range(when):
+        stepper.step()
+    broken[0] = True
+    for _ in range(2):
+        with pytest.raises(KeyError, match="no value"):
+            stepper.step()
+    broken[0] = False
+    list(stepper)
+    assert stepper.y.item() == pytest.approx(torch.tensor(-1.0, dtype=F64).exp().item(), rel=1e-4)
+
+
+def test_a_jump_before_the_first_step_costs_nothing():
+    plain, jumped = (ic.Stepper(lambda t, y: -y, 2 * torch.ones(1, dtype=F64), 0.0, 1.0) for _ in range(2))
+    jumped.jump(2 * torch.ones(1, dtype=F64))
+    assert [t for t, _ in plain] == [t for t, _ in jumped] and plain.stats == jumped.stats
+
+
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match="Stepper needs one of isocline's"):
         ic.Stepper(field, Y0, 0.0, 1.0, solver=ic.solvers.Scipy("RK45"))

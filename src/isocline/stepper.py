@@ -105,6 +105,13 @@ class Stepper:
         self._began = self._settings["field"].evaluations
         self._loop = Loop(Problem(ts=[self.t, self._t1], **self._settings), self._y, False, None, after=after)
         self._steps = self._loop.steps()
+        self._failed: SolveError | None = None
+
+    def _begin_again(self) -> None:
+        """A loop from here to the end, that goes on from the one so far."""
+        loop = self._loop
+        assert loop is not None
+        self._begin(None if loop.stats.accepted == 0 and loop.after is None else loop)
 
     # ---- where it is ----------------------------------------------------------------------------------------------
     @property
@@ -145,8 +152,10 @@ class Stepper:
         """Takes one accepted step; False where the end was reached before.
 
         Raises:
-            SolveError: where none can be taken; with its status, likely cause and the state.
+            SolveError: where none can be taken, and again until `jump` or `extend`; with status, likely cause and state.
         """
+        if self._failed is not None:
+            raise self._failed
         if self.done:
             return False
         loop = self._loop
@@ -158,6 +167,10 @@ class Stepper:
                 next(self._steps)
         except StopIteration as end:
             raise self._failure(end.value) from None
+        except BaseException:  # of the field: the step can be tried again
+            loop.jumped = True
+            self._begin_again()
+            raise
         if not bool(loop.y.isfinite().all()):
             raise self._failure(Status.NON_FINITE)
         self.t, self._y = loop.clock[0], loop.y
@@ -177,6 +190,8 @@ class Stepper:
         if y is not None:
             self._y = self.layout.flatten(y, "y").detach().contiguous()
         self._loop.y, self._loop.jumped = self._y, True
+        if self._failed is not None:
+            self._begin_again()
 
     def extend(self, t1: float) -> None:
         """Moves the end to `t1`, in the same direction; the next step is as long as it would have been.
@@ -187,9 +202,7 @@ class Stepper:
         if not (float(t1) - self.t) * self._sign > 0:
             raise ValueError(f"t1={t1}: expected a time {'after' if self._sign > 0 else 'before'} t={self.t:g}")
         self._t1 = float(t1)
-        assert self._loop is not None
-        fresh = self._loop.stats.accepted == 0 and self._loop.after is None
-        self._begin(None if fresh else self._loop)
+        self._begin_again()
 
     def at(self, t: Any) -> Any:
         """The state inside the step just taken, from its interpolant.
@@ -236,4 +249,6 @@ class Stepper:
         status, message = diagnose(loop.problem, status, loop.trajectory.failure or Failure(self.t, self._y), self._y0)
         ts = torch.tensor([self.t], dtype=torch.float64)
         partial = Solution(ts, self.layout.unflatten(self._y[None]), self.stats, status, message)
-        return SolveError(message, status, partial)
+        loop.jumped = True  # the stages are those of the step that failed
+        self._failed = SolveError(message, status, partial)
+        return self._failed

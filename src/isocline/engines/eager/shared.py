@@ -368,6 +368,7 @@ class Loop:
     def _start(self, low: float) -> None:
         start = self.problem.take_start() if self.workspace is not None else None
         self.stats.evaluations = 0 if start is None else 1
+        self.jumped = False
         if start is None:
             # A copy: a field that writes into its argument is refused before it can spoil the caller's y0.
             self._ask(low, self.y.clone())

@@ -6,7 +6,6 @@ once a solve, with a graph; what `f` is evaluated with is a look-up and Horner's
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -344,17 +343,31 @@ def drive(f: Callable[..., Any], inputs: Any, layout: Layout, args: tuple[Any, .
         kinks.row_step_ts = torch.cat(rows[False], 1)
     if rows[True]:
         kinks.row_jump_ts = torch.cat(rows[True], 1)
-    field = VectorField(functools.partial(_driven, f, spec, tuple(forms)), layout, (tuple(tables), *args))
+    field = VectorField(Driven(f, spec, tuple(forms)), layout, (tuple(tables), *args))
     if layout.batch is not None:
         field.batch_args = frozenset(j for i, own in enumerate(forms) if own for j in (2 * i, 2 * i + 1))
     return field, kinks
 
 
-def _driven(
-    f: Callable[..., Any], spec: pytree.TreeSpec, forms: tuple[bool, ...], t: Tensor, y: Any, tables: Any, *args: Any
-) -> Any:
-    us = [evaluate(knots, table, t, per_sample) for (knots, table), per_sample in zip(tables, forms, strict=True)]
-    return f(t, y, pytree.tree_unflatten(us, spec), *args)
+@dataclass(frozen=True, eq=False)
+class Driven:
+    """`field(t, y, u, *args)` as one of the tables of its signals instead of their values u.
+
+    Attributes:
+        spec: the structure of u.
+        forms: which signals have a row a sample.
+    """
+
+    field: Callable[..., Any]
+    spec: pytree.TreeSpec
+    forms: tuple[bool, ...]
+
+    def values(self, t: Tensor, tables: Any) -> list[Tensor]:
+        """u at t, signal by signal."""
+        return [evaluate(knots, table, t, own) for (knots, table), own in zip(tables, self.forms, strict=True)]
+
+    def __call__(self, t: Tensor, y: Any, tables: Any, *args: Any) -> Any:
+        return self.field(t, y, pytree.tree_unflatten(self.values(t, tables), self.spec), *args)
 
 
 # ---- what comes in ------------------------------------------------------------------------------------------------

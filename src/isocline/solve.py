@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from isocline.engines.eager.dense import dense_path
 from isocline.engines.eager.diagnosis import diagnose, diagnose_rows
 from isocline.events import Conditions, Event
 from isocline.field import Layout
-from isocline.gradients import Backprop, Checkpointed, Gradient
+from isocline.gradients import Backprop, Backsolve, Checkpointed, Gradient
 from isocline.gradients.times import attach_observations, attach_start, beside
 from isocline.inputs import drive
 from isocline.pieces import EventLog, solve_in_pieces
@@ -185,8 +186,8 @@ def solve(
             raise TypeError(f"doses: expected a Dose, got {type(doses).__name__}; write doses=Dose(ts, amounts)")
         doses.check(layout)
     if engine == "fused":
-        _check_fused(batching, way_back, {"inputs": inputs, "doses": doses, "events": conditions})
-        trajectory, log = _run(problem, way_back, times, flat, fused=True), None
+        _check_fused(batching, way_back, {"events": conditions})
+        trajectory, log = _run(problem, way_back, times, flat, doses, fused=True), None
     elif conditions is None:
         trajectory, log = _run(problem, way_back, times, flat, doses), None
     else:
@@ -210,10 +211,11 @@ def _check_fused(batching: str, way_back: Gradient, others: dict[str, Any]) -> N
         raise ValueError(
             "engine='fused': every sample steps on its own; pass batching='per_sample', with a batch dimension"
         )
-    if not isinstance(way_back, (Checkpointed, Backprop)):
+    if not isinstance(way_back, (Checkpointed, Backprop, Backsolve)):
         name = snake_case(type(way_back).__name__)
         raise ValueError(
-            f"engine='fused': its gradient is 'checkpointed', the exact one; take engine='eager' for {name!r}"
+            f"engine='fused': its gradients are 'checkpointed', the exact one, and 'backsolve'; take engine='eager' for "
+            f"{name!r}"
         )
     for name, value in others.items():
         if value is not None:
@@ -227,7 +229,7 @@ def _run(
     if fused:
         from isocline.gradients.fused import integrate, solve_fused  # with what traces fields, which takes a second
 
-        run = solve_fused if torch.is_grad_enabled() else integrate
+        run = partial(solve_fused, way_back=way_back) if torch.is_grad_enabled() else integrate
     if doses is not None:
         run = doses.around(run)
     if not torch.is_grad_enabled():

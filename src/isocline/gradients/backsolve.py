@@ -73,6 +73,14 @@ class Backsolve(WayBack, Gradient):
             raise ValueError(f"Backsolve: check={self.check!r}, expected 'raise', 'warn' or 'off'")
         super().__post_init__()
 
+    def back_controller(self, problem: Problem) -> Controller:
+        """That of the way back, for a state like the forward one."""
+        controller = self.controller or problem.controller
+        if not isinstance(controller, PID):
+            return controller
+        rtol, atol = self.tolerances(problem)
+        return replace(controller, rtol=rtol, atol=atol, first_step=None)
+
     def plan(self, problem: Problem, inputs: Inputs) -> _Plan:
         back = self.back_solver(problem)
         if not back.tableau.explicit:
@@ -161,12 +169,10 @@ class _Plan(Plan):
 
     def _controller(self, y: Tensor, parameters: int) -> Controller:
         """That of the way back, its tolerances laid out over [y, a, a_θ], its norm the seminorm."""
-        method, forward = self.method, self.problem.controller
-        controller = method.controller or forward
+        controller = self.method.back_controller(self.problem)
         if not isinstance(controller, PID):
             return controller
-        rtol, atol = method.tolerances(self.problem)
-        counted = 2 * y.numel() if method.seminorm else 2 * y.numel() + parameters
+        counted = 2 * y.numel() if self.method.seminorm else 2 * y.numel() + parameters
 
         def norm(x: Tensor) -> Tensor:
             return x[:counted].square().mean().sqrt()
@@ -176,20 +182,25 @@ class _Plan(Plan):
                 return value
             return torch.cat([value.expand(y.shape).reshape(-1)] * 2 + [value.min().expand(parameters)])
 
-        return replace(controller, rtol=over(rtol), atol=over(atol), norm=norm, first_step=None)
+        return replace(controller, rtol=over(controller.rtol), atol=over(controller.atol), norm=norm)
 
     def _compare(self, interval: Interval, arrived: Tensor, stored: Tensor, scale: float) -> None:
         """The y that arrives at the earlier observation against the stored one."""
         if self.method.check == "off" or not arrived.numel():
             return
         miss = float((arrived - stored).square().mean().sqrt()) / max(scale, torch.finfo(stored.dtype).tiny)
-        if miss <= WARN_ABOVE:
-            return
-        text = (
-            f"Backsolve: y integrated backwards from t = {interval.t1:.6g} misses the stored y at t = {interval.t0:.6g} by "
-            f"{miss:.2g} of the trajectory's scale; the gradient is not to be trusted. The system contracts or is stiff, or "
-            f"the tolerances are too loose: use gradient='checkpointed', more observation times, or tighter rtol and atol"
-        )
-        if self.method.check == "raise" and not miss <= RAISE_ABOVE:
-            raise GradientError(text)
-        warnings.warn(text, stacklevel=2)
+        refuse_or_warn(self.method.check, miss, interval.t0, interval.t1)
+
+
+def refuse_or_warn(check: str, miss: float, t0: float, t1: float) -> None:
+    """What `Backsolve.check` says of a y that misses the stored one by `miss` of the trajectory's scale."""
+    if miss <= WARN_ABOVE:
+        return
+    text = (
+        f"Backsolve: y integrated backwards from t = {t1:.6g} misses the stored y at t = {t0:.6g} by {miss:.2g} of the "
+        f"trajectory's scale; the gradient is not to be trusted. The system contracts or is stiff, or the tolerances are "
+        f"too loose: use gradient='checkpointed', more observation times, or tighter rtol and atol"
+    )
+    if check == "raise" and not miss <= RAISE_ABOVE:
+        raise GradientError(text)
+    warnings.warn(text, stacklevel=3)

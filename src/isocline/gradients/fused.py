@@ -1,4 +1,5 @@
-"""The exact gradient by the fused engine: recorded steps taken again, stages pulled back, all in one native call."""
+"""Gradients by the fused engine, all in one native call: recorded steps taken again and pulled back, or the continuous
+adjoint."""
 
 from __future__ import annotations
 
@@ -7,34 +8,41 @@ from typing import Any
 import torch
 
 from isocline._types import Tensor
+from isocline.control import Controller, FixedStep
 from isocline.engines.eager import Problem, Trajectory
-from isocline.engines.fused.solve import Run, integrate, run_of
-from isocline.gradients.base import GradientError
+from isocline.engines.fused.lanes import CannotFuseError
+from isocline.engines.fused.solve import Adjoint, Run, integrate, run_of, solver_refusal
+from isocline.gradients.backsolve import Backsolve, refuse_or_warn
+from isocline.gradients.base import Gradient, GradientError
+from isocline.solution import Status
+from isocline.solvers import RungeKutta
 
 
-def solve_fused(problem: Problem, y0: Tensor) -> Trajectory:
-    """Integrates with the gradient of `Checkpointed`, by y0, parameters and arguments.
+def solve_fused(problem: Problem, y0: Tensor, way_back: Gradient) -> Trajectory:
+    """Integrates, differentiable by y0, parameters, arguments and inputs.
 
     Raises:
         CannotFuseError: naming what is in the way.
     """
+    back = _Back(problem, way_back) if isinstance(way_back, Backsolve) else None
     run, others = run_of(problem, y0)
     if not any(x.requires_grad for x in (y0, *others)):
         return run.trajectory(run.solve())
-    return run.trajectory(_Solved.apply(run, y0, *others))
+    return run.trajectory(_Solved.apply(run, back, y0, *others))
 
 
 __all__ = ["integrate", "solve_fused"]
 
 
 class _Solved(torch.autograd.Function):
-    """(y0, further inputs, leaves) -> ys."""
+    """(y0, tables of signals, further inputs, leaves) -> ys."""
 
     @staticmethod
-    def forward(ctx: Any, run: Run, *tensors: Tensor) -> Tensor:
-        ctx.run = run
-        ctx.save_for_backward(*tensors)  # to notice changes in place between the two ways
-        return run.solve(want_tape=True)
+    def forward(ctx: Any, run: Run, back: Any, *tensors: Tensor) -> Tensor:
+        ctx.run, ctx.back, ctx.stats = run, back, None
+        ys = run.solve(want_tape=back is None)
+        ctx.save_for_backward(*tensors, ys)  # the first to notice changes in place between the two ways
+        return ys
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
@@ -42,6 +50,49 @@ class _Solved(torch.autograd.Function):
             raise GradientError(
                 "second derivatives of a solve by the fused engine are not available: take engine='eager' for them"
             )
-        _ = ctx.saved_tensors
-        grad_y0, further, leaves = ctx.run.pull_back(cotangents[0])
-        return None, grad_y0, *further, *leaves
+        *_, ys = ctx.saved_tensors
+        if ctx.back is None:
+            return None, None, *ctx.run.pull_back(cotangents[0])
+        return None, None, *ctx.back.adjoint(ctx.run, ys, cotangents[0])
+
+
+class _Back:
+    """A `Backsolve`, with the solver and the controller of its way back."""
+
+    def __init__(self, problem: Problem, method: Backsolve) -> None:
+        self.method, self.problem = method, problem
+        self.solver: RungeKutta = method.back_solver(problem)
+        self.controller: Controller = method.back_controller(problem)
+        why = solver_refusal(self.solver)
+        if why is None and not method.seminorm:
+            why = "the parameters' adjoints are to be in the error norm (seminorm=False)"
+        if why is None and isinstance(self.controller, FixedStep) and self.controller != problem.controller:
+            why = "it has fixed steps that are not those of the way forward"
+        if why is not None:
+            raise CannotFuseError(f"the fused engine cannot take this way back: {why}")
+
+    def adjoint(self, run: Run, ys: Tensor, grads: Tensor) -> list[Tensor]:
+        """The cotangents, or what is wrong with them."""
+        found = run.adjoint(ys, grads, self.solver, self.controller)
+        run.stats.evaluations_backward += int(found.evaluations.max())
+        bad = (found.status != int(Status.SUCCESS)).nonzero()
+        if len(bad):
+            i = int(bad[0])
+            raise GradientError(
+                f"Backsolve: integrating sample {i} backwards failed at t = {float(found.t[i]):.6g}: "
+                f"{Status(int(found.status[i])).message}. The system cannot be run backwards there; use "
+                f"gradient='checkpointed'"
+            )
+        self._compare(found, ys)
+        return found.cotangents
+
+    def _compare(self, found: Adjoint, ys: Tensor) -> None:
+        """What y misses the stored ones by, observation by observation, the last first."""
+        squares = found.missed.sum(1) / max(1, ys.shape[1] * ys.shape[2])
+        if self.method.check == "off" or not bool(squares.any()):
+            return
+        scale = max(float(ys.nan_to_num(0.0).abs().max()), torch.finfo(ys.dtype).tiny)
+        ts = self.problem.ts
+        for i in range(len(squares) - 2, -1, -1):
+            moment = [float(ts[:, k].nanmean()) if ts.shape[0] else 0.0 for k in (i, i + 1)]
+            refuse_or_warn(self.method.check, float(squares[i].sqrt()) / scale, *moment)

@@ -8,19 +8,18 @@ h Σ (b̂_i − b_i) f_i is one row of a step more. Newton's iteration sees g al
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from itertools import product
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.autograd import forward_ad
 
 from isocline._types import Tensor
 from isocline.field import VectorField
-from isocline.inputs import _driven
+from isocline.inputs import Driven
 from isocline.solvers.implicit import ImplicitRungeKutta, attached, blocks
 from isocline.solvers.interpolants import hermite
 from isocline.solvers.memory import StepRows
@@ -221,13 +220,13 @@ class AdditiveWorkspace(Workspace):
 
 def parts(field: VectorField) -> tuple[Part, VectorField]:
     """f and g of a split field on flat buffers, which count as it does; of another one f = 0."""
-    inner = field.f.args[0] if isinstance(field.f, functools.partial) and field.f.func is _driven else field.f
+    inner = field.f.field if isinstance(field.f, Driven) else field.f
     if not isinstance(inner, Split):
         return lambda t, y: torch.zeros_like(y), field
 
     def part(f: Callable[..., Any]) -> VectorField:
         if inner is not field.f:  # it gets the inputs too
-            f = functools.partial(_driven, f, *field.f.args[1:])  # pyrefly: ignore[missing-attribute]
+            f = replace(cast(Driven, field.f), field=f)
         other = VectorField(f, field.layout, field.args)
         other.differentiates, other.batch_args, other._counter = field.differentiates, field.batch_args, field._counter
         return other

@@ -7,15 +7,15 @@ it as one.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from isocline._types import Tensor
 from isocline.field import VectorField
-from isocline.inputs import _driven
+from isocline.inputs import Driven
 
 # Up to this many unknowns a sample the inverse is formed: one product an iteration in place of two triangular solves.
 SMALL = 16
@@ -117,8 +117,8 @@ class Jacobians:
         assert self.given is not None
         field, layout = self.field, self.field.layout
         call = self.given
-        if isinstance(field.f, functools.partial) and field.f.func is _driven:  # it gets the inputs too
-            call = functools.partial(_driven, self.given, *field.f.args[1:])
+        if isinstance(field.f, Driven):  # it gets the inputs too
+            call = replace(field.f, field=self.given)
         lead = y.shape[:-1] if layout.plain else ()
         found = call(time, field.shaped(y) if layout.plain else layout.unflatten(y), *field.args)
         rows, size = self.grid

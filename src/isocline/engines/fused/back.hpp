@@ -1,200 +1,211 @@
 // The exact gradient of a recorded solve: every accepted step again, the last one first, its stages pulled back by the
 // derivative's program.
 #pragma once
-#include "solver.hpp"
+#include "forward.hpp"
 
 template <class T> struct Back {
   Call<T> call;
-  Field derivative;    // inputs t, y, u, g; outputs the cotangents of t, y, u
+  Field derivative;    // without what the field itself computes; inputs t, y, u, g; outputs the cotangents of t, y, u
   const T *grads;      // (width, samples, size): cotangents of the observations
   T *grad_y0, *grad_u; // (samples, size), (samples, further)
   T *const *grad_leaves;
 };
 
+// The field and its derivative at the stages of a step: what either fills is kept until the next.
+template <class T, int NV> struct Stages {
+  static constexpr int W = NV * LENGTH<T>;
+  const Back<T> &back;
+  Flow<T, NV> flow;
+  Machine<T, NV> derivative;
+  Memory low;
+  const int n;
+  const int64_t size; // of a stage's memory
+  Stages(const Back<T> &b, const Program<T> &field, const Program<T> &slope, int count)
+      : back(b), flow(b.call, field), derivative(slope, field.code.rows, true), low(flow.bytes() * count), n(flow.n),
+        size(int64_t(field.code.rows) * NV) {}
+  V<T> *memory(int i) { return (V<T> *)low.data + i * size; }
+  void further(int count, int l, int64_t sample) {
+    for (int i = 0; i < count; i++) flow.further(memory(i), l, sample);
+  }
+  // Cotangent g of the slope at stage i, which has been evaluated.
+  void pull(int i, const V<T> *g) {
+    derivative.low = memory(i);
+    const int32_t *in = back.derivative.in + 1 + n + back.call.driven + back.call.further;
+    for (int d = 0; d < n; d++)
+      for (int v = 0; v < NV; v++) derivative.row(in[d])[v] = g[d * NV + v];
+    derivative.run();
+  }
+  V<T> *of_y(int d) { return derivative.row(back.derivative.out[1 + d]); }
+  V<T> *of_signal(int64_t u) { return derivative.row(back.derivative.out[1 + n + u]); }
+  V<T> *of_further(int64_t u) { return derivative.row(back.derivative.out[1 + n + back.call.driven + u]); }
+};
+
 template <class T, int NV>
-static void pull_back_chunk(const Back<T> &back, const Record<T> &record, int64_t from, int64_t to,
-                            std::vector<std::vector<T>> &sums) {
-  using Tiled = Tile<T, NV>;
-  constexpr int W = Tiled::W;
+static void pull_back_chunk(const Back<T> &back, const Program<T> &field, const Program<T> &slope,
+                            const Record<T> &record, int64_t from, int64_t to, Sums<T> &sums) {
   const Call<T> &c = back.call;
-  Tiled tile(c, c.field, c.leaves), slope(c, back.derivative, c.leaves);
-  Sums<T> collected(c.leaf_sizes, c.n_leaves);
-  slope.machine.sums = &collected;
-  const int n = tile.n, s = tile.s;
+  Stepper<T, NV> st(c.method, c.control, int(c.size), c.rtol, c.atol);
+  constexpr int W = Stepper<T, NV>::W;
+  const int n = st.n, s = st.s, all = st.all_stages;
   const Times &time = c.times;
+  Stages<T, NV> stages(back, field, slope, all);
   const size_t row = size_t(n) * NV;
-  Memory memory(sizeof(T) * W * n * (2 * s + 3));
-  V<T> *x = (V<T> *)memory.data, *kb = x + s * row, *lambda = kb + s * row, *yb = lambda + row, *g = yb + row;
-  int64_t sample[W], at[W], next = from;
-  double t[W], t1[W];
-  bool alive[W] = {};
-  V<T> hv[NV], tv[NV], w[16 * NV], theta[NV];
-  T *times = (T *)tv;
+  Memory memory(sizeof(V<T>) * (row * (all + 3) + NV * c.further));
+  V<T> *kb = (V<T> *)memory.data, *lambda = kb + all * row, *yb = lambda + row, *g = yb + row, *gu = g + row;
+  int64_t sample[W], at[W], next = from, reach[W], o[W];
+  st.jumping = time.jumps != nullptr;
   int running = 0;
   auto finish = [&](int64_t i, int l, int64_t seen) {
     for (int d = 0; d < n; d++) {
-      T sum = l < 0 ? T(0) : tile.lane(lambda, d, l);
-      for (int64_t o = 0; o < seen; o++) sum += back.grads[(o * time.samples + i) * n + d];
+      T sum = l < 0 ? T(0) : st.lane(lambda, d, l);
+      for (int64_t k = 0; k < seen; k++) sum += back.grads[(k * time.samples + i) * n + d];
       back.grad_y0[i * n + d] = sum;
     }
+    for (int64_t u = 0; u < c.further && l >= 0; u++) back.grad_u[i * c.further + u] = st.lane(gu, u, l);
   };
   auto seat = [&](int l) {
     while (next < to) {
       int64_t i = next++;
-      at[l] = record.last[i - from];
+      at[l] = record.last[i - from], reach[l] = record.seen[i - from];
       if (at[l] < 0) {
-        const double *keys = time.keys + i * time.width;
-        int64_t seen = 0;
-        while (seen < time.width && keys[seen] <= keys[0]) seen++;
-        finish(i, -1, seen);
+        finish(i, -1, reach[l]);
         continue;
       }
-      sample[l] = i, alive[l] = true, running++;
-      for (int d = 0; d < n; d++) tile.lane(lambda, d, l) = 0;
-      tile.further(c.field, l, i), slope.further(back.derivative, l, i);
+      sample[l] = i, st.alive[l] = true, running++;
+      st.t1[l] = record.end[i - from], st.sign[l] = time.sign[i];
+      for (int d = 0; d < n; d++) st.lane(lambda, d, l) = 0;
+      for (int64_t u = 0; u < c.further; u++) st.lane(gu, u, l) = 0;
+      stages.further(all, l, i);
       return;
     }
-    alive[l] = false;
+    st.alive[l] = false, at[l] = -1;
   };
   for (int l = 0; l < W; l++) seat(l);
+  int used_by_step = 0; // stages that the step depends on
+  for (int i = 0; i < s; i++)
+    if (st.b[i] != 0) used_by_step = i + 1;
+  V<T> w[32 * NV], theta[NV];
   while (running) {
     int some = 0;
-    while (!alive[some]) some++;
-    for (int l = 0; l < W; l++) {
-      int from_lane = alive[l] ? l : some; // a lane without a sample does what another does, with a cotangent of zero
-      const Step &step = record.steps[at[from_lane]];
-      const T *state = record.states.data() + at[from_lane] * n;
-      t[l] = step.t, t1[l] = step.t1;
-      for (int d = 0; d < n; d++) tile.lane(tile.y, d, l) = state[d];
-      ((T *)hv)[l] = T((t1[l] - t[l]) * time.sign[sample[from_lane]]);
-      if (!alive[l]) {
-        sample[l] = sample[some];
-        tile.further(c.field, l, sample[l]), slope.further(back.derivative, l, sample[l]);
-        for (int d = 0; d < n; d++) tile.lane(lambda, d, l) = 0;
-      }
-    }
-    auto stage_times = [&](int i) {
-      for (int l = 0; l < W; l++) {
-        double ti = c.method.c[i] == 1 ? t1[l] : t[l] + c.method.c[i] * (t1[l] - t[l]);
-        times[l] = T(ti * time.sign[sample[l]]);
-      }
-    };
-    int used = 0; // stages that anything depends on
-    for (int i = 0; i < s; i++)
-      if (tile.b[i] != 0) used = i + 1;
+    while (!st.alive[some]) some++;
+    int pending = 0;
     bool inside = false;
     for (int l = 0; l < W; l++) {
-      const Step &step = record.steps[at[alive[l] ? l : some]];
-      for (int64_t o = step.seen; alive[l] && o < step.reach; o++)
-        inside |= time.keys[sample[l] * time.width + o] != step.t1;
+      const int there = st.alive[l] ? l : some; // a lane without a sample does what another does, with a cotangent of 0
+      const Step &step = record.steps[at[there]];
+      const T *state = record.states + at[there] * n;
+      for (int d = 0; d < n; d++) st.lane(st.y, d, l) = state[d];
+      if (!st.alive[l]) {
+        if (sample[l] != sample[some]) stages.further(all, l, sample[l] = sample[some]);
+        st.t1[l] = st.t1[some], st.sign[l] = st.sign[some];
+        for (int d = 0; d < n; d++) st.lane(lambda, d, l) = 0;
+      }
+      st.t[l] = step.t, st.leaves_jump[l] = step.leaves, st.meets_jump[l] = step.meets;
+      st.stop[l] = st.t1[l], st.h[l] = INFINITY;
+      o[l] = st.alive[l] ? step.seen : reach[l];
+      if (o[l] >= reach[l]) continue;
+      pending++;
+      inside |= time.key(sample[l])[o[l]] != st.t1[l];
     }
-    if (inside) used = s;
+    st.aim();
+    const int used = inside ? all : used_by_step;
     for (int i = 0; i < used; i++) {
-      V<T> *xi = x + i * row;
-      if (i == 0) std::memcpy((void *)xi, tile.y, row * sizeof(V<T>));
-      else tile.combined(tile.a + i * s, i, hv, xi);
-      stage_times(i);
-      if (i + 1 < used) tile.f(c.field, times, xi, tile.k(i)); // the last slope itself is not needed
+      V<T> *x = st.y;
+      if (i) st.combined(st.a.data() + i * all, i, x = st.stage);
+      st.stage_times(i);
+      stages.flow.evaluate(stages.memory(i), st.times, x, st.k(i));
     }
-    std::memset((void *)kb, 0, s * row * sizeof(V<T>));
+    std::memset((void *)kb, 0, all * row * sizeof(V<T>));
     std::memset((void *)yb, 0, row * sizeof(V<T>));
     // Observations of this step.
-    int64_t o[W], reach[W];
-    int pending = 0;
-    for (int l = 0; l < W; l++) {
-      o[l] = reach[l] = 0;
-      if (!alive[l]) continue;
-      const Step &step = record.steps[at[l]];
-      o[l] = step.seen, reach[l] = step.reach;
-      pending += o[l] < reach[l];
-    }
     while (pending) {
-      pending = 0;
       bool any = false;
       for (int l = 0; l < W; l++) {
         ((T *)theta)[l] = 0;
         bool interpolated = false;
         if (o[l] < reach[l]) {
-          double key = time.keys[sample[l] * time.width + o[l]];
+          double key = time.key(sample[l])[o[l]];
           const T *from_row = back.grads + (o[l] * time.samples + sample[l]) * n;
-          interpolated = key != t1[l];
-          if (interpolated) ((T *)theta)[l] = T((key - t[l]) / (t1[l] - t[l]));
-          for (int d = 0; d < n; d++) {
-            if (!interpolated) tile.lane(lambda, d, l) += from_row[d];
-            tile.lane(g, d, l) = interpolated ? from_row[d] : T(0);
-          }
-          pending += ++o[l] < reach[l];
+          interpolated = key != st.t1[l];
+          if (interpolated) ((T *)theta)[l] = T((key - st.t[l]) / (st.t1[l] - st.t[l]));
+          for (int d = 0; d < n; d++)
+            (interpolated ? st.lane(g, d, l) = from_row[d] : st.lane(lambda, d, l) += from_row[d]);
+          pending -= ++o[l] == reach[l];
         }
         if (!interpolated)
-          for (int d = 0; d < n; d++) tile.lane(g, d, l) = 0;
+          for (int d = 0; d < n; d++) st.lane(g, d, l) = 0;
         any |= interpolated;
       }
       if (!any) continue;
-      tile.weights(theta, w);
-      for (int d = 0; d < n; d++)
-        for (int v = 0; v < NV; v++) {
-          V<T> gd = g[d * NV + v];
-          yb[d * NV + v] += gd;
-          for (int i = 0; i < s; i++) kb[i * row + d * NV + v] += hv[v] * w[i * NV + v] * gd;
-        }
+      st.weights(theta, w);
+      for (int i = 0; i < all; i++)
+        for (int d = 0; d < n; d++)
+          for (int v = 0; v < NV; v++) kb[i * row + d * NV + v] += st.hv[v] * w[i * NV + v] * g[d * NV + v];
+      for (size_t d = 0; d < row; d++) yb[d] += g[d];
     }
-    for (int d = 0; d < n; d++)
-      for (int v = 0; v < NV; v++) {
-        V<T> l = lambda[d * NV + v];
-        yb[d * NV + v] += l;
-        for (int i = 0; i < s; i++)
-          if (tile.b[i] != 0) kb[i * row + d * NV + v] += hv[v] * tile.b[i] * l;
-      }
+    for (size_t d = 0; d < row; d++) yb[d] += lambda[d];
+    for (int i = 0; i < s; i++)
+      for (int d = 0; d < n && st.b[i] != 0; d++)
+        for (int v = 0; v < NV; v++) kb[i * row + d * NV + v] += st.hv[v] * st.b[i] * lambda[d * NV + v];
     for (int i = used - 1; i >= 0; i--) {
-      V<T> *rows = slope.machine.rows;
-      const int32_t *in = back.derivative.in, *out = back.derivative.out;
-      stage_times(i);
-      std::memcpy((void *)(rows + int64_t(in[0]) * NV), times, W * sizeof(T));
-      for (int d = 0; d < n; d++)
-        for (int v = 0; v < NV; v++) {
-          rows[int64_t(in[1 + d]) * NV + v] = x[i * row + d * NV + v];
-          rows[int64_t(in[1 + n + c.further + d]) * NV + v] = kb[i * row + d * NV + v];
+      stages.pull(i, kb + i * row);
+      stages.derivative.collect(sums, nullptr);
+      for (int d = 0; d < n; d++) {
+        const V<T> *gx = stages.of_y(d);
+        for (int v = 0; v < NV; v++) yb[d * NV + v] += gx[v];
+      }
+      for (int j = 0; j < i; j++) {
+        const T a = st.a[i * all + j];
+        for (int d = 0; d < n && a != 0; d++) {
+          const V<T> *gx = stages.of_y(d);
+          for (int v = 0; v < NV; v++) kb[j * row + d * NV + v] += a * st.hv[v] * gx[v];
         }
-      slope.machine.run();
-      for (int d = 0; d < n; d++)
-        for (int v = 0; v < NV; v++) {
-          V<T> gx = rows[int64_t(out[1 + d]) * NV + v], hg = hv[v] * gx;
-          yb[d * NV + v] += gx;
-          for (int j = 0; j < i; j++) {
-            T a = tile.a[i * s + j];
-            if (a != 0) kb[j * row + d * NV + v] += a * hg;
-          }
-        }
+      }
       for (int64_t u = 0; u < c.further; u++)
-        for (int l = 0; l < W; l++)
-          if (alive[l]) back.grad_u[sample[l] * c.further + u] += slope.lane(rows, out[1 + n + u], l);
+        for (int v = 0; v < NV; v++) gu[u * NV + v] += stages.of_further(u)[v];
+      if (!c.n_signals) continue;
+      st.stage_times(i);
+      for (int l = 0; l < W; l++)
+        if (st.alive[l])
+          stages.flow.driven_back([&](int64_t u) { return (const T *)stages.of_signal(u); }, st.times, nullptr, l);
     }
-    std::memcpy((void *)lambda, yb, row * sizeof(V<T>));
+    std::swap(lambda, yb);
     for (int l = 0; l < W; l++) {
-      if (!alive[l]) continue;
-      int64_t seen = record.steps[at[l]].seen;
-      at[l] = record.steps[at[l]].before;
+      if (!st.alive[l]) continue;
+      const Step &step = record.steps[at[l]];
+      st.t1[l] = step.t, reach[l] = step.seen, at[l] = step.before;
       if (at[l] >= 0) continue;
-      finish(sample[l], l, seen);
-      running--, alive[l] = false;
+      finish(sample[l], l, step.seen);
+      running--, st.alive[l] = false;
       seat(l);
     }
   }
-  for (int i = 0; i < c.n_leaves; i++) collected.add_to(i, sums[i].data());
 }
 
-template <class T, int NV> static void pull_back(const Back<T> *back, const Tape<T> *tape, int threads) {
-  int64_t count = int64_t(tape->first.size()) - 1;
-  std::vector<std::vector<std::vector<T>>> sums(count);
-  for (auto &chunk : sums) {
-    chunk.resize(back->call.n_leaves);
-    for (int i = 0; i < back->call.n_leaves; i++) chunk[i].assign(back->call.leaf_sizes[i], 0);
+// Adds up what every chunk found, in their order, whoever was first.
+template <class T> struct Shares {
+  std::vector<std::unique_ptr<Sums<T>>> of;
+  Shares(int64_t count, const Code &code, const int64_t *sizes, int leaves) {
+    for (int64_t i = 0; i < count; i++) of.push_back(std::make_unique<Sums<T>>(code, sizes, leaves));
   }
-  auto *all = &sums;
-  in_parallel(threads, count, [=](int64_t i) {
-    pull_back_chunk<T, NV>(*back, tape->chunks[i], tape->first[i], tape->first[i + 1], (*all)[i]);
-  });
-  for (auto &chunk : sums) // in their order, whoever was first
-    for (int i = 0; i < back->call.n_leaves; i++)
-      for (int64_t j = 0; j < back->call.leaf_sizes[i]; j++) back->grad_leaves[i][j] += chunk[i][j];
+  void add_to(T *const *into, const int64_t *sizes) {
+    for (auto &share : of) share->add_to(into, sizes);
+  }
+};
+
+template <class T, int NV> static int pull_back(const Back<T> *back, const Tape<T> *tape, int threads) {
+  try {
+    const Call<T> &c = back->call;
+    Program<T> field(c.field.code, c.leaves, c.n_leaves), slope(back->derivative.code, c.leaves, c.n_leaves);
+    int64_t count = int64_t(tape->first.size()) - 1;
+    Shares<T> shares(count, slope.code, c.leaf_sizes, c.n_leaves);
+    // Signals common to all samples are added to by all chunks: one after the other, then.
+    if (c.n_signals) threads = 1;
+    if (!in_parallel(threads, count, [&](int64_t i) {
+          pull_back_chunk<T, NV>(*back, field, slope, tape->chunks[i], tape->first[i], tape->first[i + 1], *shares.of[i]);
+        }))
+      return 1;
+    shares.add_to(back->grad_leaves, c.leaf_sizes);
+    return 0;
+  } catch (const std::bad_alloc &) { return 1; }
 }

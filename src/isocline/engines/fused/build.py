@@ -16,7 +16,16 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 logger = logging.getLogger("isocline")
-SOURCES = ("machine.cpp", "back.hpp", "solver.hpp", "interpreter.hpp", "vectors.hpp")
+SOURCES = (
+    "machine.cpp",
+    "adjoint.hpp",
+    "back.hpp",
+    "forward.hpp",
+    "stepper.hpp",
+    "interpreter.hpp",
+    "products.hpp",
+    "vectors.hpp",
+)
 FLAGS = (
     "-std=c++17",
     "-O2",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from isocline.engines.fused.program import Instruction, Operand, Program
+from isocline.engines.fused.program import COLLECTS, Instruction, Operand, Program
 
 COTANGENT = "g"
 Make = Callable[..., Operand]  # an operation on operands and numbers, of as many rows as the instruction has
@@ -89,8 +89,9 @@ class _Derivative:
             self.give([row for row, _ in later], [part for _, part in later])
 
     def rows(self, rows: list[int]) -> Operand:
-        """An operand that reads these rows."""
-        if rows == list(range(rows[0], rows[0] + len(rows))):
+        """An operand that reads these rows; never some of the field's own and some of the derivative's in one run."""
+        apart = rows[0] < self.before.rows <= rows[-1]
+        if rows == list(range(rows[0], rows[0] + len(rows))) and not apart:
             return Operand("rows", rows[0])
         return Operand("rows", self.made.add("copy", len(rows), rows=tuple(rows)))
 
@@ -228,23 +229,9 @@ def _needed(program: Program) -> list[Instruction]:
     wanted = {row for _, rows in program.outputs for row in rows}
     kept = []
     for one in reversed(program.code):
-        collects = one.op in ("gather", "total", "outer")
+        collects = one.op in COLLECTS
         if not collects and wanted.isdisjoint(range(one.out, one.out + one.count)):
             continue
         kept.append(one)
-        wanted.update(one.rows)
-        for i, operand in enumerate(one.operands):
-            if operand.kind in ("rows", "splat"):
-                wanted.update(range(operand.at, operand.at + _reach(one, i)))
+        wanted.update(one.reads())
     return kept[::-1]
-
-
-def _reach(one: Instruction, which: int) -> int:
-    """How many rows an operand spans."""
-    if one.operands[which].kind == "splat":
-        return 1
-    if one.op in ("sum", "max"):
-        return one.count * one.width
-    if (one.op in ("linear", "linear^T") and which == 0) or (one.op == "outer" and which == 1):
-        return one.width
-    return one.count

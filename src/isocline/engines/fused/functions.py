@@ -57,6 +57,21 @@ class Functions:
         x = self.pointwise("sub", x, self._amax(x, [dim], True))
         return self.pointwise("sub", x, self.pointwise("log", self._sum(self.pointwise("exp", x), [dim], True)))
 
+    def _pow(self, x: Any, exponent: Any) -> Lane:
+        if exponent in (0.5, -0.5):
+            return self.pointwise("sqrt" if exponent > 0 else "rsqrt", x)
+        if not isinstance(exponent, (int, float)) or exponent != int(exponent) or not 1 <= abs(exponent) <= 8:
+            return self.pointwise("pow", x, exponent)
+        # By products of squares, x³ = x² x: a few units in the last place, a tenth of the time.
+        bits, power, out = abs(int(exponent)), x, None
+        while bits:
+            if bits & 1:
+                out = power if out is None else self.pointwise("mul", power, out)
+            bits >>= 1
+            power = self.pointwise("mul", power, power) if bits else power
+        assert out is not None
+        return out if exponent > 0 else self.pointwise("reciprocal", out)
+
     def _relu(self, x: Any) -> Lane:
         return self.pointwise("maximum", x, 0.0)
 

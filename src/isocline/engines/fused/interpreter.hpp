@@ -1,12 +1,7 @@
 // Tile programs (program.py) on tiles of W samples, W lanes side by side in every row: an interpreter whose every
 // instruction is a loop over rows and lanes.
 #pragma once
-#include "vectors.hpp"
-
-#include <algorithm>
-#include <cstdlib>
-#include <memory>
-#include <vector>
+#include "products.hpp"
 
 // In the order of native.py's list.
 enum Op : int32_t {
@@ -28,7 +23,8 @@ enum Op : int32_t {
   OP_max,
   OP_gather,
   OP_total,
-  OP_outer
+  OP_outer,
+  OP_tanh_back // g (1 − z²)
 #undef NAME
 };
 enum Kind : int32_t { ROWS, SPLAT, LEAF, ENTRY, NUMBER };
@@ -89,107 +85,91 @@ RULE(eq, number<T>(x == y))
 RULE(ne, number<T>(x != y))
 RULE(and_, number<T>((x != 0) & (y != 0)))
 RULE(or_, number<T>((x != 0) | (y != 0)))
+RULE(tanh_back, x *(1 - y * y))
 #undef RULE
 
-// Where an operand's numbers are: rows (stride NV vectors, or 0), or single numbers (stride 1 or 0).
-template <class T> struct Source {
-  const V<T> *rows;
-  const T *numbers;
-  int stride;
-  T number;
+// Instructions as the machine runs them; those that collect come last.
+struct Code {
+  const Instruction *code;
+  int32_t length, collects, rows;
+  const int32_t *picked; // rows of the copies
 };
-
-// Rows of a matrix product that are summed at once: with two vectors each they must fit the registers, 32 or 16 of them.
-constexpr int BLOCK = ISO_BYTES == 64 ? 8 : 6;
 
 template <class T> struct Program {
-  const Instruction *code;
-  int length, rows;
-  const int32_t *picked; // rows of the copies
+  Code code;
   std::vector<const T *> leaves;
   std::vector<std::vector<T>> packed; // matrices in blocks of BLOCK rows, one for each product
-};
 
-// A matrix (m, k), entry (i, j) at w[i * s + j * d], in blocks: for every block of rows, column by column.
-template <class T> static void pack(const T *w, int m, int k, int64_t s, int64_t d, std::vector<T> &out) {
-  out.resize(size_t(m) * k);
-  size_t at = 0;
-  for (int i = 0; i < m; i += BLOCK)
-    for (int j = 0; j < k; j++)
-      for (int b = i; b < std::min(i + BLOCK, m); b++) out[at++] = w[b * s + j * d];
-}
-
-template <class T, int NV, int B>
-static inline void product_block(const T *w, Source<T> bias, int first, const V<T> *x, int k, V<T> *out) {
-  V<T> sum[B][NV];
-  for (int b = 0; b < B; b++)
-    for (int v = 0; v < NV; v++) {
-      if (bias.rows) sum[b][v] = bias.rows[(first + b) * bias.stride + v];
-      else if (bias.numbers) sum[b][v] = all<T>(bias.numbers[(first + b) * bias.stride]);
-      else sum[b][v] = V<T>{};
-    }
-#pragma GCC unroll 1
-  for (int j = 0; j < k; j++) {
-    V<T> column[NV];
-#pragma GCC unroll 4
-    for (int v = 0; v < NV; v++) column[v] = x[j * NV + v];
-#pragma GCC unroll 8
-    for (int b = 0; b < B; b++) {
-      V<T> weight = all<T>(w[j * B + b]);
-#pragma GCC unroll 4
-      for (int v = 0; v < NV; v++) sum[b][v] += weight * column[v];
+  Program(const Code &given, const T *const *leaf, int count) : code(given), leaves(leaf, leaf + count) {
+    for (int i = 0; i < code.length; i++) {
+      const Instruction &c = code.code[i];
+      if (c.op != OP_linear && c.op != OP_linear_T) continue;
+      if (size_t(c.packed) >= packed.size()) packed.resize(c.packed + 1);
+      if (!packed[c.packed].empty()) continue;
+      // linear: W (count, width); its transpose: W is (width, count).
+      if (c.op == OP_linear) pack<T>(leaves[c.leaf], c.count, c.width, c.width, 1, packed[c.packed]);
+      else pack<T>(leaves[c.leaf], c.count, c.width, 1, c.count, packed[c.packed]);
     }
   }
-  for (int b = 0; b < B; b++)
-    for (int v = 0; v < NV; v++) out[(first + b) * NV + v] = sum[b][v];
-}
-
-template <class T, int NV>
-static __attribute__((noinline)) void product(const T *w, Source<T> bias, const V<T> *x, int m, int k, V<T> *out) {
-  int i = 0;
-  for (; i + BLOCK <= m; i += BLOCK, w += size_t(BLOCK) * k) product_block<T, NV, BLOCK>(w, bias, i, x, k, out);
-  switch (m - i) {
-  case 1: product_block<T, NV, 1>(w, bias, i, x, k, out); break;
-  case 2: product_block<T, NV, 2>(w, bias, i, x, k, out); break;
-  case 3: product_block<T, NV, 3>(w, bias, i, x, k, out); break;
-  case 4: product_block<T, NV, 4>(w, bias, i, x, k, out); break;
-  case 5: product_block<T, NV, 5>(w, bias, i, x, k, out); break;
-  case 6: product_block<T, NV, 6>(w, bias, i, x, k, out); break;
-  case 7: product_block<T, NV, 7>(w, bias, i, x, k, out); break;
-  }
-}
-
-struct Memory {
-  void *data;
-  explicit Memory(size_t bytes) : data(std::aligned_alloc(64, (bytes + 63) / 64 * 64)) { std::memset(data, 0, bytes); }
-  ~Memory() { std::free(data); }
-  Memory(const Memory &) = delete;
 };
 
-// What is collected for the leaves, lane by lane, until all samples are through.
+// What is collected for the leaves until all samples are through: lane by lane, and of large matrices over lanes.
 template <class T> struct Sums {
-  std::vector<std::unique_ptr<Memory>> memory;
-  std::vector<int64_t> sizes;
-  Sums(const int64_t *count, int leaves) : sizes(count, count + leaves) {
-    for (int64_t size : sizes) memory.push_back(std::make_unique<Memory>(std::max<int64_t>(1, size) * sizeof(V<T>)));
+  const Code &code;
+  std::vector<std::unique_ptr<Memory>> lanes, matrices;
+  Sums(const Code &given, const int64_t *sizes, int leaves) : code(given), lanes(leaves) {
+    for (int i = code.length; i < code.length + code.collects; i++) {
+      const Instruction &c = code.code[i];
+      if (c.op == OP_outer && contracts<T>(c.count, c.width)) {
+        if (size_t(c.packed) >= matrices.size()) matrices.resize(c.packed + 1);
+        if (!matrices[c.packed])
+          matrices[c.packed] = std::make_unique<Memory>(sizeof(T) * c.count * padded<T>(c.width));
+      } else if (!lanes[c.leaf]) lanes[c.leaf] = std::make_unique<Memory>(sizes[c.leaf] * sizeof(V<T>));
+    }
   }
-  V<T> *at(int leaf) { return (V<T> *)memory[leaf]->data; }
-  void add_to(int leaf, T *out) {
-    for (int64_t j = 0; j < sizes[leaf]; j++)
-      for (int i = 0; i < LENGTH<T>; i++) out[j] += at(leaf)[j][i];
+  V<T> *at(int leaf) { return (V<T> *)lanes[leaf]->data; }
+  T *matrix(int slot) { return (T *)matrices[slot]->data; }
+  // into: the leaves' gradients
+  void add_to(T *const *into, const int64_t *sizes) {
+    for (size_t leaf = 0; leaf < lanes.size(); leaf++)
+      for (int64_t j = 0; lanes[leaf] && into[leaf] && j < sizes[leaf]; j++)
+        for (int i = 0; i < LENGTH<T>; i++) into[leaf][j] += at(int(leaf))[j][i];
+    std::vector<bool> done(matrices.size());
+    for (int at = code.length; at < code.length + code.collects; at++) {
+      const Instruction &c = code.code[at];
+      if (c.op != OP_outer || !contracts<T>(c.count, c.width) || done[c.packed] || !into[c.leaf]) continue;
+      done[c.packed] = true;
+      for (int i = 0; i < c.count; i++)
+        for (int j = 0; j < c.width; j++)
+          into[c.leaf][int64_t(i) * c.width + j] += matrix(c.packed)[int64_t(i) * padded<T>(c.width) + j];
+    }
   }
 };
 
+// Runs a program on a tile. Of a derivative's the first `split` rows are those its field filled, elsewhere.
 template <class T, int NV> struct Machine {
+  static constexpr int W = NV * LENGTH<T>;
   const Program<T> &program;
-  V<T> *rows;
-  Sums<T> *sums;
-  int lanes; // of the tile that hold a sample
+  const int split;
+  Memory memory;
+  V<T> *low, *high;
+  std::unique_ptr<Memory> scratch; // of the collecting instructions: three times so many rows
+  int reach = 0;
+
+  Machine(const Program<T> &p, int from, bool collects)
+      : program(p), split(from), memory(size_t(p.code.rows - from) * W * sizeof(T)), low(nullptr),
+        high((V<T> *)memory.data) {
+    int most = 0;
+    for (int i = p.code.length; i < p.code.length + p.code.collects; i++)
+      most = std::max({most, p.code.code[i].count, padded<T>(p.code.code[i].width)});
+    if (collects) scratch = std::make_unique<Memory>(3 * sizeof(T) * W * (reach = most));
+  }
+  V<T> *row(int64_t r) const { return r < split ? low + r * NV : high + (r - split) * NV; }
 
   Source<T> source(const Operand &o) const {
     switch (o.kind) {
-    case ROWS: return {rows + int64_t(o.at) * NV, nullptr, NV, 0};
-    case SPLAT: return {rows + int64_t(o.at) * NV, nullptr, 0, 0};
+    case ROWS: return {row(o.at), nullptr, NV, 0};
+    case SPLAT: return {row(o.at), nullptr, 0, 0};
     case LEAF: return {nullptr, program.leaves[o.leaf] + o.at, 1, 0};
     case ENTRY: return {nullptr, program.leaves[o.leaf] + o.at, 0, 0};
     default: return {nullptr, nullptr, 0, T(o.value)};
@@ -217,16 +197,22 @@ template <class T, int NV> struct Machine {
         V<T> y = read(b, i, 0);
         for (int v = 0; v < NV; v++) out[i * NV + v] = F::template at<T>(a.rows[i * a.stride + v], y);
       }
+    } else if (b.rows && !a.rows) {
+      for (int i = 0; i < c.count; i++) {
+        V<T> x = read(a, i, 0);
+        for (int v = 0; v < NV; v++) out[i * NV + v] = F::template at<T>(x, b.rows[i * b.stride + v]);
+      }
     } else {
       for (int i = 0; i < c.count; i++)
         for (int v = 0; v < NV; v++) out[i * NV + v] = F::template at<T>(read(a, i, v), read(b, i, v));
     }
   }
 
+  // All but what collects.
   void run() {
-    for (int at = 0; at < program.length; at++) {
-      const Instruction &c = program.code[at];
-      V<T> *out = rows + int64_t(c.out) * NV;
+    for (int at = 0; at < program.code.length; at++) {
+      const Instruction &c = program.code.code[at];
+      V<T> *out = row(c.out);
       switch (c.op) {
 #define CASE(op)                                                                                                       \
   case OP_##op: unary<f_##op>(c, out); break;
@@ -236,6 +222,7 @@ template <class T, int NV> struct Machine {
   case OP_##op: binary<f_##op>(c, out); break;
         BINARY_OPS(CASE)
 #undef CASE
+      case OP_tanh_back: binary<f_tanh_back>(c, out); break;
       case OP_where: {
         Source<T> s = source(c.operand[0]), a = source(c.operand[1]), b = source(c.operand[2]);
         for (int i = 0; i < c.count; i++)
@@ -250,13 +237,15 @@ template <class T, int NV> struct Machine {
         break;
       }
       case OP_copy:
-        for (int i = 0; i < c.count; i++)
-          for (int v = 0; v < NV; v++) out[i * NV + v] = rows[int64_t(program.picked[c.first_row + i]) * NV + v];
+        for (int i = 0; i < c.count; i++) {
+          const V<T> *from = row(program.code.picked[c.first_row + i]);
+          for (int v = 0; v < NV; v++) out[i * NV + v] = from[v];
+        }
         break;
       case OP_linear:
       case OP_linear_T:
         product<T, NV>(program.packed[c.packed].data(), c.operands > 1 ? source(c.operand[1]) : Source<T>{},
-                       rows + int64_t(c.operand[0].at) * NV, c.count, c.width, out);
+                       row(c.operand[0].at), c.count, c.width, out);
         break;
       case OP_sum:
       case OP_max: {
@@ -272,90 +261,65 @@ template <class T, int NV> struct Machine {
           }
         break;
       }
-      case OP_gather:
-      case OP_total: {
-        Source<T> g = source(c.operand[0]);
-        V<T> *into = sums->at(c.leaf) + c.out;
-        for (int i = 0; i < c.count; i++)
-          for (int v = 0; v < NV; v++) into[c.op == OP_gather ? i : 0] += present(read(g, i, v), v);
-        break;
-      }
-      case OP_outer: {
-        const V<T> *g = rows + int64_t(c.operand[0].at) * NV, *x = rows + int64_t(c.operand[1].at) * NV;
-        V<T> *into = sums->at(c.leaf);
-        if (lanes == NV * LENGTH<T>) {
-          int i = 0;
-          for (; i + 4 <= c.count; i += 4) outer<4>(g + i * NV, x, c.width, into + int64_t(i) * c.width);
-          for (; i < c.count; i++) outer<1>(g + i * NV, x, c.width, into + int64_t(i) * c.width);
-        } else {
-          for (int i = 0; i < c.count; i++)
-            for (int j = 0; j < c.width; j++)
-              for (int v = 0; v < NV; v++) into[i * c.width + j] += present(g[i * NV + v] * x[j * NV + v], v);
-        }
-        break;
-      }
       }
     }
   }
-  // B rows of g times all of x.
-  template <int B> INLINE_MEMBER void outer(const V<T> *g, const V<T> *x, int k, V<T> *into) {
-    for (int j = 0; j < k; j++)
-#pragma GCC unroll 4
-      for (int b = 0; b < B; b++) {
-        V<T> sum = into[b * k + j];
-#pragma GCC unroll 4
-        for (int v = 0; v < NV; v++) sum += g[b * NV + v] * x[j * NV + v];
-        into[b * k + j] = sum;
+
+  // What collects, of rows as they are; with weights (NV) times these, and nothing of lanes whose weight is 0.
+  void collect(Sums<T> &sums, const V<T> *weights) {
+    for (int at = program.code.length; at < program.code.length + program.code.collects; at++) {
+      const Instruction &c = program.code.code[at];
+      const V<T> *g = weighted(source(c.operand[0]), c.count, weights, true);
+      if (c.op == OP_outer) {
+        const V<T> *x = weighted(source(c.operand[1]), c.width, weights, false);
+        if (contracts<T>(c.count, c.width)) {
+          T *turned = (T *)((V<T> *)scratch->data + 2 * int64_t(NV) * reach);
+          lanes_first<T, NV>(x, c.width, turned);
+          contract<T, NV>(g, c.count, turned, c.width, sums.matrix(c.packed));
+        } else outer<T, NV>(g, c.count, x, c.width, sums.at(c.leaf));
+        continue;
       }
+      V<T> *into = sums.at(c.leaf) + c.out;
+      for (int i = 0; i < c.count; i++)
+        for (int v = 0; v < NV; v++) into[c.op == OP_gather ? i : 0] += g[i * NV + v];
+    }
   }
-  // What lanes without a sample hold may be anything: here 0.
-  inline V<T> present(V<T> x, int v) const {
-    int here = lanes - v * LENGTH<T>;
-    if (here < LENGTH<T>)
-      for (int i = std::max(0, here); i < LENGTH<T>; i++) x[i] = 0;
-    return x;
+  // Rows as they are, or a copy in which lanes of weight 0 are 0 and the others are `times` their weight.
+  const V<T> *weighted(const Source<T> &s, int count, const V<T> *weights, bool times) {
+    if (!weights && s.rows && s.stride) return s.rows;
+    V<T> *out = (V<T> *)scratch->data + (times ? 0 : int64_t(NV) * reach);
+    for (int i = 0; i < count; i++)
+      for (int v = 0; v < NV; v++) {
+        V<T> x = read(s, i, v);
+        out[i * NV + v] = weights ? pick<T>(weights[v] != 0, times ? weights[v] * x : x, V<T>{}) : x;
+      }
+    return out;
   }
 };
 
-template <class T>
-static Program<T> prepared(const Instruction *code, int length, int rows, const int32_t *picked, const T *const *leaves,
-                           int count) {
-  Program<T> p{code, length, rows, picked, std::vector<const T *>(leaves, leaves + count), {}};
-  for (int i = 0; i < length; i++) {
-    const Instruction &c = code[i];
-    if (c.op != OP_linear && c.op != OP_linear_T) continue;
-    if (size_t(c.packed) >= p.packed.size()) p.packed.resize(c.packed + 1);
-    if (!p.packed[c.packed].empty()) continue;
-    // linear: W (count, width); its transpose: W is (width, count).
-    if (c.op == OP_linear) pack<T>(p.leaves[c.leaf], c.count, c.width, c.width, 1, p.packed[c.packed]);
-    else pack<T>(p.leaves[c.leaf], c.count, c.width, 1, c.count, p.packed[c.packed]);
-  }
-  return p;
-}
-
 // One evaluation of a program for many samples: inputs (samples, n_in) and outputs (samples, n_out), row by row.
 template <class T, int NV>
-static void evaluate(const Instruction *code, int length, int rows, const int32_t *picked, const T *const *leaves,
-                     int n_leaves, const int64_t *sizes, const int32_t *in, int n_in, const T *inputs,
-                     const int32_t *out, int n_out, T *outputs, T **collected, int64_t samples) {
+static void evaluate(const Code &code, const T *const *leaves, int n_leaves, const int64_t *sizes, const int32_t *in,
+                     int n_in, const T *inputs, const int32_t *out, int n_out, T *outputs, T **collected,
+                     int64_t samples) {
   constexpr int W = NV * LENGTH<T>;
-  Program<T> program = prepared<T>(code, length, rows, picked, leaves, n_leaves);
-  Memory memory(size_t(rows) * W * sizeof(T));
-  V<T> *space = (V<T> *)memory.data;
-  Sums<T> sums(sizes, n_leaves);
-  Machine<T, NV> machine{program, space, &sums, W};
+  Program<T> program(code, leaves, n_leaves);
+  Sums<T> sums(code, sizes, n_leaves);
+  Machine<T, NV> machine(program, 0, code.collects > 0);
+  V<T> weights[NV];
   for (int64_t first = 0; first < samples; first += W) {
-    int lanes = machine.lanes = int(std::min<int64_t>(W, samples - first));
+    int lanes = int(std::min<int64_t>(W, samples - first));
+    for (int l = 0; l < W; l++) ((T *)weights)[l] = l < lanes; // lanes too many do what the first does
     for (int r = 0; r < n_in; r++) {
-      T *row = (T *)(space + int64_t(in[r]) * NV);
-      for (int l = 0; l < W; l++) row[l] = l < lanes ? inputs[(first + l) * n_in + r] : T(0);
+      T *row = (T *)machine.row(in[r]);
+      for (int l = 0; l < W; l++) row[l] = inputs[(first + (l < lanes ? l : 0)) * n_in + r];
     }
     machine.run();
+    machine.collect(sums, lanes < W ? weights : nullptr);
     for (int r = 0; r < n_out; r++) {
-      const T *row = (const T *)(space + int64_t(out[r]) * NV);
+      const T *row = (const T *)machine.row(out[r]);
       for (int l = 0; l < lanes; l++) outputs[(first + l) * n_out + r] = row[l];
     }
   }
-  for (int i = 0; i < n_leaves; i++)
-    if (collected[i]) sums.add_to(i, collected[i]);
+  sums.add_to(collected, sizes);
 }

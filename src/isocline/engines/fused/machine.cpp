@@ -1,34 +1,41 @@
 // The tile machine's border: plain C, so that it needs neither Python's headers nor PyTorch's. Nothing in it depends on
 // the field: it is compiled once for a computer (build.py).
-#include "back.hpp"
+#include "adjoint.hpp"
+
+// Widths of a tile, in vectors.
+#define WIDTHS(X) X(1) X(2) X(8)
+
+#define BORDER(T)                                                                                                      \
+  void isocline_evaluate_##T(const Code *code, const T *const *leaves, int n_leaves, const int64_t *sizes,             \
+                             const int32_t *in, int n_in, const T *inputs, const int32_t *out, int n_out, T *outputs,  \
+                             T **collected, int64_t samples) {                                                         \
+    evaluate<T, 2>(*code, leaves, n_leaves, sizes, in, n_in, inputs, out, n_out, outputs, collected, samples);         \
+  }                                                                                                                    \
+  int isocline_solve_##T(int width, const Call<T> *call, Tape<T> **tape, int threads) {                                \
+    switch (width) { WIDTHS(SOLVE) }                                                                                   \
+    return -1;                                                                                                         \
+  }                                                                                                                    \
+  void isocline_free_##T(Tape<T> *tape) { delete tape; }                                                               \
+  int isocline_pull_back_##T(int width, const Back<T> *back, const Tape<T> *tape, int threads) {                       \
+    switch (width) { WIDTHS(PULL_BACK) }                                                                               \
+    return -1;                                                                                                         \
+  }                                                                                                                    \
+  int isocline_adjoint_##T(int width, const Adjoint<T> *job, int threads) {                                            \
+    switch (width) { WIDTHS(ADJOINT) }                                                                                 \
+    return -1;                                                                                                         \
+  }
+#define SOLVE(n)                                                                                                       \
+  case n: return solve<Real, n>(call, tape, threads);
+#define PULL_BACK(n)                                                                                                   \
+  case n: return pull_back<Real, n>(back, tape, threads);
+#define ADJOINT(n)                                                                                                     \
+  case n: return adjoint<Real, n>(job, threads);
 
 extern "C" {
-void isocline_evaluate_float(const Instruction *code, int length, int rows, const int32_t *picked,
-                             const float *const *leaves, int n_leaves, const int64_t *sizes, const int32_t *in,
-                             int n_in, const float *inputs, const int32_t *out, int n_out, float *outputs,
-                             float **collected, int64_t samples) {
-  evaluate<float, 2>(code, length, rows, picked, leaves, n_leaves, sizes, in, n_in, inputs, out, n_out, outputs,
-                     collected, samples);
-}
-void isocline_evaluate_double(const Instruction *code, int length, int rows, const int32_t *picked,
-                              const double *const *leaves, int n_leaves, const int64_t *sizes, const int32_t *in,
-                              int n_in, const double *inputs, const int32_t *out, int n_out, double *outputs,
-                              double **collected, int64_t samples) {
-  evaluate<double, 2>(code, length, rows, picked, leaves, n_leaves, sizes, in, n_in, inputs, out, n_out, outputs,
-                      collected, samples);
-}
-void *isocline_solve_float(const Call<float> *call, int want_tape, int threads) {
-  return solve<float, 2>(call, want_tape, threads);
-}
-void *isocline_solve_double(const Call<double> *call, int want_tape, int threads) {
-  return solve<double, 2>(call, want_tape, threads);
-}
-void isocline_free_float(void *tape) { delete (Tape<float> *)tape; }
-void isocline_free_double(void *tape) { delete (Tape<double> *)tape; }
-void isocline_pull_back_float(const Back<float> *back, const void *tape, int threads) {
-  pull_back<float, 2>(back, (const Tape<float> *)tape, threads);
-}
-void isocline_pull_back_double(const Back<double> *back, const void *tape, int threads) {
-  pull_back<double, 2>(back, (const Tape<double> *)tape, threads);
-}
+#define Real float
+BORDER(float)
+#undef Real
+#define Real double
+BORDER(double)
+#undef Real
 }

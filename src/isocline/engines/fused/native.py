@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,10 +11,25 @@ import torch
 from torch import Tensor
 
 from isocline.engines.fused.build import library
-from isocline.engines.fused.program import BINARY, UNARY, Program
+from isocline.engines.fused.program import BINARY, COLLECTS, UNARY, Instruction, Operand, Program
 
 # In the order of interpreter.hpp's list.
-OPS = [*UNARY, *BINARY, "where", "fill", "load", "copy", "linear", "linear^T", "sum", "max", "gather", "total", "outer"]
+OPS = [
+    *UNARY,
+    *BINARY,
+    "where",
+    "fill",
+    "load",
+    "copy",
+    "linear",
+    "linear^T",
+    "sum",
+    "max",
+    "gather",
+    "total",
+    "outer",
+    "tanh'",
+]
 KINDS = ["rows", "splat", "leaf", "entry", "number"]
 
 
@@ -31,24 +47,72 @@ class _Instruction(ctypes.Structure):
     ]
 
 
-class Encoded:
-    """A program as the machine reads it."""
+class Code(ctypes.Structure):
+    """Instructions, as the machine's `Code`."""
 
-    def __init__(self, program: Program) -> None:
-        self.program, picked, matrices = program, [], {}
-        self.code = (_Instruction * max(1, len(program.code)))()
-        for one, to in zip(program.code, self.code, strict=False):
+    _fields_ = [
+        ("code", ctypes.c_void_p),
+        ("length", ctypes.c_int32),
+        ("collects", ctypes.c_int32),
+        ("rows", ctypes.c_int32),
+        ("picked", ctypes.c_void_p),
+    ]
+
+
+class Encoded:
+    """A program as the machine reads it: what collects comes last.
+
+    Args:
+        program: one.
+        field: of a derivative: the field's program, whose rows are filled already; only the rest of the code is taken.
+    """
+
+    def __init__(self, program: Program, field: Program | None = None) -> None:
+        self.program, picked = program, []
+        code = program.code if field is None else [x for x in program.code if x.op in COLLECTS or x.out >= field.rows]
+        plain = _bent([one for one in code if one.op not in COLLECTS], code, program)
+        collects = [one for one in code if one.op in COLLECTS]
+        slots: dict[Any, int] = {}
+        self.code = (_Instruction * max(1, len(plain) + len(collects)))()
+        for one, to in zip([*plain, *collects], self.code, strict=False):
             to.op, to.out, to.count, to.leaf, to.width = OPS.index(one.op), one.out, one.count, one.leaf, one.width
             to.first_row, to.operands = len(picked), len(one.operands)
             picked += one.rows
-            if one.op in ("linear", "linear^T"):
-                to.packed = matrices.setdefault((one.op, one.leaf, one.count, one.width), len(matrices))
+            if one.op in ("linear", "linear^T", "outer"):
+                key = (one.op == "outer", one.op, one.leaf, one.count, one.width)
+                to.packed = slots.setdefault(key, sum(other[0] == key[0] for other in slots))
             for operand, place in zip(one.operands, to.operand, strict=False):
                 place.kind, place.at, place.leaf = KINDS.index(operand.kind), operand.at, max(0, operand.leaf)
                 place.value = operand.value
-        self.picked = (ctypes.c_int32 * max(1, len(picked)))(*picked)
+        self.picked = _ints(picked)
+        pointers = ctypes.addressof(self.code), ctypes.addressof(self.picked)
+        self.whole = Code(pointers[0], len(plain), len(collects), program.rows, pointers[1])
         self.inputs = _ints([row for _, first, count in program.inputs for row in range(first, first + count)])
         self.outputs = _ints([row for _, rows in program.outputs for row in rows])
+
+
+def _bent(code: list[Instruction], readers: list[Instruction], program: Program) -> list[Instruction]:
+    """With g (1 − z²), the derivative of tanh, as one instruction where nobody else reads its parts."""
+    counts: Counter[int] = Counter(row for _, rows in program.outputs for row in rows)
+    for one in readers:
+        counts.update(one.reads())
+    made = {one.out: one for one in code}
+    gone: set[int] = set()
+    out = []
+    for one in code:
+        if one.op == "mul" and all(x.kind == "rows" for x in one.operands):
+            left = made.get(one.operands[1].at)
+            if left is not None and left.op == "sub" and left.operands[0] == Operand("number", value=1.0):
+                square = made.get(left.operands[1].at)
+                same = square is not None and square.op == "mul" and square.operands[0] == square.operands[1]
+                if same and square is not None and {left.count, square.count} == {one.count}:
+                    alone = all(counts[x.out + i] == 1 for x in (left, square) for i in range(one.count))
+                    if alone and square.operands[0].kind == "rows":
+                        gone |= {left.out, square.out}
+                        operands = (one.operands[0], square.operands[0])
+                        one = Instruction("tanh'", one.out, one.count, operands)
+        out.append(one)
+    return [one for one in out if one.out not in gone]
 
 
 def _ints(values: Sequence[int]) -> Any:
@@ -76,7 +140,7 @@ def evaluate(
     collected = [torch.zeros_like(leaf) for leaf in flat]
     sizes = (ctypes.c_int64 * max(1, len(flat)))(*(x.numel() for x in flat))
     getattr(library(), f"isocline_evaluate_{suffix}")(
-        encoded.code, len(program.code), program.rows, encoded.picked, addresses(flat), len(flat), sizes,
+        ctypes.byref(encoded.whole), addresses(flat), len(flat), sizes,
         encoded.inputs, given.shape[1], ctypes.c_void_p(given.data_ptr()),
         encoded.outputs, sum(widths), ctypes.c_void_p(found.data_ptr()), addresses(collected), ctypes.c_int64(samples),
     )  # fmt: skip

@@ -16,6 +16,7 @@ from isocline.engines.fused.native import evaluate
 from isocline.engines.fused.program import execute
 from isocline.engines.fused.trace import Traced, trace
 from isocline.field import VectorField
+from isocline.inputs import Driven
 
 
 @dataclass
@@ -24,13 +25,15 @@ class Prepared:
 
     Attributes:
         traced: its program.
-        further: what it is handed for each sample, (B, …) each.
+        further: what it is handed for each sample, (B, …) each, beside
+        signals: (knots, coefficients) of its inputs, as `Signal.table` makes them, whose values come before these.
         leaves: the program's leaves as they are now, with their graphs.
     """
 
     traced: Traced
     further: list[Tensor]
     leaves: list[Tensor]
+    signals: list[tuple[Tensor, Tensor]]
 
 
 @dataclass
@@ -53,22 +56,50 @@ def prepare(field: VectorField, t: Tensor, y: Tensor) -> Prepared:
     Raises:
         CannotFuseError: naming what cannot be.
     """
+    anchor, signals = field.f, []
+    if isinstance(field.f, Driven):
+        anchor, (field, signals) = field.f.field, _undriven(field, t)
     leaves = pytree.tree_leaves(field.args)
     batched = {i for i, x in enumerate(leaves) if isinstance(x, Tensor) and x.dim() and x.shape[0] == len(y)}
     refused: list[CannotFuseError] = []
     for own in dict.fromkeys((tuple(sorted(batched | field.batch_args)), tuple(sorted(field.batch_args)))):
         try:
-            return _Reading(field, t, y, own).prepared()
+            found = _Reading(field, t, y, own, anchor).prepared()
         except CannotFuseError as error:
             refused.append(error)
+        else:
+            return Prepared(found.traced, found.further[len(signals) :], found.leaves, signals)
     raise refused[0]
+
+
+def _undriven(field: VectorField, t: Tensor) -> tuple[VectorField, list[tuple[Tensor, Tensor]]]:
+    """A driven field as one of the values of its signals, which are its first arguments; and their tables."""
+    driven: Any = field.f
+    tables, *args = field.args
+    if any(knots.requires_grad for knots, _ in tables):
+        raise CannotFuseError("the fused engine cannot take inputs whose knots are to be learned")
+    if any(table.is_complex() for _, table in tables):
+        raise CannotFuseError("the fused engine cannot take complex inputs")
+    values = driven.values(t.to(field.time_dtype).view(-1, *field.time_tail), tables)
+    count = len(t)
+    values = [u.detach().expand(count, *u.shape[1:]) for u in values]
+    own = len(values)
+    plain = VectorField(
+        lambda t, y, *us: driven.field(t, y, pytree.tree_unflatten(list(us[:own]), driven.spec), *us[own:]),
+        field.layout,
+        (*values, *args),
+    )
+    shift = own - len(pytree.tree_leaves(tables))
+    plain.batch_args = frozenset(range(own)) | {i + shift for i in field.batch_args if i + shift >= own}
+    dtype = field.layout.dtype
+    return plain, [(knots.detach(), table.to(dtype)) for knots, table in tables]
 
 
 class _Reading:
     """A field on three samples, where the arguments `own` have a row for each sample and the other tensors none."""
 
-    def __init__(self, field: VectorField, t: Tensor, y: Tensor, own: tuple[int, ...]) -> None:
-        self.field, self.y, self.own = field, y, own
+    def __init__(self, field: VectorField, t: Tensor, y: Tensor, own: tuple[int, ...], anchor: Any) -> None:
+        self.field, self.y, self.own, self.anchor = field, y, own, anchor
         self.args, self.spec = pytree.tree_flatten(field.args)
         self.common = tuple(i for i, x in enumerate(self.args) if isinstance(x, Tensor) and i not in own)
         self.further, self.shared = ([self.args[i] for i in which] for which in (own, self.common))
@@ -90,7 +121,7 @@ class _Reading:
         if found is not None:
             leaves = found.traced.prologue(self.shared)
             if self._still(found, leaves):
-                return Prepared(found.traced, self.further, leaves)
+                return Prepared(found.traced, self.further, leaves, [])
         # With the same graphs behind them as they have.
         shared = [x.detach().requires_grad_(x.requires_grad) for x in self.shared]
         traced = trace(self.slope, self.given[0], self.given[1], self.given[2:], shared)
@@ -98,7 +129,7 @@ class _Reading:
         # What is computed anew for each solve, outside of it, is found again by tracing alone.
         if not any(x.grad_fn is not None for x in traced.held()):
             kept[key] = _Kept(traced, self._reached())
-        return Prepared(traced, self.further, traced.prologue(self.shared))
+        return Prepared(traced, self.further, traced.prologue(self.shared), [])
 
     def _kept(self) -> tuple[dict[Any, _Kept], Any]:
         others = tuple((type(x), x) for x in self.args if not isinstance(x, Tensor))
@@ -106,7 +137,7 @@ class _Reading:
         key = (self.spec, self.own, others, shapes, self.field.layout)
         try:
             hash(key)
-            return KEPT.setdefault(self.field.f, {}), key
+            return KEPT.setdefault(self.anchor, {}), key
         except TypeError:  # what can be no key, or not be referred to weakly, is traced each time
             return {}, None
 

@@ -73,6 +73,7 @@ BINARY: dict[str, Any] = {
     "and": lambda a, b: ((a != 0) & (b != 0)).to(a.dtype),
     "or": lambda a, b: ((a != 0) | (b != 0)).to(a.dtype),
 }
+COLLECTS = ("gather", "total", "outer")
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,24 @@ class Instruction:
     leaf: int = -1
     width: int = 0
     rows: tuple[int, ...] = ()
+
+    def reach(self, which: int) -> int:
+        """How many rows an operand spans."""
+        if self.operands[which].kind == "splat":
+            return 1
+        if self.op in ("sum", "max"):
+            return self.count * self.width
+        if (self.op in ("linear", "linear^T") and which == 0) or (self.op == "outer" and which == 1):
+            return self.width
+        return self.count
+
+    def reads(self) -> list[int]:
+        """The rows it reads, one as often as it does."""
+        found = list(self.rows)
+        for i, operand in enumerate(self.operands):
+            if operand.kind in ("rows", "splat"):
+                found += range(operand.at, operand.at + self.reach(i))
+        return found
 
     def show(self) -> str:
         """As text."""
@@ -231,7 +250,7 @@ def execute(
     for name, start, count in program.inputs:
         rows[start : start + count] = list(inputs[name].reshape(len(lanes), count).t().unbind(0))
     for one in program.code:
-        if one.op in ("gather", "total", "outer"):
+        if one.op in COLLECTS:
             g = read(one.operands[0], one.count)
             if one.op == "outer":
                 g = g @ read(one.operands[1], one.width).t()

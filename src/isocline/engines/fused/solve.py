@@ -5,30 +5,33 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from isocline.control import PID
+from isocline.control import PID, Controller
 from isocline.control.initial_step import Tolerance
-from isocline.control.schedule import row_stops
+from isocline.control.schedule import jumps_at, row_stops
 from isocline.engines.eager.problem import Failure, Problem, Trajectory
 from isocline.engines.fused.build import library
 from isocline.engines.fused.lanes import CannotFuseError
-from isocline.engines.fused.native import Encoded, addresses
+from isocline.engines.fused.native import Code, Encoded, addresses
 from isocline.engines.fused.prepare import Prepared, prepare
 from isocline.solution import Stats, Status
+from isocline.solvers import RungeKutta
 from isocline.solvers.runge_kutta import DenseStep, ExplicitRungeKutta
 
-MOST_STAGES, MOST_POWERS = 16, 16
+MOST_STAGES = 32  # as stepper.hpp
+METHODS: dict[Any, Any] = {}  # coefficients as the machine takes them
 NAMES = {torch.float32: "float", torch.float64: "double"}
 Pointer = ctypes.c_void_p
 
 
 class _Method(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_int32) for name in ("stages", "fsal", "degree", "adaptive")),
+        *((name, ctypes.c_int32) for name in ("stages", "extra", "fsal", "degree", "adaptive")),
         *((name, Pointer) for name in ("a", "b", "c", "error", "dense")),
         ("center", ctypes.c_double),
     ]
@@ -49,8 +52,8 @@ class _Control(ctypes.Structure):
 
 class _Times(ctypes.Structure):
     _fields_ = [
-        *((name, ctypes.c_int64) for name in ("samples", "width", "stops_width")),
-        *((name, Pointer) for name in ("keys", "stops", "sign")),
+        *((name, ctypes.c_int64) for name in ("samples", "width", "stops_width", "common")),
+        *((name, Pointer) for name in ("keys", "stops", "sign", "jumps")),
     ]
 
 
@@ -58,15 +61,15 @@ class _Outcome(ctypes.Structure):
     _fields_ = [(name, Pointer) for name in ("status", "accepted", "rejected", "evaluations", "t", "h")]
 
 
-class _Field(ctypes.Structure):
+class _Signal(ctypes.Structure):
     _fields_ = [
-        ("code", Pointer),
-        ("length", ctypes.c_int32),
-        ("rows", ctypes.c_int32),
-        *((name, Pointer) for name in ("picked", "inputs", "outputs")),
-        ("n_in", ctypes.c_int32),
-        ("n_out", ctypes.c_int32),
+        *((name, ctypes.c_int64) for name in ("rows", "knots", "powers", "size")),
+        *((name, Pointer) for name in ("ts", "coefficients", "grads")),
     ]
+
+
+class _Field(ctypes.Structure):
+    _fields_ = [("code", Code), ("inputs", Pointer), ("outputs", Pointer)]
 
 
 class _Call(ctypes.Structure):
@@ -76,9 +79,8 @@ class _Call(ctypes.Structure):
         ("control", _Control),
         ("times", _Times),
         ("outcome", _Outcome),
-        ("size", ctypes.c_int64),
-        ("further", ctypes.c_int64),
-        *((name, Pointer) for name in ("y0", "u", "rtol", "atol", "ys", "end", "leaves", "leaf_sizes")),
+        *((name, ctypes.c_int64) for name in ("size", "driven", "further", "n_signals")),
+        *((name, Pointer) for name in ("signals", "y0", "u", "rtol", "atol", "ys", "end", "leaves", "leaf_sizes")),
         ("n_leaves", ctypes.c_int32),
     ]
 
@@ -91,26 +93,34 @@ class _Back(ctypes.Structure):
     ]
 
 
+class _Adjoint(ctypes.Structure):
+    _fields_ = [("back", _Back), ("missed", Pointer)]
+
+
 def refusal(problem: Problem) -> str | None:
     """Why the machine cannot take a problem; None where nothing speaks against it but perhaps the field."""
-    layout, solver, controller = problem.field.layout, problem.solver, problem.controller
+    layout, controller = problem.field.layout, problem.controller
     if layout.batch is None:
         return "its samples share their steps: batching='per_sample' gives each its own"
     if layout.device.type != "cpu" or layout.dtype not in NAMES or not layout.plain:
         return "the state is not one real tensor in single or double precision on the processor"
-    if not isinstance(solver, ExplicitRungeKutta) or solver.remembers or solver.wants_pair:
-        return "the solver is no explicit Runge–Kutta method"
-    tableau = solver.tableau
-    if tableau.extra_c or tableau.stages > MOST_STAGES or max(map(len, tableau.dense)) > MOST_POWERS:
-        return "the solver evaluates further stages for its interpolant"
-    if any(c < 0 or c > 1 for c in tableau.c):
-        return "the solver asks beyond its step"
-    if problem.watch is not None or problem.jump_ts or problem.row_jump_ts is not None:
-        return "it has events, or jumps"
+    if problem.watch is not None:
+        return "it has events"
     if problem.dense or problem.observer is not None or problem.progress is not None:
         return "somebody looks on, or wants every step"
     if isinstance(controller, PID) and (controller.norm is not None or controller.force_min_step):
         return "the controller has a norm of its own, or forces steps"
+    return solver_refusal(problem.solver)
+
+
+def solver_refusal(solver: RungeKutta) -> str | None:
+    """The same of a solver."""
+    if not isinstance(solver, ExplicitRungeKutta) or solver.remembers or solver.wants_pair:
+        return "the solver is no explicit Runge–Kutta method"
+    if solver.tableau.dense_stages > MOST_STAGES:
+        return f"the solver has more than {MOST_STAGES} stages"
+    if any(c < 0 or c > 1 for c in (*solver.tableau.c, *solver.tableau.extra_c)):
+        return "the solver asks beyond its step"
     return None
 
 
@@ -118,38 +128,38 @@ class Run:
     """One solve: its arguments as the machine takes them, kept alive, and what it fills."""
 
     def __init__(self, problem: Problem, y0: Tensor, prepared: Prepared) -> None:
-        self.problem, self.kept = problem, []
-        traced, further = prepared.traced, prepared.further
-        self.name = NAMES[y0.dtype]
+        self.problem, self.kept, self.traced = problem, [], prepared.traced
+        self.name, self.size = NAMES[y0.dtype], y0.shape[1]
         ts: Tensor = problem.ts
         samples, width = ts.shape
-        size = y0.shape[1]
-        end = ts.gather(1, (~ts.isnan()).sum(1, keepdim=True) - 1)
-        sign = torch.where(end >= ts[:, :1], 1.0, -1.0).to(torch.float64)
-        by_row = (problem.row_step_ts, problem.row_jump_ts, problem.field.time_dtype)
-        stops, _ = row_stops(problem.controller, ts, end, problem.step_ts, problem.jump_ts, *by_row)
-        self.ys = y0.new_full((width, samples, size), torch.nan)
+        self.end_ts = ts.gather(1, (~ts.isnan()).sum(1, keepdim=True) - 1)
+        self.sign = torch.where(self.end_ts >= ts[:, :1], 1.0, -1.0).to(torch.float64)
+        self.ys = y0.new_full((width, samples, self.size), torch.nan)
         self.end = y0.clone()
-        counts = [torch.zeros(samples, dtype=torch.int64) for _ in range(4)]
-        self.status, self.accepted, self.rejected, self.evaluations = counts
-        self.t, self.h = torch.zeros(samples, dtype=torch.float64), torch.zeros(samples, dtype=torch.float64)
-        self.traced, self.shapes = traced, [x.shape for x in further]
+        counts, self.outcome = self._outcome(samples)
+        self.status, self.accepted, self.rejected, self.evaluations, self.t, self.h = counts
+        self.stats = Stats(accepted=self.accepted, rejected=self.rejected, evaluations=self.evaluations)
+        self.shapes = [x.shape for x in prepared.further]
         self.leaves = [leaf.detach().to(y0.dtype).contiguous() for leaf in prepared.leaves]
+        self.width = self._width(samples)
         call = self.call = _Call()
-        call.field = self.field(traced.encoded)
-        call.method, call.control = self._method(y0), self._control()
-        keys = (ts * sign).nan_to_num(nan=torch.inf)
-        call.times = _Times(samples, width, stops.shape[1], self.at(keys), self.at(stops * sign), self.at(sign))
-        call.outcome = _Outcome(*map(self.at, (*counts, self.t, self.h)))
-        u = (
-            torch.cat([x.detach().reshape(samples, -1).to(y0.dtype) for x in further], 1)
-            if further
-            else y0.new_empty(samples, 0)
-        )
-        call.size, call.further = size, u.shape[1]
+        call.field = self.field(self.traced.encoded)
+        call.method = self._method(problem.solver, isinstance(problem.controller, PID))
+        call.control = self._control(problem.controller, problem.solver)
+        call.times = self._times(problem.controller)
+        call.outcome = self.outcome
+        u = [x.detach().reshape(samples, -1).to(y0.dtype) for x in prepared.further]
+        u = torch.cat([y0.new_empty(samples, 0), *u], 1)
+        self.signals = [(knots.contiguous(), table.detach().contiguous()) for knots, table in prepared.signals]
+        self.curves = (_Signal * max(1, len(self.signals)))()
+        for signal, (knots, table) in zip(self.curves, self.signals, strict=False):
+            signal.rows, signal.knots, signal.powers = len(knots), knots.shape[1], table.shape[2]
+            signal.size, signal.ts, signal.coefficients = math.prod(table.shape[3:]), self.at(knots), self.at(table)
+        call.driven, call.n_signals = sum(signal.size for signal in self.curves), len(self.signals)
+        call.size, call.further, call.signals = self.size, u.shape[1], self.address(self.curves)
         call.y0, call.u, call.end = map(self.at, (y0, u, self.end))
         call.ys = self.ys.data_ptr()  # not kept: what a graph's node holds must not hold its output
-        call.rtol, call.atol = map(self.at, self._tolerances(y0))
+        call.rtol, call.atol = map(self.at, self._tolerances(problem.controller))
         call.leaves = self.address(addresses(self.leaves))
         call.leaf_sizes = self.address((ctypes.c_int64 * max(1, len(self.leaves)))(*(x.numel() for x in self.leaves)))
         call.n_leaves = len(self.leaves)
@@ -167,83 +177,166 @@ class Run:
 
     def field(self, encoded: Encoded) -> _Field:
         """A program as the machine takes it."""
-        program = encoded.program
-        counts = sum(count for _, _, count in program.inputs), sum(len(rows) for _, rows in program.outputs)
-        arrays = [self.address(x) for x in (encoded.picked, encoded.inputs, encoded.outputs)]
-        return _Field(self.address(encoded.code), len(program.code), program.rows, *arrays, *counts)
+        return _Field(encoded.whole, ctypes.addressof(encoded.inputs), ctypes.addressof(encoded.outputs))
 
-    def _method(self, y0: Tensor) -> _Method:
-        tableau = self.problem.solver.tableau
-        s = tableau.stages
-        a = torch.zeros(s, s, dtype=torch.float64)
-        for i, row in enumerate(tableau.a, start=1):
-            a[i, : len(row)] = torch.tensor(row, dtype=torch.float64)
-        dense = DenseStep.of(tableau, y0.double())
-        adaptive = isinstance(self.problem.controller, PID)
-        error = tableau.b_error if adaptive else None
-        rows = [a, tableau.b, tableau.c, error or [0.0] * s, dense.coefficients]
-        pointers = [self.at(torch.as_tensor(row, dtype=torch.float64)) for row in rows]
-        return _Method(s, tableau.fsal, dense.coefficients.shape[0], adaptive, *pointers, dense.center)
+    def _outcome(self, samples: int) -> tuple[list[Tensor], _Outcome]:
+        counts = [torch.zeros(samples, dtype=torch.int64) for _ in range(4)]
+        counts += [torch.zeros(samples, dtype=torch.float64) for _ in range(2)]
+        return counts, _Outcome(*map(self.at, counts))
 
-    def _control(self) -> _Control:
-        found, controller = _Control(), self.problem.controller
+    def _width(self, samples: int) -> int:
+        """Vectors in a row of a tile: few lanes for few samples, many where there is little to compute."""
+        lanes = 8 if self.name == "float" else 4
+        if samples <= lanes:
+            return 1
+        return 8 if self.traced.program.rows <= 48 and samples >= 32 * lanes else 2
+
+    def _times(self, controller: Controller) -> _Times:
+        problem, ts, end, sign = self.problem, self.problem.ts, self.end_ts, self.sign
+        by_row = (problem.row_step_ts, problem.row_jump_ts, problem.field.time_dtype)
+        common = by_row[0] is None and by_row[1] is None and bool((ts == ts[:1]).all())
+        if common:
+            ts, end, sign = ts[:1], end[:1], sign[:1]
+        stops, jumps = row_stops(controller, ts, end, problem.step_ts, problem.jump_ts, *by_row)
+        flags = None
+        if problem.jump_ts or by_row[1] is not None:
+            flags = torch.cat([jumps_at(ts[:, :1], problem.jump_ts, *by_row[1:]), jumps], 1).to(torch.uint8)
+        keys = (ts * sign).nan_to_num(nan=torch.inf)
+        arrays = [self.at(x.double()) for x in (keys, stops * sign, self.sign)]
+        return _Times(
+            len(self.sign), keys.shape[1], stops.shape[1], common, *arrays, None if flags is None else self.at(flags)
+        )
+
+    def _method(self, solver: RungeKutta, adaptive: bool) -> _Method:
+        key = (solver, adaptive)
+        if key not in METHODS:
+            tableau = solver.tableau
+            a = torch.zeros(tableau.dense_stages, tableau.dense_stages, dtype=torch.float64)
+            for i, row in enumerate((*tableau.a, *tableau.extra_a), start=1):
+                a[i, : len(row)] = torch.tensor(row, dtype=torch.float64)
+            dense = DenseStep.of(tableau, a)
+            error = tableau.b_error if adaptive else None
+            rows = [a, tableau.b, (*tableau.c, *tableau.extra_c), error or [0.0] * tableau.stages, dense.coefficients]
+            METHODS[key] = [torch.as_tensor(row, dtype=torch.float64).contiguous() for row in rows], dense.center
+        rows, center = METHODS[key]
+        tableau = solver.tableau
+        sizes = tableau.stages, len(tableau.extra_c), tableau.fsal, len(rows[-1]), adaptive
+        return _Method(*sizes, *(self.at(row) for row in rows), center)
+
+    def _control(self, controller: Controller, solver: RungeKutta) -> _Control:
+        found = _Control()
         found.max_steps = self.problem.max_steps
         found.success, found.limit = int(Status.SUCCESS), int(Status.MAX_STEPS)
         found.too_small, found.non_finite = int(Status.STEP_TOO_SMALL), int(Status.NON_FINITE)
         if isinstance(controller, PID):
-            found.e0, found.e1, found.e2 = controller.exponents(self.problem.solver.error_order)
+            found.e0, found.e1, found.e2 = controller.exponents(solver.error_order)
             for name in ("safety", "min_factor", "max_factor", "min_step", "max_step"):
                 setattr(found, name, getattr(controller, name))
             found.first_step = -1.0 if controller.first_step is None else controller.first_step
-            found.error_order = self.problem.solver.error_order
+            found.error_order = solver.error_order
         else:
             found.max_step = math.inf
         return found
 
-    def _tolerances(self, y0: Tensor) -> list[Tensor]:
-        controller, size = self.problem.controller, y0.shape[1]
+    def _tolerances(self, controller: Controller) -> list[Tensor]:
         if not isinstance(controller, PID):
-            return [y0.new_zeros(size)] * 2
+            return [self.end.new_zeros(self.size)] * 2
         tolerance = Tolerance(controller, self.problem.field.layout)
-        found = [torch.as_tensor(x, dtype=y0.dtype) for x in (tolerance.rtol, tolerance.atol)]
+        found = [torch.as_tensor(x, dtype=self.end.dtype) for x in (tolerance.rtol, tolerance.atol)]
         if any(x.dim() > 1 and len(x) > 1 for x in found):
             raise CannotFuseError("the fused engine cannot take this problem: its tolerances differ between samples")
-        return [x.expand(1, size)[0] for x in found]
+        return [x.expand(1, self.size)[0] for x in found]
 
     def solve(self, want_tape: bool = False) -> Tensor:
         """Runs it, once: the observations (T, B, N). With a tape it can be pulled back."""
-        run: Any = getattr(library(), f"isocline_solve_{self.name}")
-        run.restype = Pointer
-        tape = run(ctypes.byref(self.call), int(want_tape), threads())
-        self.tape = Tape(tape, self.name) if want_tape else None
+        tape = Pointer()
+        into = ctypes.byref(tape) if want_tape else None
+        self._run("solve", ctypes.c_int(self.width), ctypes.byref(self.call), into, ctypes.c_int(threads()))
+        self.tape = Tape(tape.value or 0, self.name) if want_tape else None
         ys = self.ys
         del self.ys
         return ys
 
-    def pull_back(self, grads: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """Cotangents of the observations (T, B, N) -> of y0, of the further inputs, of the leaves."""
+    def _run(self, what: str, *arguments: Any) -> None:
+        if getattr(library(), f"isocline_{what}_{self.name}")(*arguments):
+            raise MemoryError("the fused engine ran out of memory; take fewer samples at once, or gradient='backsolve'")
+
+    def pull_back(self, grads: Tensor) -> list[Tensor]:
+        """Cotangents of the observations (T, B, N) -> of y0, of the signals, of the further inputs, of the leaves."""
         assert self.tape is not None
         kept = len(self.kept)
+        back, found = self._back(grads)
+        self._run(
+            "pull_back",
+            ctypes.c_int(self.width),
+            ctypes.byref(back),
+            Pointer(self.tape.address),
+            ctypes.c_int(threads()),
+        )
+        del self.kept[kept:]
+        return self._split(*found)
+
+    def _back(self, grads: Tensor) -> tuple[_Back, Any]:
         grad_y0 = torch.zeros_like(self.end)
         grad_u = grad_y0.new_zeros(len(grad_y0), self.call.further)
         grad_leaves = [torch.zeros_like(leaf) for leaf in self.leaves]
+        grad_tables = [torch.zeros_like(table) for _, table in self.signals]
+        for curve, table in zip(self.curves, grad_tables, strict=False):
+            curve.grads = table.data_ptr()
         back = _Back(self.call, self.field(self.traced.encoded_derivative))
         back.grads, back.grad_y0, back.grad_u = map(self.at, (grads.to(grad_y0.dtype), grad_y0, grad_u))
         back.grad_leaves = self.address(addresses(grad_leaves))
-        getattr(library(), f"isocline_pull_back_{self.name}")(
-            ctypes.byref(back), Pointer(self.tape.address), ctypes.c_int(threads())
-        )
-        del self.kept[kept:]
+        return back, (grad_y0, grad_tables, grad_u, grad_leaves)
+
+    def _split(self, grad_y0: Tensor, tables: list[Tensor], grad_u: Tensor, leaves: list[Tensor]) -> list[Tensor]:
         widths = [math.prod(shape[1:]) for shape in self.shapes]
         parts = grad_u.split(widths, 1) if widths else []
-        return grad_y0, [g.reshape(shape) for g, shape in zip(parts, self.shapes, strict=True)], grad_leaves
+        return [grad_y0, *tables, *(g.reshape(s) for g, s in zip(parts, self.shapes, strict=True)), *leaves]
+
+    def adjoint(self, ys: Tensor, grads: Tensor, solver: RungeKutta, controller: Controller) -> Adjoint:
+        """The continuous adjoint's cotangents, as of `pull_back`, by a solver and a controller of its own.
+
+        Args:
+            ys: the observations, and `grads` their cotangents, (T, B, N).
+        """
+        kept = len(self.kept)
+        back, found = self._back(grads)
+        counts, back.call.outcome = self._outcome(len(self.end))
+        adaptive = isinstance(controller, PID)
+        back.call.method = self._method(solver, adaptive)
+        back.call.control = self._control(controller, solver)
+        back.call.times = self._times(controller)
+        back.call.rtol, back.call.atol = (self.at(x.repeat(2)) for x in self._tolerances(controller))
+        back.call.ys = self.at(ys.detach())
+        missed = torch.zeros(len(ys), len(self.end), dtype=torch.float64)
+        job = _Adjoint(back, self.at(missed))
+        self._run("adjoint", ctypes.c_int(self.width), ctypes.byref(job), ctypes.c_int(threads()))
+        del self.kept[kept:]
+        status, _, _, evaluations, t, _ = counts
+        return Adjoint(self._split(*found), missed, status, t, evaluations)
 
     def trajectory(self, ys: Tensor) -> Trajectory:
         """As the eager engine's."""
-        stats = Stats(accepted=self.accepted, rejected=self.rejected, evaluations=self.evaluations)
-        found = Trajectory(ys, self.end, stats, self.status)
+        found = Trajectory(ys, self.end, self.stats, self.status)
         found.failure = Failure(self.t.to(self.problem.field.layout.clock_dtype), self.end, self.h)
         return found
+
+
+@dataclass
+class Adjoint:
+    """What a solve backwards found.
+
+    Attributes:
+        cotangents: as of `Run.pull_back`.
+        missed: (T, B), by observation, squares of what y misses the stored one by, summed over the state.
+        status, t, evaluations: (B,) how and where each sample ended, and how often the field was asked.
+    """
+
+    cotangents: list[Tensor]
+    missed: Tensor
+    status: Tensor
+    t: Tensor
+    evaluations: Tensor
 
 
 def threads() -> int:
@@ -262,7 +355,8 @@ class Tape:
 
 
 def run_of(problem: Problem, y0: Tensor) -> tuple[Run, list[Tensor]]:
-    """A run, and the tensors beside y0 that its result depends on: further inputs and leaves, with their graphs.
+    """A run, and the tensors beside y0 that its result depends on, with their graphs: tables of the signals, further
+    inputs, leaves.
 
     Raises:
         CannotFuseError: naming what is in the way.
@@ -271,7 +365,8 @@ def run_of(problem: Problem, y0: Tensor) -> tuple[Run, list[Tensor]]:
     if why is not None:
         raise CannotFuseError(f"the fused engine cannot take this problem: {why}")
     prepared = prepare(problem.field, problem.ts[:, 0], y0.detach())
-    return Run(problem, y0.detach().contiguous(), prepared), [*prepared.further, *prepared.leaves]
+    others = [*(table for _, table in prepared.signals), *prepared.further, *prepared.leaves]
+    return Run(problem, y0.detach().contiguous(), prepared), others
 
 
 def integrate(problem: Problem, y0: Tensor) -> Trajectory:

@@ -37,7 +37,7 @@ POINTWISE = {
     aten.log: "log", aten.log1p: "log1p", aten.sqrt: "sqrt", aten.rsqrt: "rsqrt", aten.reciprocal: "reciprocal",
     aten.sin: "sin", aten.cos: "cos", aten.tan: "tan", aten.sinh: "sinh", aten.cosh: "cosh", aten.tanh: "tanh",
     aten.atan: "atan", aten.sigmoid: "sigmoid", aten.erf: "erf", aten.logical_not: "not", aten.bitwise_not: "not",
-    aten.add: "add", aten.sub: "sub", aten.mul: "mul", aten.div: "div", aten.pow: "pow", aten.atan2: "atan2",
+    aten.add: "add", aten.sub: "sub", aten.mul: "mul", aten.div: "div", aten.atan2: "atan2",
     aten.minimum: "minimum", aten.maximum: "maximum", aten.lt: "lt", aten.le: "le", aten.gt: "gt", aten.ge: "ge",
     aten.eq: "eq", aten.ne: "ne", aten.logical_and: "and", aten.logical_or: "or", aten.bitwise_and: "and",
     aten.bitwise_or: "or", aten.where: "where",
@@ -95,8 +95,8 @@ class Traced:
 
     @cached_property
     def encoded_derivative(self) -> Encoded:
-        """The derivative likewise."""
-        return Encoded(self.derivative)
+        """The derivative likewise, without what the field computes itself."""
+        return Encoded(self.derivative, self.program)
 
     def held(self) -> list[Tensor]:
         """The tensors that the field holds, each once."""

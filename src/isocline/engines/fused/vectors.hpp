@@ -29,6 +29,12 @@ template <> struct Vector<double> {
   typedef double type __attribute__((vector_size(ISO_BYTES), aligned(ISO_BYTES), may_alias));
   typedef int64_t bits __attribute__((vector_size(ISO_BYTES), aligned(ISO_BYTES), may_alias));
 };
+template <class T> struct Number {
+  typedef int32_t bits;
+};
+template <> struct Number<double> {
+  typedef int64_t bits;
+};
 template <class T> using V = typename Vector<T>::type;
 template <class T> using I = typename Vector<T>::bits;
 template <class T> constexpr int LENGTH = ISO_BYTES / sizeof(T);

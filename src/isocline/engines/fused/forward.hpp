@@ -1,0 +1,348 @@
+// Whole solves: a lane takes the next sample as soon as its own is done. With a record for the way back.
+#pragma once
+#include "stepper.hpp"
+
+#include <atomic>
+#include <thread>
+
+struct Field {
+  Code code;
+  const int32_t *in, *out; // rows of t, y, signals, further numbers (of a derivative then g); of dy (or the cotangents)
+};
+struct Times {
+  int64_t samples, width, stops_width;
+  int64_t common;       // whether all samples have the same: one row of each, then
+  const double *keys;   // (samples, width): observations on a clock that runs forwards, inf where padded
+  const double *stops;  // (samples, stops_width): times stepped to, the last one the end
+  const double *sign;   // (samples): -1 where time runs backwards
+  const uint8_t *jumps; // (samples, 1 + stops_width): where f jumps, the start first; null where nothing does
+  const double *key(int64_t i) const { return keys + (common ? 0 : i) * width; }
+  const double *stop(int64_t i) const { return stops + (common ? 0 : i) * stops_width; }
+  bool jump(int64_t i, int64_t stop) const { return jumps && jumps[(common ? 0 : i) * (1 + stops_width) + 1 + stop]; }
+};
+struct Outcome {
+  int64_t *status, *accepted, *rejected, *evaluations; // (samples)
+  double *t, *h;                                       // where and with which step a sample stopped
+};
+// Piecewise polynomials u(t): row 0 of the coefficients before the first knot, row k + 1 from knot k on.
+template <class T> struct Signal {
+  int64_t rows, knots, powers, size; // rows: 1, or one a sample
+  const T *ts, *coefficients;        // (rows, knots), (rows, knots + 1, powers, size)
+  T *grads;                          // as the coefficients
+
+  struct Place {
+    int64_t piece;
+    T since;
+  };
+  Place at(int64_t sample, T t) const {
+    const T *row = ts + (rows > 1 ? sample : 0) * knots;
+    int64_t piece = std::upper_bound(row, row + knots, t) - row;
+    return {piece, t - row[std::max<int64_t>(0, piece - 1)]};
+  }
+  int64_t first(int64_t sample, int64_t piece) const {
+    return ((rows > 1 ? sample : 0) * (knots + 1) + piece) * powers * size;
+  }
+};
+
+template <class T> struct Call {
+  Field field;
+  Method method;
+  Control control;
+  Times times;
+  Outcome outcome;
+  int64_t size, driven, further, n_signals; // numbers of the state, of all signals together, of the inputs beside them
+  const Signal<T> *signals;
+  const T *y0, *u, *rtol, *atol;
+  T *ys, *end; // (width, samples, size), (samples, size)
+  const T *const *leaves;
+  const int64_t *leaf_sizes;
+  int32_t n_leaves;
+};
+
+// One accepted step of one sample: where it began, and the step before; its state is beside it.
+struct Step {
+  double t;
+  int32_t before;       // -1
+  uint32_t seen : 30;   // observations before it
+  uint32_t leaves : 1;  // it began at a jump
+  uint32_t meets : 1;   // it ended at one
+};
+template <class T> struct Record {
+  Step *steps = nullptr;
+  T *states = nullptr;
+  int64_t count = 0, room = 0;
+  std::vector<int32_t> last, seen; // of every sample of the chunk: its last step, its observations
+  std::vector<double> end;         // and where it ended
+  Record() = default;
+  Record(const Record &) = delete;
+  ~Record() { std::free(steps), std::free(states); }
+  void reserve(int64_t more, int n) {
+    if (count + more <= room) return;
+    room = std::max<int64_t>(1024, 2 * room + more);
+    void *a = std::realloc(steps, size_t(room) * sizeof(Step));
+    if (a) steps = (Step *)a;
+    void *b = std::realloc(states, size_t(room) * n * sizeof(T));
+    if (b) states = (T *)b;
+    if (!a || !b) throw std::bad_alloc();
+  }
+};
+template <class T> struct Tape {
+  std::vector<int64_t> first; // of the chunks
+  std::vector<Record<T>> chunks;
+};
+
+// The field on tiles, in memory that is handed over.
+template <class T, int NV> struct Flow {
+  static constexpr int W = NV * LENGTH<T>;
+  const Call<T> &c;
+  const Field &field;
+  Machine<T, NV> machine;
+  const int n;
+  int64_t sample[W] = {}; // what the lanes hold, for the signals
+
+  Flow(const Call<T> &call, const Program<T> &program)
+      : c(call), field(call.field), machine(program, program.code.rows, false), n(int(call.size)) {}
+  size_t bytes() const { return size_t(field.code.rows) * W * sizeof(T); }
+
+  // Into `low`, the memory: the numbers of sample i that do not change.
+  void further(V<T> *low, int l, int64_t i) {
+    sample[l] = i;
+    for (int64_t u = 0; u < c.further; u++)
+      ((T *)(low + int64_t(field.in[1 + n + c.driven + u]) * NV))[l] = c.u[i * c.further + u];
+  }
+  void evaluate(V<T> *low, const T *times, const V<T> *x, V<T> *out) {
+    machine.low = low;
+    std::memcpy((void *)machine.row(field.in[0]), times, W * sizeof(T));
+    std::memcpy((void *)machine.row(field.in[1]), x, n * sizeof(V<T>) * NV);
+    const int32_t *rows = field.in + 1 + n;
+    for (int64_t k = 0; k < c.n_signals; rows += c.signals[k++].size)
+      for (int l = 0; l < W; l++) drive(c.signals[k], times[l], l, (T *)machine.row(*rows));
+    machine.run();
+    for (int i = 0; i < n; i++) {
+      const V<T> *from = machine.row(field.out[i]);
+      for (int v = 0; v < NV; v++) out[i * NV + v] = from[v];
+    }
+  }
+  void drive(const Signal<T> &signal, T t, int l, T *out) const {
+    auto [piece, since] = signal.at(sample[l], t);
+    const T *from = signal.coefficients + signal.first(sample[l], piece);
+    for (int64_t i = 0; i < signal.size; i++) {
+      T u = 0;
+      for (int64_t p = signal.powers - 1; p >= 0; p--) u = u * since + from[p * signal.size + i];
+      out[i * W + l] = u;
+    }
+  }
+  // What the signals get of the cotangents of their values, of a lane whose sample is there: `rows` holds them.
+  template <class Row> void driven_back(Row row, const T *times, const T *weight, int l) const {
+    int64_t at = 0;
+    for (int64_t k = 0; k < c.n_signals; k++) {
+      const Signal<T> &signal = c.signals[k];
+      auto [piece, since] = signal.at(sample[l], times[l]);
+      T *into = signal.grads + signal.first(sample[l], piece);
+      for (int64_t i = 0; i < signal.size; i++, at++) {
+        T g = row(at)[l] * (weight ? weight[l] : T(1));
+        for (int64_t p = 0; p < signal.powers; p++, g *= since) into[p * signal.size + i] += g;
+      }
+    }
+  }
+};
+
+template <class T, int NV>
+static void solve_chunk(const Call<T> &c, const Program<T> &program, int64_t from, int64_t to, Record<T> *record) {
+  Flow<T, NV> flow(c, program);
+  Stepper<T, NV> st(c.method, c.control, int(c.size), c.rtol, c.atol);
+  constexpr int W = Stepper<T, NV>::W;
+  Memory memory(flow.bytes());
+  V<T> *low = (V<T> *)memory.data;
+  const int n = st.n;
+  const Control &q = c.control;
+  const Times &time = c.times;
+  const bool fsal = c.method.fsal;
+  st.jumping = time.jumps != nullptr;
+  auto f = [&](int, const T *times, const V<T> *x, V<T> *out) { flow.evaluate(low, times, x, out); };
+  if (record) record->last.assign(to - from, -1), record->seen.assign(to - from, 0), record->end.assign(to - from, 0);
+
+  // The slope at the start and the first step of every sample, tile by tile.
+  std::vector<T> slopes(size_t(to - from) * n);
+  std::vector<double> first(to - from), spacing(to - from);
+  std::vector<int8_t> asked(to - from);
+  for (int64_t base = from; base < to; base += W) {
+    double end[W];
+    bool finite[W];
+    for (int l = 0; l < W; l++) {
+      int64_t i = std::min(base + l, to - 1);
+      const double *stops = time.stop(i);
+      st.t[l] = time.key(i)[0], st.stop[l] = stops[0], st.sign[l] = time.sign[i], end[l] = stops[time.stops_width - 1];
+      st.leaves_jump[l] = time.jump(i, -1);
+      for (int d = 0; d < n; d++) st.lane(st.y, d, l) = c.y0[i * n + d];
+      flow.further(low, l, i);
+    }
+    st.start(f, end, finite);
+    for (int l = 0; l < W && base + l < to; l++) {
+      int64_t i = base + l - from;
+      for (int d = 0; d < n; d++) slopes[i * n + d] = st.lane(st.ks, d, l);
+      first[i] = st.h[l], spacing[i] = st.spacing[l], asked[i] = int8_t(finite[l] ? st.calls[l] : -1);
+    }
+  }
+
+  int64_t sample[W], seen[W], istop[W], last[W], next = from, left[W];
+  double end[W], next_key[W];
+  int running = 0;
+  auto leave = [&](int l, int64_t status) {
+    int64_t i = sample[l];
+    c.outcome.status[i] = status, c.outcome.accepted[i] = st.taken[l] - st.rejected[l];
+    c.outcome.rejected[i] = st.rejected[l], c.outcome.evaluations[i] = st.calls[l];
+    c.outcome.t[i] = st.t[l] * time.sign[i], c.outcome.h[i] = st.h[l];
+    for (int d = 0; d < n; d++) c.end[i * n + d] = st.lane(st.y, d, l);
+    if (record)
+      record->last[i - from] = int32_t(last[l]), record->seen[i - from] = int32_t(seen[l]),
+      record->end[i - from] = st.t[l];
+    running--;
+  };
+  auto seat = [&](int l) {
+    for (; next < to;) {
+      int64_t i = sample[l] = next++;
+      const double *keys = time.key(i), *stops = time.stop(i);
+      st.begin(l);
+      st.t[l] = keys[0], end[l] = stops[time.stops_width - 1], st.h[l] = INFINITY;
+      seen[l] = 0, istop[l] = 0, last[l] = -1;
+      for (int d = 0; d < n; d++) st.lane(st.y, d, l) = c.y0[i * n + d];
+      for (; seen[l] < time.width && keys[seen[l]] <= st.t[l]; seen[l]++)
+        for (int d = 0; d < n; d++) c.ys[(seen[l] * time.samples + i) * n + d] = c.y0[i * n + d];
+      running++;
+      if (st.t[l] == end[l]) {
+        leave(l, q.success);
+        continue;
+      }
+      st.calls[l] = std::abs(asked[i - from]);
+      if (asked[i - from] < 0) {
+        st.calls[l] = 1, leave(l, q.non_finite);
+        continue;
+      }
+      for (int d = 0; d < n; d++) st.lane(st.ks, d, l) = slopes[(i - from) * n + d];
+      st.h[l] = first[i - from], st.spacing[l] = spacing[i - from], st.sign[l] = time.sign[i], st.stop[l] = stops[0];
+      st.leaves_jump[l] = time.jump(i, -1), st.meets_jump[l] = time.jump(i, 0);
+      next_key[l] = seen[l] < time.width ? keys[seen[l]] : INFINITY;
+      flow.further(low, l, i);
+      st.alive[l] = true, st.stale[l] = false;
+      return;
+    }
+    st.rest(l), sample[l] = -1, next_key[l] = INFINITY;
+    flow.sample[l] = from;
+  };
+  for (int l = 0; l < W; l++) seat(l);
+
+  V<T> w[32 * NV], theta[NV];
+  int64_t reach[W];
+  bool waits[W];
+  while (running) {
+    st.aim();
+    st.refresh(f);
+    st.attempt(f);
+    bool leaving = st.judge(left);
+    int pending = 0;
+    bool inside = false;
+    for (int l = 0; l < W; l++) {
+      waits[l] = st.accepted[l] && next_key[l] <= st.t1[l];
+      pending += waits[l];
+    }
+    if (record) {
+      record->reserve(W, n);
+      for (int l = 0; l < W; l++) {
+        if (!st.accepted[l]) continue;
+        record->steps[record->count] = {st.t[l], int32_t(last[l]), uint32_t(seen[l]), st.leaves_jump[l],
+                                        st.clipped[l] && st.meets_jump[l]};
+        T *state = record->states + record->count * n;
+        for (int d = 0; d < n; d++) state[d] = st.lane(st.y, d, l);
+        last[l] = record->count++;
+      }
+    }
+    if (pending) {
+      for (int l = 0; l < W; l++) {
+        if (!waits[l]) continue;
+        const double *keys = time.key(sample[l]);
+        for (reach[l] = seen[l]; reach[l] < time.width && keys[reach[l]] <= st.t1[l];) reach[l]++;
+        inside |= keys[seen[l]] != st.t1[l];
+      }
+      if (inside && c.method.extra) {
+        st.complete(f);
+        for (int l = 0; l < W; l++) st.calls[l] += waits[l] && next_key[l] != st.t1[l] ? c.method.extra : 0;
+      }
+    }
+    while (pending) {
+      if (inside) {
+        for (int l = 0; l < W; l++)
+          ((T *)theta)[l] = waits[l] ? T((next_key[l] - st.t[l]) / (st.t1[l] - st.t[l])) : T(0);
+        st.weights(theta, w);
+        st.interpolated(w, st.stage);
+      }
+      for (int l = 0; l < W; l++) {
+        if (!waits[l]) continue;
+        V<T> *state = next_key[l] == st.t1[l] ? st.y1 : st.stage;
+        T *to_row = c.ys + (seen[l] * time.samples + sample[l]) * n;
+        for (int d = 0; d < n; d++) to_row[d] = st.lane(state, d, l);
+        seen[l]++;
+        next_key[l] = seen[l] < time.width ? time.key(sample[l])[seen[l]] : INFINITY;
+        if (seen[l] == reach[l]) waits[l] = false, pending--;
+      }
+    }
+    st.commit();
+    for (int l = 0; l < W; l++) {
+      if (!st.accepted[l]) continue;
+      if (st.clipped[l]) {
+        if (st.t[l] == end[l]) {
+          left[l] = q.success, leaving = true, st.alive[l] = false;
+          continue;
+        }
+        st.leaves_jump[l] = st.meets_jump[l];
+        st.stop[l] = time.stop(sample[l])[++istop[l]], st.meets_jump[l] = time.jump(sample[l], istop[l]);
+      } else st.leaves_jump[l] = false;
+      st.stale[l] = !fsal || st.leaves_jump[l];
+    }
+    for (int l = 0; l < W; l++)
+      if (st.alive[l] && !left[l] && st.taken[l] >= q.max_steps) left[l] = q.limit, leaving = true;
+    if (!leaving) continue;
+    for (int l = 0; l < W; l++)
+      if (sample[l] >= 0 && (left[l] || !st.alive[l])) leave(l, left[l] ? left[l] : q.success), seat(l);
+  }
+}
+
+// Chunks depend on the number of samples alone, so that results do not depend on the number of threads.
+static std::vector<int64_t> chunks(int64_t samples, int width) {
+  int64_t count = std::max<int64_t>(1, std::min<int64_t>(32, samples / (8 * width))),
+          per = (samples + count - 1) / count;
+  std::vector<int64_t> first;
+  for (int64_t i = 0; i < samples; i += per) first.push_back(i);
+  first.push_back(samples);
+  return first;
+}
+// Whether there was memory for all of them.
+template <class F> static bool in_parallel(int threads, int64_t count, F work) {
+  std::vector<std::thread> others;
+  std::atomic<bool> good{true};
+  int used = int(std::max<int64_t>(1, std::min<int64_t>(threads, count)));
+  auto share = [&](int k) {
+    try {
+      for (int64_t i = k; i < count; i += used) work(i);
+    } catch (const std::bad_alloc &) { good = false; }
+  };
+  for (int k = 1; k < used; k++) others.emplace_back(share, k);
+  share(0);
+  for (auto &other : others) other.join();
+  return good;
+}
+
+// 0, or 1 where memory ran out.
+template <class T, int NV> static int solve(const Call<T> *call, Tape<T> **tape, int threads) {
+  try {
+    Program<T> program(call->field.code, call->leaves, call->n_leaves);
+    auto first = chunks(call->times.samples, NV * LENGTH<T>);
+    std::unique_ptr<Tape<T>> made;
+    if (tape) made = std::make_unique<Tape<T>>(Tape<T>{first, std::vector<Record<T>>(first.size() - 1)});
+    bool good = in_parallel(threads, int64_t(first.size()) - 1, [&](int64_t i) {
+      solve_chunk<T, NV>(*call, program, first[i], first[i + 1], made ? &made->chunks[i] : nullptr);
+    });
+    if (tape) *tape = good ? made.release() : nullptr;
+    return good ? 0 : 1;
+  } catch (const std::bad_alloc &) { return 1; }
+}

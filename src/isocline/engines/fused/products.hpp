@@ -1,0 +1,178 @@
+// Matrices times the rows of a tile, and the products of rows that a matrix's gradient is: register-blocked, every weight
+// read once a tile.
+#pragma once
+#include "vectors.hpp"
+
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <vector>
+
+// Where an operand's numbers are: rows (stride NV vectors, or 0), or single numbers (stride 1 or 0).
+template <class T> struct Source {
+  const V<T> *rows;
+  const T *numbers;
+  int stride;
+  T number;
+};
+
+struct Memory {
+  void *data;
+  explicit Memory(size_t bytes) : data(std::aligned_alloc(64, std::max<size_t>(64, (bytes + 63) / 64 * 64))) {
+    if (!data) throw std::bad_alloc();
+    std::memset(data, 0, bytes);
+  }
+  ~Memory() { std::free(data); }
+  Memory(const Memory &) = delete;
+};
+
+// Rows of a product that are summed at once: with two vectors each they must fit the registers, 32 or 16 of them.
+constexpr int BLOCK = ISO_BYTES == 64 ? 8 : 6;
+
+// A matrix (m, k), entry (i, j) at w[i * s + j * d], in blocks: for every block of rows, column by column.
+template <class T> static void pack(const T *w, int m, int k, int64_t s, int64_t d, std::vector<T> &out) {
+  out.resize(size_t(m) * k);
+  size_t at = 0;
+  for (int i = 0; i < m; i += BLOCK)
+    for (int j = 0; j < k; j++)
+      for (int b = i; b < std::min(i + BLOCK, m); b++) out[at++] = w[b * s + j * d];
+}
+
+// P vectors of B rows; x and out have rows of NV.
+template <class T, int NV, int P, int B>
+static inline void product_block(const T *w, Source<T> bias, int first, const V<T> *x, int k, V<T> *out) {
+  V<T> sum[B][P];
+  for (int b = 0; b < B; b++)
+    for (int v = 0; v < P; v++) {
+      if (bias.rows) sum[b][v] = bias.rows[(first + b) * bias.stride + v];
+      else if (bias.numbers) sum[b][v] = all<T>(bias.numbers[(first + b) * bias.stride]);
+      else sum[b][v] = all<T>(bias.number);
+    }
+#pragma GCC unroll 1
+  for (int j = 0; j < k; j++) {
+    V<T> column[P];
+#pragma GCC unroll 4
+    for (int v = 0; v < P; v++) column[v] = x[j * NV + v];
+#pragma GCC unroll 8
+    for (int b = 0; b < B; b++) {
+      V<T> weight = all<T>(w[j * B + b]);
+#pragma GCC unroll 4
+      for (int v = 0; v < P; v++) sum[b][v] += weight * column[v];
+    }
+  }
+  for (int b = 0; b < B; b++)
+    for (int v = 0; v < P; v++) out[(first + b) * NV + v] = sum[b][v];
+}
+
+template <class T, int NV>
+static __attribute__((noinline)) void product(const T *w, Source<T> bias, const V<T> *x, int m, int k, V<T> *out) {
+  constexpr int P = NV < 2 ? NV : 2;
+  for (int v = 0; v < NV; v += P, x += P, out += P, bias.rows += bias.rows ? P : 0) {
+    const T *block = w;
+    int i = 0;
+    for (; i + BLOCK <= m; i += BLOCK, block += size_t(BLOCK) * k)
+      product_block<T, NV, P, BLOCK>(block, bias, i, x, k, out);
+    switch (m - i) {
+    case 1: product_block<T, NV, P, 1>(block, bias, i, x, k, out); break;
+    case 2: product_block<T, NV, P, 2>(block, bias, i, x, k, out); break;
+    case 3: product_block<T, NV, P, 3>(block, bias, i, x, k, out); break;
+    case 4: product_block<T, NV, P, 4>(block, bias, i, x, k, out); break;
+    case 5: product_block<T, NV, P, 5>(block, bias, i, x, k, out); break;
+    case 6: product_block<T, NV, P, 6>(block, bias, i, x, k, out); break;
+    case 7: product_block<T, NV, P, 7>(block, bias, i, x, k, out); break;
+    }
+  }
+}
+
+// ---- G Xᵀ ------------------------------------------------------------------------------------------------------------
+// Small: into (m, k) sums lane by lane.
+template <class T, int NV, int B> INLINE void outer_rows(const V<T> *g, const V<T> *x, int k, V<T> *into) {
+  for (int j = 0; j < k; j++)
+#pragma GCC unroll 4
+    for (int b = 0; b < B; b++) {
+      V<T> sum = into[b * k + j];
+#pragma GCC unroll 4
+      for (int v = 0; v < NV; v++) sum += g[b * NV + v] * x[j * NV + v];
+      into[b * k + j] = sum;
+    }
+}
+template <class T, int NV> static void outer(const V<T> *g, int m, const V<T> *x, int k, V<T> *into) {
+  int i = 0;
+  for (; i + 4 <= m; i += 4) outer_rows<T, NV, 4>(g + i * NV, x, k, into + int64_t(i) * k);
+  for (; i < m; i++) outer_rows<T, NV, 1>(g + i * NV, x, k, into + int64_t(i) * k);
+}
+
+// Large: the lanes are summed over in the product, x with its lanes outermost.
+template <class T> constexpr bool contracts(int m, int k) { return int64_t(m) * k > 1024 && k >= 2 * LENGTH<T>; }
+template <class T> constexpr int padded(int k) { return (k + LENGTH<T> - 1) / LENGTH<T> * LENGTH<T>; }
+
+// One pass of a transposition: of two vectors the halves (quarters, …) of D numbers change places.
+template <class T, int D> INLINE void exchange(V<T> &a, V<T> &b) {
+  constexpr int L = LENGTH<T>;
+#if defined(__clang__)
+  V<T> c = a, d = b;
+  for (int i = 0; i < L; i++) a[i] = i & D ? d[i - D] : c[i], b[i] = i & D ? d[i] : c[i + D];
+#else
+  I<T> low{}, high{};
+  for (int i = 0; i < L; i++) low[i] = i & D ? i - D + L : i, high[i] = i & D ? i + L : i + D;
+  V<T> c = __builtin_shuffle(a, b, low);
+  b = __builtin_shuffle(a, b, high), a = c;
+#endif
+}
+template <class T, int D> INLINE void transpose(V<T> *r) {
+  if constexpr (D > 0) {
+#pragma GCC unroll 16
+    for (int i = 0; i < LENGTH<T>; i++)
+      if (!(i & D)) exchange<T, D>(r[i], r[i + D]);
+    transpose<T, D / 2>(r);
+  }
+}
+// x (k rows of NV vectors) to out (lanes, padded(k)).
+template <class T, int NV> static void lanes_first(const V<T> *x, int k, T *out) {
+  constexpr int L = LENGTH<T>;
+  const int width = padded<T>(k);
+  for (int j = 0; j < width; j += L)
+    for (int v = 0; v < NV; v++) {
+      V<T> r[L];
+      for (int i = 0; i < L; i++) r[i] = j + i < k ? x[(j + i) * NV + v] : V<T>{};
+      transpose<T, L / 2>(r);
+      for (int i = 0; i < L; i++) *(V<T> *)(out + int64_t(v * L + i) * width + j) = r[i];
+    }
+}
+template <class T, int NV, int P, int B> INLINE void contract_block(const T *g, const T *x, int width, T *into) {
+  constexpr int L = LENGTH<T>, W = NV * L;
+  V<T> sum[B][P];
+  for (int b = 0; b < B; b++)
+    for (int p = 0; p < P; p++) sum[b][p] = *(V<T> *)(into + int64_t(b) * width + p * L);
+#pragma GCC unroll 1
+  for (int l = 0; l < W; l++) {
+    V<T> column[P];
+#pragma GCC unroll 2
+    for (int p = 0; p < P; p++) column[p] = *(const V<T> *)(x + int64_t(l) * width + p * L);
+#pragma GCC unroll 8
+    for (int b = 0; b < B; b++) {
+      V<T> weight = all<T>(g[b * W + l]);
+#pragma GCC unroll 2
+      for (int p = 0; p < P; p++) sum[b][p] += weight * column[p];
+    }
+  }
+  for (int b = 0; b < B; b++)
+    for (int p = 0; p < P; p++) *(V<T> *)(into + int64_t(b) * width + p * L) = sum[b][p];
+}
+template <class T, int NV, int P> static void contract_columns(const T *g, int m, const T *x, int width, T *into) {
+  constexpr int W = NV * LENGTH<T>;
+  int i = 0;
+  for (; i + BLOCK <= m; i += BLOCK)
+    contract_block<T, NV, P, BLOCK>(g + int64_t(i) * W, x, width, into + int64_t(i) * width);
+  for (; i + 2 <= m; i += 2) contract_block<T, NV, P, 2>(g + int64_t(i) * W, x, width, into + int64_t(i) * width);
+  for (; i < m; i++) contract_block<T, NV, P, 1>(g + int64_t(i) * W, x, width, into + int64_t(i) * width);
+}
+// into (m, padded(k)) += g (m rows) times x, which comes lanes first.
+template <class T, int NV> static void contract(const V<T> *g, int m, const T *x, int k, T *into) {
+  constexpr int L = LENGTH<T>;
+  const int width = padded<T>(k);
+  int j = 0;
+  for (; j + 2 * L <= width; j += 2 * L) contract_columns<T, NV, 2>((const T *)g, m, x + j, width, into + j);
+  if (j < width) contract_columns<T, NV, 1>((const T *)g, m, x + j, width, into + j);
+}

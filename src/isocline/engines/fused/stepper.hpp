@@ -1,0 +1,290 @@
+// Explicit Runge–Kutta steps of a tile: every lane has its own time, step, error norm and decision. The formulas are the
+// eager engine's (engines/eager/per_sample.py). What is solved, and what happens between steps, is its users' business.
+#pragma once
+#include "interpreter.hpp"
+
+struct Method {
+  int32_t stages, extra, fsal, degree, adaptive; // extra: further stages, for the interpolant
+  const double *a, *b, *c, *error;               // a (all stages, all stages), rows below the diagonal; b, error (stages)
+  const double *dense;                           // (degree, all stages)
+  double center;
+};
+struct Control {
+  double e0, e1, e2, safety, min_factor, max_factor, min_step, max_step, first_step;
+  int32_t error_order, max_steps;
+  int32_t success, limit, too_small, non_finite; // statuses
+};
+
+template <class T, int NV> struct Stepper {
+  static constexpr int W = NV * LENGTH<T>, ND = W / LENGTH<double>;
+  const Method &m;
+  const Control &q;
+  const int n, s, all_stages;
+  const T *rtol, *atol;
+  Memory memory;
+  V<T> *y, *y1, *stage, *ks;
+  std::vector<T> a, b, e, dense;
+  alignas(64) double t[W], t1[W], h[W], stop[W], r1[W], r2[W], spacing[W], sign[W], square[W], factor[W];
+  alignas(64) T low[W], high[W], times[W]; // the interval f may be asked in; the times it is asked at
+  bool alive[W], accepted[W], clipped[W], stale[W], leaves_jump[W], meets_jump[W];
+  int64_t taken[W], rejected[W], calls[W];
+  bool jumping = false; // whether anything jumps
+  V<T> hv[NV];
+
+  Stepper(const Method &method, const Control &control, int size, const T *relative, const T *absolute)
+      : m(method), q(control), n(size), s(m.stages), all_stages(m.stages + m.extra), rtol(relative), atol(absolute),
+        memory(sizeof(T) * W * size * (all_stages + 3)), a(m.a, m.a + all_stages * all_stages), b(m.b, m.b + s),
+        e(m.error, m.error + s), dense(m.dense, m.dense + m.degree * all_stages) {
+    y = (V<T> *)memory.data, y1 = y + n * NV, stage = y1 + n * NV, ks = stage + n * NV;
+    for (int l = 0; l < W; l++) rest(l);
+  }
+  V<T> *k(int i) { return ks + int64_t(i) * n * NV; }
+  static T &lane(V<T> *x, int64_t row, int l) { return ((T *)(x + row * NV))[l]; }
+  // A lane without a sample stands still, somewhere finite.
+  void rest(int l) {
+    alive[l] = accepted[l] = clipped[l] = stale[l] = leaves_jump[l] = meets_jump[l] = false;
+    t[l] = t1[l] = h[l] = stop[l] = spacing[l] = 0, sign[l] = 1, r1[l] = r2[l] = 1, low[l] = high[l] = 0;
+    for (int d = 0; d < n; d++) lane(y, d, l) = 0;
+  }
+  // The counters and the controller's memory of a new sample.
+  void begin(int l) { taken[l] = rejected[l] = calls[l] = 0, r1[l] = r2[l] = 1; }
+
+  // out = y + h Σ weights_j k_j
+  void combined(const T *weights, int count, V<T> *out) {
+    int used[32], many = 0;
+    for (int j = 0; j < count; j++)
+      if (weights[j] != 0) used[many++] = j;
+    for (int i = 0; i < n * NV; i += NV)
+      for (int v = 0; v < NV; v++) {
+        V<T> sum{};
+        for (int j = 0; j < many; j++) sum += weights[used[j]] * ks[int64_t(used[j]) * n * NV + i + v];
+        out[i + v] = y[i + v] + hv[v] * sum;
+      }
+  }
+  // b_i(θ), (all stages) vectors
+  void weights(const V<T> *theta, V<T> *out) {
+    T center = T(m.center);
+    for (int i = 0; i < all_stages * NV; i++) out[i] = V<T>{};
+    for (int v = 0; v < NV; v++) {
+      V<T> x = theta[v] - center, power = x;
+      T at_start = -center, start_power = at_start;
+      for (int d = 0; d < m.degree; d++, power *= x, start_power *= at_start)
+        for (int i = 0; i < all_stages; i++) out[i * NV + v] += dense[d * all_stages + i] * (power - start_power);
+    }
+  }
+  // out = y + h Σ weights_i k_i, weights by lane
+  void interpolated(const V<T> *weight, V<T> *out) {
+    for (int d = 0; d < n * NV; d += NV)
+      for (int v = 0; v < NV; v++) {
+        V<T> sum{};
+        for (int i = 0; i < all_stages; i++) sum += weight[i * NV + v] * ks[int64_t(i) * n * NV + d + v];
+        out[d + v] = y[d + v] + hv[v] * sum;
+      }
+  }
+
+  // Where this attempt goes: to t + h, or to the stop before that.
+  void aim() {
+    T *step = (T *)hv;
+    for (int l = 0; l < W; l++) {
+      double there = t[l] + h[l];
+      clipped[l] = there >= stop[l];
+      t1[l] = there >= stop[l] ? stop[l] : there;
+      step[l] = T((t1[l] - t[l]) * sign[l]);
+    }
+    if (!jumping) return;
+    for (int l = 0; l < W; l++) {
+      T from = T(t[l] * sign[l]), to = T(t1[l] * sign[l]);
+      low[l] = leaves_jump[l] ? std::nextafter(from, to) : from;
+      high[l] = clipped[l] && meets_jump[l] ? std::nextafter(to, from) : to;
+    }
+  }
+  void stage_times(int i) {
+    const double c = m.c[i];
+    if (c == 0)
+      for (int l = 0; l < W; l++) times[l] = T(t[l] * sign[l]);
+    else if (c == 1)
+      for (int l = 0; l < W; l++) times[l] = T(t1[l] * sign[l]);
+    else
+      for (int l = 0; l < W; l++) times[l] = T((t[l] + c * (t1[l] - t[l])) * sign[l]);
+    if (jumping)
+      for (int l = 0; l < W; l++) {
+        T first = std::min(low[l], high[l]), last = std::max(low[l], high[l]);
+        times[l] = std::min(std::max(times[l], first), last);
+      }
+  }
+  // The slopes at the start of the lanes that do not have them yet; f(stage, times, x, out).
+  template <class F> void refresh(F f) {
+    bool any = false;
+    for (int l = 0; l < W; l++) any |= stale[l];
+    if (!any) return;
+    stage_times(0);
+    f(0, times, y, stage);
+    I<T> mask[NV];
+    for (int l = 0; l < W; l++) {
+      ((typename Number<T>::bits *)mask)[l] = stale[l] ? -1 : 0;
+      calls[l] += stale[l], stale[l] = false;
+    }
+    for (int d = 0; d < n * NV; d += NV)
+      for (int v = 0; v < NV; v++) ks[d + v] = pick<T>(mask[v], stage[d + v], ks[d + v]);
+  }
+  // The stages of this attempt, y1, and the square of the error's norm.
+  template <class F> void attempt(F f) {
+    for (int i = 1; i < s; i++) {
+      stage_times(i);
+      V<T> *x = m.fsal && i == s - 1 ? y1 : stage;
+      combined(a.data() + i * all_stages, i, x);
+      f(i, times, x, k(i));
+    }
+    if (!m.fsal) combined(b.data(), s, y1);
+  }
+  // The further stages of the interpolant.
+  template <class F> void complete(F f) {
+    for (int i = s; i < all_stages; i++) {
+      stage_times(i);
+      combined(a.data() + i * all_stages, i, stage);
+      f(i, times, stage, k(i));
+    }
+  }
+  // Which lanes accept, and the step each goes on with; `counted` numbers of the state have a say.
+  // Returns whether any lane is to leave: its status is in `left`, else 0.
+  bool judge(int64_t *left) {
+    V<T> sums[NV] = {};
+    if (m.adaptive) {
+      int used[32], many = 0;
+      for (int i = 0; i < s; i++)
+        if (e[i] != 0) used[many++] = i;
+      for (int d = 0; d < n; d++)
+        for (int v = 0; v < NV; v++) {
+          V<T> sum{};
+          for (int j = 0; j < many; j++) sum += e[used[j]] * ks[(int64_t(used[j]) * n + d) * NV + v];
+          V<T> x = magnitude<T>(y[d * NV + v]), z = magnitude<T>(y1[d * NV + v]);
+          V<T> r = hv[v] * sum / (atol[d] + rtol[d] * f_maximum::at<T>(x, z));
+          sums[v] += r * r;
+        }
+    } else {
+      for (int d = 0; d < n * NV; d += NV)
+        for (int v = 0; v < NV; v++) sums[v] += y1[d + v] * 0; // 0, or NaN where y1 is not finite
+    }
+    bool leaving = false;
+    if (!m.adaptive) {
+      for (int l = 0; l < W; l++) {
+        bool finite = ((T *)sums)[l] == 0;
+        accepted[l] = alive[l] && finite;
+        taken[l] += alive[l], calls[l] += alive[l] ? s - 1 : 0;
+        left[l] = 0;
+        if (alive[l] && !finite) rejected[l]++, left[l] = q.non_finite, leaving = true;
+      }
+      return leaving;
+    }
+    for (int l = 0; l < W; l++) square[l] = double(((T *)sums)[l]) / n;
+    for (int i = 0; i < ND; i++)
+      ((V<double> *)factor)[i] = q.safety * v_pow(((V<double> *)square)[i], all<double>(q.e0 / 2));
+    const bool remembers = q.e1 != 0 || q.e2 != 0;
+    const double eps = std::numeric_limits<double>::epsilon();
+    for (int l = 0; l < W; l++) {
+      left[l] = 0;
+      bool good = square[l] <= 1;
+      accepted[l] = alive[l] && good;
+      taken[l] += alive[l], calls[l] += alive[l] ? s - 1 : 0;
+      double f = factor[l], step = t1[l] - t[l];
+      if (remembers) {
+        double r = std::sqrt(square[l]);
+        f *= std::pow(r1[l], q.e1) * std::pow(r2[l], q.e2);
+        if (!std::isfinite(r)) r1[l] = r2[l] = 1;
+        else if (good) r2[l] = r1[l], r1[l] = std::max(r, 1e-8);
+        if (!good) f = std::min(f, q.safety);
+      }
+      double least = good ? 1.0 : 0.0;
+      f = f > least ? f : least; // NaN becomes the largest cut
+      f = std::min(std::max(f, q.min_factor), q.max_factor);
+      double longer = f * step;
+      if (good && clipped[l]) longer = std::max(h[l], longer);
+      if (alive[l] && !good) {
+        rejected[l]++;
+        if (step <= std::max(std::abs(t1[l]) * 5 * eps, spacing[l])) {
+          h[l] = longer, left[l] = q.too_small, leaving = true;
+          continue;
+        }
+      }
+      h[l] = alive[l] ? std::min(longer, q.max_step) : 0;
+    }
+    return leaving;
+  }
+  // Accepted lanes go on to where they are.
+  void commit() {
+    I<T> mask[NV];
+    bool every = true;
+    for (int l = 0; l < W; l++) {
+      ((typename Number<T>::bits *)mask)[l] = accepted[l] ? -1 : 0;
+      every &= accepted[l];
+      t[l] = accepted[l] ? t1[l] : t[l];
+    }
+    const V<T> *last = k(s - 1);
+    if (every) {
+      std::swap(y, y1);
+      if (m.fsal) std::memcpy((void *)ks, last, sizeof(V<T>) * n * NV);
+      return;
+    }
+    for (int d = 0; d < n * NV; d += NV)
+      for (int v = 0; v < NV; v++) {
+        y[d + v] = pick<T>(mask[v], y1[d + v], y[d + v]);
+        if (m.fsal) ks[d + v] = pick<T>(mask[v], last[d + v], ks[d + v]);
+      }
+  }
+
+  // Of W lanes that have just been set (y, t, sign, stop): the slopes into k(0), and Hairer's first step into h; false in
+  // `finite` where a slope is none. `end`: the last time of each.
+  template <class F> void start(F f, const double *end, bool *finite) {
+    const double eps = std::numeric_limits<double>::epsilon();
+    for (int l = 0; l < W; l++) t1[l] = stop[l], clipped[l] = false;
+    aim_from_start();
+    stage_times(0);
+    f(0, times, y, k(0));
+    double d0[W] = {}, d1[W] = {}, d2[W] = {}, h0[W];
+    for (int l = 0; l < W; l++) {
+      finite[l] = true, calls[l] = 1, h[l] = INFINITY;
+      spacing[l] = std::max(1e-9 * eps * (end[l] - t[l]), m.adaptive ? q.min_step : 0.0);
+      for (int d = 0; d < n; d++) {
+        T slope = lane(ks, d, l);
+        finite[l] &= bool(std::isfinite(slope));
+        if (!m.adaptive) continue;
+        T x = lane(y, d, l), unit = atol[d] + std::abs(x) * rtol[d];
+        d0[l] += double(x / unit) * double(x / unit), d1[l] += double(slope / unit) * double(slope / unit);
+      }
+    }
+    if (!m.adaptive) return;
+    if (q.first_step >= 0) {
+      for (int l = 0; l < W; l++) h[l] = std::max(std::min(q.first_step, q.max_step), 4 * eps * std::abs(t[l]));
+      return;
+    }
+    for (int l = 0; l < W; l++) {
+      double span = stop[l] - t[l];
+      d0[l] = std::sqrt(d0[l] / n), d1[l] = std::sqrt(d1[l] / n);
+      h0[l] = d0[l] > 1e-5 && d1[l] > 1e-5 ? 0.01 * d0[l] / d1[l] : 1e-6 * span;
+      h0[l] = std::min(std::isnan(h0[l]) ? 0.0 : h0[l], span);
+      times[l] = jumping ? T((double(low[l]) * sign[l] + h0[l]) * sign[l]) : T((t[l] + h0[l]) * sign[l]);
+      for (int d = 0; d < n; d++) lane(y1, d, l) = lane(y, d, l) + T(h0[l] * sign[l]) * lane(ks, d, l);
+    }
+    f(0, times, y1, stage);
+    for (int l = 0; l < W; l++) {
+      double span = stop[l] - t[l];
+      calls[l]++;
+      for (int d = 0; d < n; d++) {
+        T unit = atol[d] + std::abs(lane(y, d, l)) * rtol[d], x = (lane(stage, d, l) - lane(ks, d, l)) / unit;
+        d2[l] += double(x) * double(x);
+      }
+      d2[l] = std::sqrt(d2[l] / n) / h0[l];
+      double largest = std::max(d1[l], d2[l]);
+      double second =
+          largest <= 1e-15 ? std::max(1e-3 * h0[l], 1e-6 * span) : std::pow(0.01 / largest, 1.0 / q.error_order);
+      double chosen = std::min(std::isfinite(largest) ? std::min(100 * h0[l], second) : h0[l], span);
+      h[l] = std::min(std::max({chosen, q.min_step, 4 * eps * std::abs(t[l])}), q.max_step);
+    }
+  }
+  void aim_from_start() {
+    for (int l = 0; l < W && jumping; l++) {
+      T from = T(t[l] * sign[l]), to = T(stop[l] * sign[l]);
+      low[l] = leaves_jump[l] ? std::nextafter(from, to) : from, high[l] = to;
+    }
+  }
+};

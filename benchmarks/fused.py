@@ -3,8 +3,9 @@
 pip install -c constraints.txt -e ".[bench]"
 python benchmarks/fused.py [--rows TEXT ...] [--methods TEXT] [--rounds N] [--quick] [--out FILE]
 
-Every row measured is kept in fused.json beside the table, so that `--rows TEXT` measures some again and the table is made
-of all: of the rows of that name, or else those whose names contain it; `--rows nothing` makes only the table. With `--methods TEXT` only some take part, and numbers are shown, not kept.
+What was measured is kept in fused.json beside the table, so that `--rows TEXT` measures some rows again (those of that
+name, or else those whose names contain it) and the table is made of all; `--rows none` only makes the table. With
+`--methods TEXT` only some take part, and their numbers are shown, not kept.
 """
 
 from __future__ import annotations
@@ -144,19 +145,8 @@ def details(taken: dict[str, Any]) -> str:
             numbers.append(digits(r["ms"] / fused["ms"]) if fused else "—")
             last = [r["rounds"], digits(r["compiling"])]
             rows.append([title, r["method"], *numbers, *errs, *["—"] * (2 - len(errs)), *last])
-    head = [
-        "work",
-        "method",
-        "ms",
-        "least",
-        "on the wall",
-        "of fused",
-        "error of y",
-        "error of gradient",
-        "rounds",
-        "compiling, s",
-    ]
-    return table(head, rows)
+    head = ["work", "method", "ms", "least", "on the wall", "of fused", "error of y", "error of gradient", "rounds"]
+    return table([*head, "compiling, s"], rows)
 
 
 PAGE = """# The fused engine

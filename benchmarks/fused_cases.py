@@ -336,8 +336,8 @@ def rk4_diffrax() -> Any:
     return RK4()
 
 
-def jax_methods(case: Case, chosen: str = "", kinds: Sequence[str] = ("forward", "both")) -> Iterator[Method]:
-    """Those whose name contains `chosen`, compiled for these kinds of work."""
+def jax_methods(case: Case, chosen: str = "", asked: Sequence[str] = ("forward", "both")) -> Iterator[Method]:
+    """Those whose name contains `chosen`, compiled for what is asked of them."""
     import diffrax
     import jax
     import jax.numpy as jnp
@@ -382,12 +382,12 @@ def jax_methods(case: Case, chosen: str = "", kinds: Sequence[str] = ("forward",
         if chosen not in name:
             continue
         run = partial(path, solver, adjoint, vmapped)
-        compiled = jax_works(run, [w for w in works if w in kinds], (start, parameters))
+        compiled = jax_works(run, [w for w in works if w in asked], (start, parameters))
         yield Method(group, name, read=partial(read_jax, case), **compiled)
     for remat in (False, True) if case.steps else ():
         name = f"jax scan{' checkpoint' if remat else ''}"
         if chosen in name:
-            compiled = jax_works(partial(scan, case, remat), kinds[remat:], (start, parameters))
+            compiled = jax_works(partial(scan, case, remat), asked[remat:], (start, parameters))
             yield Method("scan", name, read=partial(read_jax, case), **compiled)
 
 

@@ -30,10 +30,18 @@ struct Memory {
 // Rows of a product that are summed at once: with two vectors each they must fit the registers, 32 or 16 of them.
 constexpr int BLOCK = ISO_BYTES == 64 ? 8 : 6;
 
-// A matrix (m, k), entry (i, j) at w[i * s + j * d], in blocks: for every block of rows, column by column.
+constexpr int THIN = 4; // columns of a matrix that are kept in registers
+
+// A matrix (m, k), entry (i, j) at w[i * s + j * d], in blocks: for every block of rows, column by column. One of few
+// columns row by row.
 template <class T> static void pack(const T *w, int m, int k, int64_t s, int64_t d, std::vector<T> &out) {
   out.resize(size_t(m) * k);
   size_t at = 0;
+  if (k <= THIN) {
+    for (int i = 0; i < m; i++)
+      for (int j = 0; j < k; j++) out[at++] = w[i * s + j * d];
+    return;
+  }
   for (int i = 0; i < m; i += BLOCK)
     for (int j = 0; j < k; j++)
       for (int b = i; b < std::min(i + BLOCK, m); b++) out[at++] = w[b * s + j * d];
@@ -43,12 +51,13 @@ template <class T> static void pack(const T *w, int m, int k, int64_t s, int64_t
 template <class T, int NV, int P, int B>
 static inline void product_block(const T *w, Source<T> bias, int first, const V<T> *x, int k, V<T> *out) {
   V<T> sum[B][P];
-  for (int b = 0; b < B; b++)
-    for (int v = 0; v < P; v++) {
-      if (bias.rows) sum[b][v] = bias.rows[(first + b) * bias.stride + v];
-      else if (bias.numbers) sum[b][v] = all<T>(bias.numbers[(first + b) * bias.stride]);
-      else sum[b][v] = all<T>(bias.number);
-    }
+  if (bias.rows) {
+    for (int b = 0; b < B; b++)
+      for (int v = 0; v < P; v++) sum[b][v] = bias.rows[(first + b) * bias.stride + v];
+  } else {
+    for (int b = 0; b < B; b++)
+      for (int v = 0; v < P; v++) sum[b][v] = all<T>(bias.numbers ? bias.numbers[(first + b) * bias.stride] : bias.number);
+  }
 #pragma GCC unroll 1
   for (int j = 0; j < k; j++) {
     V<T> column[P];
@@ -65,10 +74,42 @@ static inline void product_block(const T *w, Source<T> bias, int first, const V<
     for (int v = 0; v < P; v++) out[(first + b) * NV + v] = sum[b][v];
 }
 
+// Few columns: they stay in registers, row after row.
+template <class T, int NV, int P, int K>
+static inline void thin_product(const T *w, Source<T> bias, const V<T> *x, int m, V<T> *out) {
+  V<T> column[K][P];
+  for (int j = 0; j < K; j++)
+    for (int v = 0; v < P; v++) column[j][v] = x[j * NV + v];
+  if (bias.rows) {
+    for (int i = 0; i < m; i++, w += K)
+      for (int v = 0; v < P; v++) {
+        V<T> sum = bias.rows[i * bias.stride + v];
+        for (int j = 0; j < K; j++) sum += w[j] * column[j][v];
+        out[i * NV + v] = sum;
+      }
+    return;
+  }
+  const T *number = bias.numbers ? bias.numbers : &bias.number;
+  for (int i = 0; i < m; i++, w += K, number += bias.stride) {
+    V<T> start = all<T>(*number);
+    for (int v = 0; v < P; v++) {
+      V<T> sum = start;
+      for (int j = 0; j < K; j++) sum += w[j] * column[j][v];
+      out[i * NV + v] = sum;
+    }
+  }
+}
+
 template <class T, int NV>
 static __attribute__((noinline)) void product(const T *w, Source<T> bias, const V<T> *x, int m, int k, V<T> *out) {
   constexpr int P = NV < 2 ? NV : 2;
   for (int v = 0; v < NV; v += P, x += P, out += P, bias.rows += bias.rows ? P : 0) {
+    switch (k) {
+    case 1: thin_product<T, NV, P, 1>(w, bias, x, m, out); continue;
+    case 2: thin_product<T, NV, P, 2>(w, bias, x, m, out); continue;
+    case 3: thin_product<T, NV, P, 3>(w, bias, x, m, out); continue;
+    case 4: thin_product<T, NV, P, 4>(w, bias, x, m, out); continue;
+    }
     const T *block = w;
     int i = 0;
     for (; i + BLOCK <= m; i += BLOCK, block += size_t(BLOCK) * k)

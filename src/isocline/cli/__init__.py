@@ -1,4 +1,7 @@
-"""The command: `isocline fit | predict | demo | reproduce`. PyTorch is imported inside the commands only, so that help is quick."""
+"""The command: `isocline fit | predict | demo | reproduce | doctor`.
+
+PyTorch is imported inside the commands only, so that help is quick.
+"""
 
 from __future__ import annotations
 

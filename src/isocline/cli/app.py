@@ -156,3 +156,23 @@ def reproduce(
     from isocline.cli.reproduce import reproduce_command
 
     return reproduce_command(name, quick, seed, out, data, threads, fresh, device)
+
+
+@app.command
+def doctor(
+    *,
+    benchmark: bool = True,
+    as_json: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> int:
+    """Report versions, compiler and the fused engine's machine; build, test and time it.
+
+    Parameters
+    ----------
+    benchmark:
+        Time solves by both engines, half a minute at most.
+    as_json:
+        One JSON object in place of tables.
+    """
+    from isocline.cli.doctor import doctor_command
+
+    return doctor_command(benchmark, as_json)

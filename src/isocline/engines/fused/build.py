@@ -1,16 +1,23 @@
-"""The tile machine as a shared library: compiled on first use, once for a computer, kept in the user's cache."""
+"""The tile machine as a shared library: compiled on first use, once for a computer, kept in the user's cache.
+
+Environment: `$CXX` is the compiler, `$XDG_CACHE_HOME` where the cache is, `$ISOCLINE_CXXFLAGS` stands in place of the flags that
+suit the processor (none: the machine that any processor of this architecture runs).
+"""
 
 from __future__ import annotations
 
 import ctypes
-import getpass
 import hashlib
+import json
 import logging
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -37,6 +44,8 @@ FLAGS = (
     "-ffp-contract=fast",
     "-Wno-psabi",
 )
+# The first that compiles and loads. With glibc's vector library; without it functions are the scalar ones, lane by lane.
+SUITED = (("-march=native", "-DISO_MVEC", "-lmvec"), ("-march=native",), ())
 
 
 class NoMachineError(RuntimeError):
@@ -46,78 +55,154 @@ class NoMachineError(RuntimeError):
 def folder() -> Path:
     """Where built machines are kept: `$XDG_CACHE_HOME/isocline`, else `~/.cache/isocline`; where nobody may write there, a
     folder of this user's among the temporary ones."""
-    path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "isocline"
-    try:
+    with suppress(OSError, RuntimeError):  # the latter: no home
+        path = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "isocline"
         path.mkdir(parents=True, exist_ok=True)
-        if os.access(path, os.W_OK):
+        if os.access(path, os.W_OK | os.X_OK):
             return path
-    except OSError:
-        pass
-    path = Path(tempfile.gettempdir()) / f"isocline-{getpass.getuser()}"
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return _temporary()
+
+
+@cache
+def _temporary() -> Path:
+    """Nobody else's: what lies there is loaded into this process."""
+    path = Path(tempfile.gettempdir()) / f"isocline-{os.getuid()}"
+    try:
+        path.mkdir(mode=0o700, exist_ok=True)
+        found = path.lstat()
+        if path.is_symlink() or found.st_uid != os.getuid() or found.st_mode & 0o022:
+            path = Path(tempfile.mkdtemp(prefix="isocline-"))
+    except OSError as error:
+        raise NoMachineError(
+            f"the fused engine's machine cannot be kept anywhere: {error}; let $XDG_CACHE_HOME be a folder you may write to"
+        ) from error
     return path
 
 
-def compiler() -> str:
-    """The compiler: `$CXX`, g++ or clang++.
+def compiler() -> list[str]:
+    """The command of the compiler: `$CXX`, else g++ or clang++.
 
     Raises:
         NoMachineError: where there is none.
     """
-    for name in (os.environ.get("CXX"), "g++", "clang++"):
-        if name and shutil.which(name):
-            return name
+    if given := shlex.split(os.environ.get("CXX", "")):
+        if shutil.which(given[0]):
+            return given
+        raise NoMachineError(
+            f"$CXX is {given[0]!r}, and there is no such program: correct it, or unset it to take g++ or clang++"
+        )
+    for name in ("g++", "clang++"):
+        if shutil.which(name):
+            return [name]
     raise NoMachineError(
         "no C++ compiler found (g++ or clang++, or $CXX): install one, on Debian with `apt install g++`"
     )
 
 
-def key(compiled_by: str) -> str:
+def choices() -> tuple[tuple[str, ...], ...]:
+    """Flags beside FLAGS, to be tried in turn: SUITED, or those of `$ISOCLINE_CXXFLAGS` alone."""
+    given = os.environ.get("ISOCLINE_CXXFLAGS")
+    return SUITED if given is None else (tuple(shlex.split(given)),)
+
+
+def key(compiled_by: list[str]) -> str:
     """What the library depends on: the sources, the compiler, the flags, the processor's features."""
-    version = subprocess.run([compiled_by, "--version"], capture_output=True, text=True, check=False).stdout
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     features = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
     parts = [
         *((HERE / name).read_bytes() for name in SOURCES),
-        version.encode(),
-        " ".join(FLAGS).encode(),
+        f"{compiled_by} {version_of(compiled_by)} {FLAGS} {choices()}".encode(),
         features.encode(),
     ]
-    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
+    return _digest(b"\0".join(parts))
+
+
+def version_of(compiled_by: list[str]) -> str:
+    """What the compiler says of itself, in the first line.
+
+    Raises:
+        NoMachineError: where it cannot be run.
+    """
+    done = _run([*compiled_by, "--version"])
+    return (done.stdout.splitlines() or [""])[0]
 
 
 def build() -> Path:
-    """The path of the library, compiled where it is not there yet; several processes may do so at once.
+    """The path of the library, compiled where it is not there yet; several processes may ask at once, one compiles.
 
     Raises:
         NoMachineError: without a compiler, or where it fails, with its words.
     """
     compiled_by = compiler()
-    path = folder() / f"machine-{key(compiled_by)}.so"
-    if path.exists():
-        return path
-    said = ""
+    name = key(compiled_by)
+    if found := kept(name):
+        return found
+    with _alone_in(folder()):
+        return kept(name) or _compiled(compiled_by, name)
+
+
+def kept(name: str) -> Path | None:
+    """The library of a key, whole: the end of its name is the digest of what is in it. A damaged one is removed: to load it
+    may end the process."""
+    for path in sorted(folder().glob(f"machine-{name}-*.so")):
+        with suppress(OSError):
+            if path.stem.endswith(_digest(path.read_bytes())):
+                return path
+            path.unlink(missing_ok=True)
+    return None
+
+
+def _compiled(compiled_by: list[str], name: str) -> Path:
     logger.warning("isocline: compiling the fused engine's machine, once for this computer; some ten seconds")
-    # glibc's vector library first; without it the functions are the scalar ones.
-    for extra in (("-march=native", "-DISO_MVEC", "-lmvec"), ("-march=native",), ()):
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".so", delete=False) as aside:
-            command = [compiled_by, *FLAGS, str(HERE / "machine.cpp"), "-o", aside.name, *extra, "-lm"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode == 0 and _loads(aside.name):
-            Path(aside.name).replace(path)
-            return path
-        said = said or done.stderr
-        Path(aside.name).unlink(missing_ok=True)
-    raise NoMachineError(f"{compiled_by} could not compile the machine: {said.strip()[:2000]}")
-
-
-def _loads(path: str) -> bool:
+    said = ""
     try:
-        ctypes.CDLL(path)
-    except OSError:
-        return False
-    return True
+        with tempfile.TemporaryDirectory(dir=folder(), prefix="building-") as aside:
+            path = Path(aside) / "machine.so"
+            for extra in choices():
+                told = json.dumps(" ".join([*compiled_by, *FLAGS, *extra]))
+                command = [*compiled_by, *FLAGS, f"-DISO_MADE_WITH={told}", str(HERE / "machine.cpp"), "-o", str(path)]
+                done = _run([*command, *extra, "-lm"])
+                said = done.stderr if done.returncode else _refused(path)
+                if not said and path.exists():
+                    return path.replace(folder() / f"machine-{name}-{_digest(path.read_bytes())}.so")
+    except OSError as error:
+        said = str(error)
+    raise NoMachineError(f"{' '.join(compiled_by)} could not compile the fused engine's machine: {said.strip()[:2000]}")
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+    except OSError as error:
+        raise NoMachineError(f"the C++ compiler {command[0]!r} cannot be run: {error}") from error
+
+
+def _refused(path: Path) -> str:
+    """Why a library cannot be loaded; nothing where it can."""
+    try:
+        ctypes.CDLL(str(path))
+    except OSError as error:
+        return str(error)
+    return ""
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+@contextmanager
+def _alone_in(path: Path) -> Iterator[None]:
+    """No other process is in here for this folder; where the file system has no locks, several may be, to no harm."""
+    import fcntl  # not on every system
+
+    place = os.open(path, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(place, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(place)
 
 
 @cache
@@ -128,3 +213,10 @@ def library() -> ctypes.CDLL:
         NoMachineError: where it cannot be built.
     """
     return ctypes.CDLL(str(build()))
+
+
+def made_with() -> str:
+    """The command that the machine was compiled with, without its files."""
+    told = library().isocline_made_with
+    told.restype = ctypes.c_char_p
+    return told().decode()

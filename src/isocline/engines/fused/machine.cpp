@@ -31,7 +31,12 @@
 #define ADJOINT(n)                                                                                                     \
   case n: return adjoint<Real, n>(job, threads);
 
+#ifndef ISO_MADE_WITH
+#define ISO_MADE_WITH ""
+#endif
+
 extern "C" {
+const char *isocline_made_with() { return ISO_MADE_WITH; }
 #define Real float
 BORDER(float)
 #undef Real

@@ -1,0 +1,86 @@
+"""`isocline doctor`: what is here, a machine that is tested, and what it says where there is none."""
+
+import json
+
+import pytest
+import torch
+from test_bad_input import call
+
+from isocline.cli import doctor
+from isocline.engines.fused import build
+
+try:
+    build.compiler()
+    MISSING = ""
+except build.NoMachineError as error:
+    MISSING = str(error)
+needs_a_compiler = pytest.mark.skipif(bool(MISSING), reason=MISSING or "there is a compiler")
+
+
+@needs_a_compiler
+def test_it_reports_and_tests_the_machine(capsys):
+    code, out, err = call(capsys, "doctor", "--no-benchmark")
+    assert (code, err) == (0, "")
+    path = build.build()
+    joined = "".join(out.split())
+    for said in (torch.__version__, str(path), str(path.stat().st_size), build.made_with(), "Alliswell."):
+        assert "".join(said.split()) in joined
+    assert out.count("passed") == 2 * len(doctor.fields()) and "FAILED" not in out and "benchmark" not in out
+
+
+@needs_a_compiler
+def test_it_times_both_engines(capsys, monkeypatch):
+    monkeypatch.setattr(doctor, "SECONDS", 0.0)
+    threads = torch.get_num_threads()
+    code, out, _ = call(capsys, "doctor", "--json")
+    assert code == 0 and torch.get_num_threads() == threads
+    found = json.loads(out)
+    assert [(row["batch"], row["what"]) for row in found["benchmark"]] == [
+        (batch, what) for batch in (20, 1000) for what in ("forward", "forward and backward")
+    ]
+    for row in found["benchmark"]:
+        assert row["ratio"] == pytest.approx(row["eager_ms"] / row["fused_ms"]) and row["fused_ms"] > 0
+    assert found["system"]["threads of PyTorch"] == threads and found["machine"]["bytes"] > 10_000
+
+
+@needs_a_compiler
+def test_a_machine_that_is_wrong_is_told_by_the_exit_code(capsys, monkeypatch):
+    """One whose numbers are not the eager engine's, and one that takes nothing."""
+    right = doctor.solve
+
+    def wrong(field, y0, ts, *, engine, **options):
+        return right(field, y0 * (1 + 1e-3 * (engine == "fused")), ts, engine=engine, **options)
+
+    monkeypatch.setattr(doctor, "solve", wrong)
+    code, out, _ = call(capsys, "doctor", "--no-benchmark")
+    assert code == 1 and "FAILED" in out and "wrong on this computer" in out
+
+    def refuses(*_, engine, **__):
+        raise ValueError("the reason why")
+
+    monkeypatch.setattr(doctor, "solve", refuses)
+    code, out, _ = call(capsys, "doctor", "--json", "--no-benchmark")
+    rows = json.loads(out)["self_test"]
+    assert code == 1 and {row["why"] for row in rows} == {"the reason why"}
+
+
+def test_without_a_compiler_it_says_what_to_install_and_all_is_well(capsys, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    code, out, _ = call(capsys, "doctor")
+    (line,) = [line for line in " ".join(out.split()).split("  ") if "apt install g++" in line]
+    assert code == 0 and "engine='eager' does everything" in line
+    code, out, _ = call(capsys, "doctor", "--json")
+    assert code == 0 and "apt install g++" in json.loads(out)["missing"]
+
+
+def test_a_compiler_that_fails_is_told_in_its_words(capsys, monkeypatch, tmp_path):
+    path = tmp_path / "g++"
+    path.write_text("#!/bin/sh\necho 'no such [option]' >&2\nexit 1\n")
+    path.chmod(0o755)
+    monkeypatch.setenv("CXX", str(path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    code, out, _ = call(capsys, "doctor")
+    said = " ".join(out.split())
+    assert code == 1 and "could not compile the fused engine's machine: no such [option]" in said
+    assert list((tmp_path / "cache" / "isocline").iterdir()) == []

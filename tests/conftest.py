@@ -32,6 +32,18 @@ def _some_checked(request):
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+@pytest.fixture(autouse=True)
+def _machine(request):
+    """A test marked `machine` is skipped where there is no compiler to build it, with the line that says what to install."""
+    if request.node.get_closest_marker("machine"):
+        from isocline.engines.fused import build
+
+        try:
+            build.compiler()
+        except build.NoMachineError as error:
+            pytest.skip(str(error))
+
+
 @pytest.fixture
 def unchecked():
     """For tests that hand over wrong types on purpose: the library's own message is what they look at."""

@@ -9,15 +9,8 @@ from test_bad_input import call
 from isocline.cli import doctor
 from isocline.engines.fused import build
 
-try:
-    build.compiler()
-    MISSING = ""
-except build.NoMachineError as error:
-    MISSING = str(error)
-needs_a_compiler = pytest.mark.skipif(bool(MISSING), reason=MISSING or "there is a compiler")
 
-
-@needs_a_compiler
+@pytest.mark.machine
 def test_it_reports_and_tests_the_machine(capsys):
     code, out, err = call(capsys, "doctor", "--no-benchmark")
     assert (code, err) == (0, "")
@@ -28,7 +21,7 @@ def test_it_reports_and_tests_the_machine(capsys):
     assert out.count("passed") == 2 * len(doctor.fields()) and "FAILED" not in out and "benchmark" not in out
 
 
-@needs_a_compiler
+@pytest.mark.machine
 def test_it_times_both_engines(capsys, monkeypatch):
     monkeypatch.setattr(doctor, "SECONDS", 0.0)
     threads = torch.get_num_threads()
@@ -43,7 +36,7 @@ def test_it_times_both_engines(capsys, monkeypatch):
     assert found["system"]["threads of PyTorch"] == threads and found["machine"]["bytes"] > 10_000
 
 
-@needs_a_compiler
+@pytest.mark.machine
 def test_a_machine_that_is_wrong_is_told_by_the_exit_code(capsys, monkeypatch):
     """One whose numbers are not the eager engine's, and one that takes nothing."""
     right = doctor.solve

@@ -10,7 +10,7 @@ from fused_fields import FIELDS, Field
 from torch import nn
 
 import isocline as ic
-from isocline.engines.fused import build, native, prepare
+from isocline.engines.fused import native, prepare
 from isocline.engines.fused.derive import derive
 from isocline.engines.fused.lanes import LANES
 from isocline.engines.fused.program import execute
@@ -19,10 +19,7 @@ from isocline.nn import MLP, NeuralODE
 from isocline.solvers import Solver
 from isocline.solvers.runge_kutta import ExplicitRungeKutta
 
-try:
-    build.compiler()
-except build.NoMachineError as error:
-    pytest.skip(str(error), allow_module_level=True)
+pytestmark = pytest.mark.machine
 
 F64 = torch.float64
 EXPLICIT = sorted(
@@ -31,6 +28,26 @@ EXPLICIT = sorted(
 STEPS = [(name, {"step": 0.05}) for name in EXPLICIT]
 TIGHT, LOOSE = {"rtol": 1e-6, "atol": 1e-8}, {"rtol": 1e-4, "atol": 1e-6}  # for methods of order 2 the steps are many
 STEPS += [(n, LOOSE if Solver.named(n).order < 3 else TIGHT) for n in EXPLICIT if Solver.named(n).error_order]
+
+
+FUNCTIONS = [
+    "exp",
+    "expm1",
+    "log",
+    "log1p",
+    "sin",
+    "cos",
+    "tan",
+    "sinh",
+    "cosh",
+    "tanh",
+    "atan",
+    "sigmoid",
+    "softplus",
+    "erf",
+    "sqrt",
+    "rsqrt",
+]
 
 
 # ---- programs -----------------------------------------------------------------------------------------------------
@@ -52,8 +69,7 @@ def test_native_programs(name, dtype):
 
 
 # What PyTorch's own are within is not known; double precision says.
-@pytest.mark.parametrize("op", ["exp", "expm1", "log", "log1p", "sin", "cos", "tan", "sinh", "cosh", "tanh", "atan", "sigmoid",
-                                "softplus", "erf", "sqrt", "rsqrt"])  # fmt: skip
+@pytest.mark.parametrize("op", FUNCTIONS)
 def test_functions_are_within_four_units_in_the_last_place(op):
     """Over floats of all sizes; where the result is no ordinary float, what is near it."""
     bits = torch.arange(0, 2**31 - 1, 50021, dtype=torch.int64).to(torch.int32)
@@ -311,16 +327,3 @@ def test_transforms_are_refused_by_name():
         torch.func.vmap(lambda y: ic.solve(lambda t, y: -y, y, [0.0, 1.0], engine="fused", batching="per_sample").ys)(
             torch.ones(3, 2, 2)
         )
-
-
-def test_no_compiler_is_one_message(monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(build.NoMachineError, match=r"no C\+\+ compiler found .* `apt install g\+\+`"):
-        build.compiler()
-
-
-def test_a_machine_is_built_once_and_whole(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    first = build.build()
-    assert build.build() == first and [p.name for p in first.parent.iterdir()] == [first.name]

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 import time
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -17,6 +14,7 @@ from torch import Tensor, nn
 
 from isocline._version import __version__
 from isocline.engines.fused import build
+from isocline.experiments.lab import record
 from isocline.nn import MLP, TimeMLP
 from isocline.nn.hamiltonian_ode import Hamiltonian
 from isocline.solve import solve
@@ -74,18 +72,15 @@ def examine(found: dict[str, Any], benchmark: bool, show: Any) -> int:
 
 def system() -> dict[str, Any]:
     """Versions and the processor."""
-    info = Path("/proc/cpuinfo")
-    lines = [line.partition(":") for line in info.read_text().splitlines()] if info.exists() else []
-    said = {name.strip(): value.strip() for name, _, value in reversed(lines)}
-    flags = f"{said.get('flags', '')} {said.get('Features', '')}".split()
+    here, features = record.machine(), build.features()
     return {
         "isocline": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "processor": said.get("model name") or platform.processor() or platform.machine(),
-        "vector extensions": " ".join(x for x in EXTENSIONS if x in flags) or torch.backends.cpu.get_cpu_capability(),
-        "processors": os.cpu_count(),
-        "threads of PyTorch": torch.get_num_threads(),
+        "torch": here["torch"],
+        "python": here["python"],
+        "processor": here["cpu"],
+        "vector extensions": " ".join(x for x in EXTENSIONS if x in features) or "none known",
+        "cores": here["cores"],
+        "threads of PyTorch": here["threads"],
     }
 
 

@@ -106,16 +106,22 @@ def choices() -> tuple[tuple[str, ...], ...]:
 
 
 def key(compiled_by: list[str]) -> str:
-    """What the library depends on: the sources, the compiler, the flags, the processor's features."""
+    """What the library depends on: the sources, the compiler, the flags, the processor's features.
+
+    Raises:
+        NoMachineError: where the compiler cannot be run.
+    """
+    sources = [(HERE / name).read_bytes() for name in SOURCES]
+    rest = f"{compiled_by} {version_of(compiled_by)} {FLAGS} {choices()} {platform.machine()} {features()}"
+    return _digest(b"\0".join([*sources, rest.encode()]))
+
+
+def features() -> list[str]:
+    """The processor's extensions, by the kernel's names; what Python calls the processor where it does not say."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    features = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
-    parts = [
-        *((HERE / name).read_bytes() for name in SOURCES),
-        f"{compiled_by} {version_of(compiled_by)} {FLAGS} {choices()}".encode(),
-        features.encode(),
-    ]
-    return _digest(b"\0".join(parts))
+    found = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return found.partition(":")[2].split() or [platform.processor()]
 
 
 def version_of(compiled_by: list[str]) -> str:
@@ -163,8 +169,9 @@ def _compiled(compiled_by: list[str], name: str) -> Path:
                 told = json.dumps(" ".join([*compiled_by, *FLAGS, *extra]))
                 command = [*compiled_by, *FLAGS, f"-DISO_MADE_WITH={told}", str(HERE / "machine.cpp"), "-o", str(path)]
                 done = _run([*command, *extra, "-lm"])
-                said = done.stderr if done.returncode else _refused(path)
-                if not said and path.exists():
+                if done.returncode:
+                    said = done.stderr or f"it ended with {done.returncode} and no word"
+                elif not (said := _refused(path)):
                     return path.replace(folder() / f"machine-{name}-{_digest(path.read_bytes())}.so")
     except OSError as error:
         said = str(error)

@@ -71,6 +71,14 @@ def test_numbers_of_each_sample():
     compare(Field(lambda s, t, y, u, v: y @ s.w * u + v.sum((-1, -2)).unsqueeze(-1)), 3, [(3,), (2, 2)])
 
 
+def test_arguments_of_all_samples_meet_outside_of_the_program():
+    given = [torch.randn(shape, dtype=F64) for shape in ((LANES, 1), (LANES, 3))]
+    v, c = torch.randn(3, dtype=F64), torch.randn((), dtype=F64)
+    traced = trace(lambda t, y, v, c: y * (v * c), *given, shared=(v, c))
+    (leaf,) = traced.prologue((v, c))
+    assert torch.equal(leaf, v * c) and [one.op for one in traced.program.code] == ["mul"]
+
+
 def _takes_nothing(name):
     found = getattr(ic.problems, name)
     return name.islower() and all(p.default is not p.empty for p in inspect.signature(found).parameters.values())

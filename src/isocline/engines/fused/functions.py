@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from isocline.engines.fused.lanes import Lane
@@ -48,6 +49,12 @@ class Functions:
         out = self._sum(self.pointwise("mul", centred, centred), dim, keepdim)
         count = x.code.numel() // out.code.numel()
         return self.pointwise("mul", out, 1 / (count - correction))
+
+    def _cumsum(self, x: Any, dim: int, dtype: Any = None) -> Lane:
+        parts = [Lane(part) for part in self._code(x).unbind(dim)]
+        for i in range(1, len(parts)):
+            parts[i] = self.pointwise("add", parts[i - 1], parts[i])
+        return Lane(torch.stack([part.code for part in parts], dim))
 
     def _softmax(self, x: Any, dim: int, half: bool = False) -> Lane:
         e = self.pointwise("exp", self.pointwise("sub", x, self._amax(x, [dim], True)))

@@ -82,25 +82,37 @@ class Places:
     lanes: Tensor
 
     @staticmethod
+    def among(lanes: Tensor, what: str) -> list[tuple[Tensor, Places]]:
+        """From the lane of every entry (m,): first those that are the same for all samples, then the samples'; which they are,
+        and where they stand among these."""
+        alike = lanes == ANY
+        chosen = [where.nonzero().squeeze(1) for where in (alike, ~alike)]
+        return [(where, Places.of(lanes[where], what)) for where in chosen if len(where)]
+
+    @staticmethod
     def of(lanes: Tensor, what: str) -> Places:
-        """From the lane of every entry (m,)."""
+        """From the lane of every entry (m,), ANY in all or in none."""
         if bool((lanes == ANY).all()):
             return Places(torch.arange(len(lanes)).unsqueeze(0), torch.tensor([ANY]))
         counts = torch.bincount(lanes, minlength=BASE)
-        if int(counts[ANY]) or int(counts[:LANES].min()) != int(counts[:LANES].max()):
+        if int(counts[:LANES].min()) != int(counts[:LANES].max()):
             raise CannotFuseError(f"{what} treats samples differently, or mixes them")
         return Places(lanes.argsort(stable=True).view(LANES, -1), torch.arange(LANES))
 
     def template(self, values: Tensor, what: str) -> list[int]:
         """Values (m,) of the entries, of one sample; CannotFuseError where samples have others."""
+        return [value for (value,) in self.templates(values.unsqueeze(1), what)]
+
+    def templates(self, values: Tensor, what: str) -> list[list[int]]:
+        """The same of several values (m, k) an entry."""
         found = values[self.at]
         if bool((found != found[0]).any()):
             raise CannotFuseError(f"{what} treats samples differently")
         return found[0].tolist()
 
-    def codes(self, rows: Tensor, shape: tuple[int, ...]) -> Tensor:
+    def codes(self, rows: Tensor) -> Tensor:
         """Of a result whose numbers lie in these rows, (n,)."""
         lanes, count = self.at.shape
         out = torch.empty(lanes * count, dtype=torch.int64)
         out[self.at.reshape(-1)] = coded(rows.repeat(lanes), self.lanes.repeat_interleave(count))
-        return out.view(shape)
+        return out

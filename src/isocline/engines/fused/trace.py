@@ -173,7 +173,7 @@ def trace(
         raise
     except Exception as error:
         raise CannotFuseError(f"the field could not be traced: {error}") from error
-    return _Lowering(graph, y.dtype, 2 + len(inputs)).run()
+    return _Lowering(graph, y.dtype, 2 + len(inputs)).run(shared)
 
 
 class _Lowering(Functions):
@@ -185,8 +185,8 @@ class _Lowering(Functions):
         self.loaded: dict[fx.Node, Tensor] = {}
         self.what = ""
 
-    def run(self) -> Traced:
-        """Node by node."""
+    def run(self, shared: Sequence[Tensor]) -> Traced:
+        """Node by node; `shared` is what all samples are handed."""
         names = ["t", "y", *(f"u{i}" for i in range(self.own - 2))][::-1]
         live = self._live()
         for node in self.graph.graph.nodes:
@@ -204,8 +204,7 @@ class _Lowering(Functions):
                 self._output(node.args[0])
             else:
                 self.values[node] = self._call(node)
-        given = [node.meta["val"] for node in self.traced.shared]
-        self.program.leaves = [len(x) for x in self.traced.prologue(given)]
+        self.program.leaves = [len(x) for x in self.traced.prologue(shared)]
         return self.traced
 
     def _live(self) -> set[fx.Node]:
@@ -294,7 +293,7 @@ class _Lowering(Functions):
             moved = [self._code(args[0]), *torch.utils._pytree.tree_map(self._constant, list(args[1:]))]
             return Lane(_target(node)(*moved))
         args, kwargs = torch.utils._pytree.tree_map(code, (list(args), dict(kwargs)))
-        out = _target(node)(*args, **_plain(kwargs))
+        out = _mover(node)(*args, **_plain(kwargs))
         return Lane(out) if isinstance(out, Tensor) else [Lane(one) for one in out]
 
     def _constant(self, value: Any) -> Any:
@@ -308,27 +307,31 @@ class _Lowering(Functions):
     def pointwise(self, op: str, *operands: Any) -> Lane:
         """Number by number, broadcast."""
         shape = torch.broadcast_shapes(*(self._shape_of(x) for x in operands))
-        lanes = [lanes_of(x.code).expand(shape).reshape(-1) if isinstance(x, Lane) else None for x in operands]
-        places = Places.of(meet(torch.stack([x for x in lanes if x is not None], 1), self.what), self.what)
-        read = [self._read(x, shape, places) for x in operands]
-        # What is computed several times from the same numbers is computed once.
-        columns = list(zip(*(numbers for _, numbers in read), strict=True))
-        first = {column: i for i, column in reversed(list(enumerate(columns)))}
-        distinct = sorted(first.values())
-        place = {columns[i]: k for k, i in enumerate(distinct)}
-        found = [make([numbers[i] for i in distinct]) for make, numbers in read]
-        row = self.program.add(op, len(distinct), *found)
-        return Lane(places.codes(torch.tensor([row + place[column] for column in columns]), tuple(shape)))
+        lanes = [lanes_of(x.code).expand(shape).reshape(-1) for x in operands if isinstance(x, Lane)]
+        out = torch.empty(math.prod(shape), dtype=torch.int64)
+        for where, places in Places.among(meet(torch.stack(lanes, 1), self.what), self.what):
+            read = [self._read(x, shape, where, places) for x in operands]
+            # What is computed several times from the same numbers is computed once.
+            columns = list(zip(*(numbers for _, numbers in read), strict=True))
+            first = {column: i for i, column in reversed(list(enumerate(columns)))}
+            distinct = sorted(first.values())
+            place = {columns[i]: k for k, i in enumerate(distinct)}
+            found = [make([numbers[i] for i in distinct]) for make, numbers in read]
+            row = self.program.add(op, len(distinct), *found)
+            out[where] = places.codes(torch.tensor([row + place[column] for column in columns]))
+        return Lane(out.view(shape))
 
-    def _read(self, x: Any, shape: Sequence[int], places: Places) -> tuple[Callable[[list[int]], Operand], list[int]]:
+    def _read(
+        self, x: Any, shape: Sequence[int], where: Tensor, places: Places
+    ) -> tuple[Callable[[list[int]], Operand], list[int]]:
         """How to make an operand of some of its numbers, and these, one for every entry of a sample's result."""
         if isinstance(x, (int, float, bool, Uniform)):
             number = Operand("number", value=x.value if isinstance(x, Uniform) else float(x))
             return lambda _: number, [0] * places.at.shape[1]
         if isinstance(x, Lane):
-            return self._rows, places.template(rows_of(x.code).expand(tuple(shape)).reshape(-1), self.what)
+            return self._rows, places.template(rows_of(x.code).expand(tuple(shape)).reshape(-1)[where], self.what)
         node, entries = self._source(x)
-        numbers = places.template(entries.expand(tuple(shape)).reshape(-1), self.what)
+        numbers = places.template(entries.expand(tuple(shape)).reshape(-1)[where], self.what)
         return lambda chosen: self._entries(node, chosen), numbers
 
     def _rows(self, rows: list[int]) -> Operand:
@@ -351,7 +354,7 @@ class _Lowering(Functions):
         entries: Any = torch.arange(math.prod(shape)).view(shape)
         for move in reversed(moves):
             mapped: Any = fx.node.map_arg((move.args, move.kwargs), {node: entries}.__getitem__)
-            entries = _target(move)(*mapped[0], **_plain(mapped[1]))
+            entries = _mover(move)(*mapped[0], **_plain(mapped[1]))
             node = move
         return source, entries
 
@@ -416,17 +419,15 @@ class _Lowering(Functions):
         flat = entries.reshape(-1)
         whole = torch.equal(flat, torch.arange(self._shape_of(self.values[node]).numel()))
         weights = self.leaf(node, None if whole else flat)
-        places = Places.of(meet(lanes_of(x), self.what), self.what)
-        rows = torch.tensor([places.template(column, self.what) for column in rows_of(x).unbind(1)]).t()
         out = torch.empty(len(x), m, dtype=torch.int64)
         extra = ()
         if bias is not None:
             node, entries = self._source(bias)
             extra = (self._entries(node, entries.tolist()),)
-        for i, row in enumerate(rows.tolist()):
-            operand = self._dense(row)
-            first = self.program.add("linear", m, operand, *extra, leaf=weights, width=k)
-            out[places.at[:, i]] = coded(first + torch.arange(m).unsqueeze(0), places.lanes.unsqueeze(1))
+        for where, places in Places.among(meet(lanes_of(x), self.what), self.what):
+            for i, row in enumerate(places.templates(rows_of(x)[where], self.what)):
+                first = self.program.add("linear", m, self._dense(row), *extra, leaf=weights, width=k)
+                out[where[places.at[:, i]]] = coded(first + torch.arange(m).unsqueeze(0), places.lanes.unsqueeze(1))
         return out
 
     def _dense(self, rows: list[int]) -> Operand:
@@ -473,12 +474,15 @@ class _Lowering(Functions):
         kept = [d for d in range(code.dim()) if d not in dims]
         shape = [code.shape[d] for d in kept]
         groups = code.permute(*kept, *dims).reshape(math.prod(shape), -1) if code.dim() else code.view(1, 1)
-        places = Places.of(meet(lanes_of(groups), self.what), self.what)
-        rows = torch.tensor([places.template(column, self.what) for column in rows_of(groups).unbind(1)]).t()
-        count, width = rows.shape
-        first = self.program.add(op, count, self._dense(rows.reshape(-1).tolist()), width=width)
+        out = torch.empty(len(groups), dtype=torch.int64)
+        for where, places in Places.among(meet(lanes_of(groups), self.what), self.what):
+            rows = [tuple(group) for group in places.templates(rows_of(groups)[where], self.what)]
+            place = {group: i for i, group in enumerate(dict.fromkeys(rows))}
+            flat = [row for group in place for row in group]
+            first = self.program.add(op, len(place), self._dense(flat), width=groups.shape[1])
+            out[where] = places.codes(torch.tensor([first + place[group] for group in rows]))
         final = [1 if d in dims else code.shape[d] for d in range(code.dim())] if keepdim else shape
-        return Lane(places.codes(first + torch.arange(count), tuple(final)))
+        return Lane(out.view(final))
 
     def _to_copy(self, x: Any, **_: Any) -> Any:
         return x
@@ -496,6 +500,11 @@ def _shape(node: fx.Node) -> tuple[int, ...]:
 def _target(node: fx.Node) -> Any:
     """What a node calls."""
     return node.target
+
+
+def _mover(node: fx.Node) -> Any:
+    """The same of what moves numbers; codes lie otherwise in memory, where a view may need a copy."""
+    return aten.reshape if _packet(node) in (aten.view, aten._unsafe_view) else _target(node)
 
 
 def _packet(node: fx.Node) -> Any:

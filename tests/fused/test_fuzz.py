@@ -1,0 +1,166 @@
+"""Random fields: the program is the field, the native solve the eager one, and so are their gradients."""
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, note, settings
+from hypothesis import strategies as st
+from random_fields import COMMON, OWN, STATES, RandomField, fields
+
+import isocline as ic
+from isocline.engines.fused import native
+from isocline.engines.fused.lanes import LANES
+from isocline.engines.fused.trace import trace
+
+pytestmark = pytest.mark.machine
+F32, F64 = torch.float32, torch.float64
+BATCH = 7
+QUIET = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
+FEW = settings(max_examples=12, derandomize=True, **QUIET)
+MANY = settings(max_examples=500, derandomize=True, **QUIET)
+
+
+def drawn(count, seed=0):
+    """t, y, u, v, c in double precision."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = ((count, STATES), (count, OWN), (COMMON,), ())
+    t = torch.rand(count, 1, generator=generator, dtype=F64)
+    return [t, *(torch.randn(shape, generator=generator, dtype=F64) for shape in shapes)]
+
+
+def agree(ours, reference, slack):
+    """Each in units of its own size; slack of what another evaluation in the same precision misses, or more."""
+    for i, (a, b, s) in enumerate(zip(ours, reference, slack, strict=True)):
+        assert a.shape == b.shape and torch.equal(a.isfinite(), b.isfinite()), i
+        off = float((a.double() - b).abs().max()) if a.numel() else 0.0
+        assert off <= s, f"number {i}: {off:.1e} apart, {s:.1e} allowed"
+
+
+def slack_of(same, reference, units):
+    """What a reference in double precision and the same in another precision lie apart, twenty times; at least `units`
+    roundings."""
+    eps = torch.finfo(same[0].dtype).eps
+    largest = max(float(b.abs().max()) for b in reference if b.numel())
+    return [
+        20 * float((a.double() - b).abs().max()) + units * eps * (float(b.abs().max()) + 0.1 * largest)
+        for a, b in zip(same, reference, strict=True)
+    ]
+
+
+# ---- programs -----------------------------------------------------------------------------------------------------
+def by_autograd(field, inputs, g):
+    """The slope, and its derivatives by all inputs and parameters."""
+    inputs = [x.detach().to(g.dtype).requires_grad_() for x in inputs]
+    dy = field(*inputs)
+    if not dy.requires_grad:
+        dy = dy + 0 * inputs[1]
+    return [dy.detach(), *torch.autograd.grad(dy, [*inputs, *field.parameters()], g, materialize_grads=True)]
+
+
+def by_the_machine(field, inputs, g):
+    """The same by the program and its derivative."""
+    inputs = [x.detach().to(g.dtype) for x in inputs]
+    shared = [x.clone().requires_grad_() for x in inputs[3:]]
+    t, y, u, *_ = drawn(LANES, seed=1)
+    traced = trace(field, *(x.to(g.dtype) for x in (t, y)), [u.to(g.dtype)], shared)
+    flat = dict(zip(("t", "y", "u0"), inputs, strict=False))
+    leaves = traced.prologue(shared)
+    plain = [leaf.detach() for leaf in leaves]
+    value, _ = native.evaluate(traced.encoded, flat, plain)
+    found, collected = native.evaluate(traced.encoded_derivative, {**flat, "g": g}, plain)
+    alive = [(leaf, part) for leaf, part in zip(leaves, collected, strict=True) if leaf.requires_grad]
+    rest = [*shared, *field.parameters()]
+    parts = [torch.zeros_like(x) for x in rest]
+    if alive:
+        parts = torch.autograd.grad([x for x, _ in alive], rest, [x for _, x in alive], materialize_grads=True)
+    return [value["dy"], *(found[name].view_as(x) for name, x in zip(("t", "y", "u0"), inputs, strict=False)), *parts]
+
+
+def check_program(field):
+    inputs = drawn(37)
+    g = torch.randn(37, STATES, generator=torch.Generator().manual_seed(2), dtype=F64)
+    exact = by_autograd(RandomField(field), inputs, g)
+    for dtype in (F64, F32):
+        one = RandomField(field, dtype)
+        same = by_autograd(one, inputs, g.to(dtype))
+        agree(by_the_machine(one, inputs, g.to(dtype)), exact, slack_of(same, exact, 300))
+
+
+@FEW
+@given(fields)
+def test_the_program_of_a_random_field_is_the_field(field):
+    check_program(field)
+
+
+@pytest.mark.slow
+@MANY
+@given(fields)
+def test_the_programs_of_500_random_fields_are_the_fields(field):
+    check_program(field)
+
+
+# ---- solves -------------------------------------------------------------------------------------------------------
+def solved(field, engine, dtype, **options):
+    """Solution, and what is compared: observations and the gradients by y0, arguments, parameters and times."""
+    _, y0, u, v, c = (x.to(dtype).requires_grad_() for x in drawn(BATCH))
+    ts = (torch.tensor([0.0, 0.3, 0.55, 1.0], dtype=F64) * torch.linspace(0.6, 1.0, BATCH, dtype=F64)[:, None]).to(
+        dtype
+    )
+    ts.requires_grad_()
+    module = RandomField(field, dtype)
+    sol = ic.solve(module, y0, ts, args=(u, v, c), batching="per_sample", engine=engine, **options)
+    weights = torch.linspace(-1, 1, sol.ys.numel(), dtype=dtype).view_as(sol.ys)
+    wanted = [y0, u, v, c, ts, *module.parameters()]
+    grads = torch.autograd.grad((sol.ys * weights).sum(), wanted, materialize_grads=True)
+    return sol, [sol.ys.detach(), *grads]
+
+
+def counts(sol):
+    return torch.stack((sol.stats.accepted, sol.stats.rejected, sol.stats.evaluations))
+
+
+def check_fixed(field, dtype, solver):
+    """To rounding."""
+    options = {"solver": solver, "step": 0.1}
+    _, reference = solved(field, "eager", F64, **options)
+    eager, same = solved(field, "eager", dtype, **options)
+    fused, found = solved(field, "fused", dtype, **options)
+    assert torch.equal(counts(fused), counts(eager))
+    agree(found, reference, slack_of(same, reference, 3000))
+
+
+def check_adaptive(field, dtype, solver):
+    """The same steps, but where tolerances a little larger or smaller change them too."""
+    rtol, little = (1e-6, 1e-6) if dtype == F64 else (1e-3, 0.05)
+    eager, reference = solved(field, "eager", dtype, solver=solver, rtol=rtol, atol=rtol)
+    fused, found = solved(field, "fused", dtype, solver=solver, rtol=rtol, atol=rtol)
+    differ = (counts(eager) != counts(fused)).any(0)
+    if differ.any():
+        near = [
+            counts(solved(field, "eager", dtype, solver=solver, rtol=tol, atol=tol)[0])
+            for tol in (rtol * (1 + little), rtol * (1 - little))
+        ]
+        moved = (near[0] != near[1]).any(0)
+        assert not bool((differ & ~moved).any()), f"steps: eager {counts(eager)}, fused {counts(fused)}"
+    # Step lengths hang on rounding of the error estimate, and the result on them within the error of the method.
+    share = rtol if differ.any() else 1e-3 * rtol
+    slack = [share * (1e2 * float(b.abs().max()) + 1) for b in reference]
+    agree(found, [b.double() for b in reference], slack)
+
+
+solvers = st.sampled_from(("dopri5", "tsit5", "bosh3", "heun", "dopri8"))
+
+
+@FEW
+@given(fields, st.sampled_from((F32, F64)), solvers)
+def test_native_solves_of_random_fields_are_the_eager_ones(field, dtype, solver):
+    check_fixed(field, dtype, solver)
+    check_adaptive(field, dtype, solver)
+
+
+@pytest.mark.slow
+@MANY
+@given(fields, st.sampled_from((F32, F64)), solvers)
+def test_native_solves_of_500_random_fields_are_the_eager_ones(field, dtype, solver):
+    note(f"{dtype}")
+    check_fixed(field, dtype, solver)
+    check_adaptive(field, dtype, solver)

@@ -35,6 +35,14 @@ def hamiltonian(self, t, y):
     return g
 
 
+def half_square(self, t, y):
+    """Autograd inside, which begins with a number."""
+    x = y if y.requires_grad else y.detach().requires_grad_()
+    with torch.enable_grad():
+        (g,) = torch.autograd.grad((x * self.b).square().sum() / 2, x, create_graph=True)
+    return g
+
+
 def with_trace(self, t, y):
     """A flow and its exact trace, by autograd."""
     x = y if y.requires_grad else y.detach().requires_grad_()
@@ -56,6 +64,7 @@ FIELDS = {
     "einsum": lambda s, t, y: torch.einsum("ij,bj->bi", s.w, y),
     "Lorenz": lorenz,
     "autograd inside": hamiltonian,
+    "autograd inside, of a half": half_square,
     "exact trace": with_trace,
     "forward mode inside": product,
     "time": lambda s, t, y: torch.sin(3 * t) * y + torch.cos(t),

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from random_fields import COMMON, OWN, STATES, RandomField, fields
 
@@ -11,10 +11,14 @@ from isocline.engines.fused import native
 from isocline.engines.fused.lanes import LANES
 from isocline.engines.fused.trace import trace
 
-pytestmark = pytest.mark.machine
+pytestmark = [
+    pytest.mark.machine,
+    pytest.mark.usefixtures("unchecked"),
+]  # the checks take three times as long as the rest
 F32, F64 = torch.float32, torch.float64
 BATCH = 7
-QUIET = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
+# An example is shown as it was drawn, ten operations at most: to shrink it takes minutes.
+QUIET = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck), "phases": [Phase.generate]}
 FEW = settings(max_examples=12, derandomize=True, **QUIET)
 MANY = settings(max_examples=500, derandomize=True, **QUIET)
 
@@ -161,6 +165,5 @@ def test_native_solves_of_random_fields_are_the_eager_ones(field, dtype, solver)
 @MANY
 @given(fields, st.sampled_from((F32, F64)), solvers)
 def test_native_solves_of_500_random_fields_are_the_eager_ones(field, dtype, solver):
-    note(f"{dtype}")
     check_fixed(field, dtype, solver)
     check_adaptive(field, dtype, solver)

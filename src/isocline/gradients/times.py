@@ -70,7 +70,7 @@ class _Start(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         (a,) = cotangents
         _refuse_second_order()
-        t0, y0 = ctx.saved_tensors
+        t0, y0 = (x.detach() for x in ctx.saved_tensors)  # f may ask whether a graph hangs on them
         slope = ctx.field.at(t0, y0)
         return None, -(a * slope).sum(-1).to(t0.dtype), a
 
@@ -87,7 +87,7 @@ class _Observations(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         (grads,) = cotangents
         _refuse_second_order()
-        ts, ys = ctx.saved_tensors
+        ts, ys = (x.detach() for x in ctx.saved_tensors)
         rows = [ts.new_zeros(ts.shape[1:])]
         for t, y, g in zip(ts[1:], ys[1:], grads[1:], strict=True):
             reached = ~y.isnan().any(-1)

@@ -126,6 +126,8 @@ def _evaluated(node: fx.Node, graph: fx.GraphModule, found: dict[fx.Node, Any]) 
             waiting.pop()
         elif here.op == "get_attr":
             found[here] = _attribute(graph, str(here.target))
+        elif (fill := _fill(here)) is not None:  # of a tensor that it is made like only the shape matters
+            found[here] = torch.full(_shape(here), fill, dtype=here.meta["val"].dtype)
         elif here.op == "placeholder":
             raise CannotFuseError("the field picks numbers by those of an argument")
         elif missing:
@@ -221,7 +223,7 @@ class _Lowering(Functions):
             node = waiting.pop()
             if node not in live:
                 live.add(node)
-                waiting += [] if _packet(node) in CONSTANTS or _packet(node) in FILLS else node.all_input_nodes
+                waiting += [] if _fill(node) is not None else node.all_input_nodes
         return live
 
     def _input(self, name: str, example: Tensor) -> Lane:
@@ -245,10 +247,8 @@ class _Lowering(Functions):
     # ---- operations -----------------------------------------------------------------------------------------------
     def _call(self, node: fx.Node) -> Any:
         target, packet = _target(node), _packet(node)
-        if packet in CONSTANTS:
-            return Uniform(CONSTANTS[packet], _shape(node))
-        if packet in FILLS and isinstance(fill := node.args[FILLS[packet]], (int, float, bool)):
-            return Uniform(float(fill), _shape(node))
+        if (fill := _fill(node)) is not None:
+            return Uniform(fill, _shape(node))
         mapped: Any = fx.node.map_arg((node.args, node.kwargs), self.values.__getitem__)
         args, kwargs = mapped
         if target is operator.getitem:
@@ -495,6 +495,15 @@ class _Lowering(Functions):
 def _shape(node: fx.Node) -> tuple[int, ...]:
     value = node.meta["val"]
     return tuple(value.shape) if isinstance(value, Tensor) else ()
+
+
+def _fill(node: fx.Node) -> float | None:
+    """The number that all of a node is, where it is one whatever the node is handed."""
+    packet = _packet(node)
+    if packet in FILLS:
+        value = node.args[FILLS[packet]]
+        return float(value) if isinstance(value, (int, float, bool)) else None
+    return CONSTANTS.get(packet)
 
 
 def _target(node: fx.Node) -> Any:

@@ -93,7 +93,7 @@ FEATURES: list[Row] = [
 
 
 def run(code: str) -> None:
-    """Runs a line; what it solves, dy/dt = −y over one unit of time, must come out right."""
+    """Runs a line. One with an assert of its own checks itself; of the others `sol` ends where dy/dt = −y does."""
     y0 = torch.ones(3, 2, dtype=torch.float64)
     k = torch.tensor(1.0, dtype=torch.float64, requires_grad=True)
     names: dict[str, Any] = {"torch": torch, "ic": ic, "solve": ic.solve, "math": __import__("math")}
@@ -102,12 +102,12 @@ def run(code: str) -> None:
         warnings.simplefilter("ignore")
         exec(code.strip(), names)
     sol = names.get("sol")
-    if sol is None or "[[" in code or "throw" in code:
+    if sol is None or "assert" in code:
         return
-    end = sol.event_ys[-1] if getattr(sol, "event_ys", None) is not None and "reset" not in code else None
-    end = end if end is not None else sol.y if hasattr(sol, "y") else sol.ys
+    end = sol.y if hasattr(sol, "y") else sol.ys
     end = end[0] if isinstance(end, tuple) else end["a"] if isinstance(end, dict) else end
     end = end[-1] if end.dim() > 2 else end
+    end = sol.event_ys[-1] if bool(end.isnan().any()) else end  # an event was the end
     want = torch.cos(torch.tensor(1.0)) if "second_order" in code else torch.tensor(-1.0).exp()
     loose = 2e-2 if "autocast" in code else 1e-3
     assert bool((end.detach() - want).abs().max() < loose), f"{code}: {end}"

@@ -23,7 +23,7 @@ LAYERS = [
     {"gradients"},
     {"pieces", "doses", "save", "transforms", "unrolled"},
     {"solve"},
-    {"nn", "audit", "cite", "compat", "parallel", "steady", "stepper"},
+    {"nn", "audit", "cite", "compat", "export", "parallel", "steady", "stepper"},
     {"fit", "report"},
     {"experiments"},
     {"cli"},

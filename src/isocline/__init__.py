@@ -1,6 +1,6 @@
 """isocline learns dynamics: it solves dy/dt = f(t, y, θ), differentiates the solution, and fits f to data."""
 
-from isocline import audit, nn, problems
+from isocline import audit, export, nn, problems
 from isocline._version import __version__
 from isocline.cite import cite
 from isocline.control import PID, Controller, FixedStep, Observer
@@ -159,6 +159,7 @@ __all__ = [
     "__version__",
     "audit",
     "cite",
+    "export",
     "integral",
     "nn",
     "parareal",

@@ -27,6 +27,7 @@ def to_c(
     rtol: float | None = None,
     atol: float | None = None,
     step: float | None = None,
+    max_steps: int = 100_000,
     prefix: str = "model",
     name: str = "A vector field",
     states: Sequence[str] = (),
@@ -48,7 +49,7 @@ def to_c(
             written: one array u. Constant over a solve.
         args: further arguments of the field, written as they are.
         solver: an explicit method whose interpolant needs no further stages.
-        controller, rtol, atol, step: as for `isocline.solve`; the caller of the exported function may give others.
+        controller, rtol, atol, step, max_steps: as for `isocline.solve`; the caller of the exported function may give others.
         prefix: of all names in the file.
         name, states, time: what the field is, a label of each state, and of time, for the comment.
         coordinates: `Coordinates`, where the field's states and time are scaled and the file is to take and give others.
@@ -66,7 +67,9 @@ def to_c(
 
     method = resolve_solver(solver)
     steps = resolve_controller(controller, method, rtol, atol, step, None)
-    return c.to_c(_model(field, y0, t0, inputs, args, method, steps, name, states, time, coordinates), prefix)
+    return c.to_c(
+        _model(field, y0, t0, inputs, args, method, steps, max_steps, name, states, time, coordinates), prefix
+    )
 
 
 def to_js(
@@ -81,6 +84,7 @@ def to_js(
     rtol: float | None = None,
     atol: float | None = None,
     step: float | None = None,
+    max_steps: int = 100_000,
     name: str = "A vector field",
     states: Sequence[str] = (),
     time: str = "",
@@ -89,7 +93,8 @@ def to_js(
     """One ES module: `field(t, y)` and `solve(y0, ts, options)`, in double precision, for a browser or node.
 
     Args:
-        field, y0, t0, inputs, args, solver, controller, rtol, atol, step, name, states, time, coordinates: as for `to_c`.
+        field, y0, t0, inputs, args, solver, controller, rtol, atol, step, max_steps, name, states, time, coordinates: as
+            for `to_c`.
 
     Raises:
         ValueError: naming what cannot be exported.
@@ -104,14 +109,14 @@ def to_js(
 
     method = resolve_solver(solver)
     steps = resolve_controller(controller, method, rtol, atol, step, None)
-    return js.to_js(_model(field, y0, t0, inputs, args, method, steps, name, states, time, coordinates))
+    return js.to_js(_model(field, y0, t0, inputs, args, method, steps, max_steps, name, states, time, coordinates))
 
 
 def _model(
     field: Callable[..., Any], y0: Any, t0: float, inputs: Sequence[Tensor], args: tuple[Any, ...],
-    solver: Any, controller: Controller, name: str, states: Sequence[str], time: str, coordinates: Any,
+    solver: Any, controller: Controller, max_steps: int, name: str, states: Sequence[str], time: str, coordinates: Any,
 ) -> Any:  # fmt: skip
     from isocline.engines.fused.emit.model import Model  # with what traces fields, which takes a second
 
-    described = {"name": name, "states": states, "time": time, "coordinates": coordinates}
+    described = {"name": name, "states": states, "time": time, "coordinates": coordinates, "max_steps": max_steps}
     return Model.of(field, y0, t0, inputs, args, solver, controller, **described)

@@ -99,6 +99,26 @@ def predict(
 
 
 @app.command
+def export(run: Path, *, target: str, out: Path | None = None, solver: str = "tsit5") -> int:
+    """Write a fitted model with its solver as one source file that needs nothing else.
+
+    Parameters
+    ----------
+    run:
+        Folder that `isocline fit` left.
+    target:
+        c (a C99 file) or js (an ES module). Both take and give the table's units.
+    out:
+        The file to write. Default: model.c or model.mjs in the run's folder.
+    solver:
+        An adaptive explicit method.
+    """
+    from isocline.cli.export import export_command
+
+    return export_command(run, target, out, solver)
+
+
+@app.command
 def demo(
     *, out: Path = Path("isocline-demo"), seed: int = 0, quick: Annotated[bool, Parameter(negative="")] = False
 ) -> int:

@@ -2,7 +2,8 @@
 
 from isocline.fit.config import Config
 from isocline.fit.errors import UserError
+from isocline.fit.export import export
 from isocline.fit.predict import predict
 from isocline.fit.run import fit, resume
 
-__all__ = ["Config", "UserError", "fit", "predict", "resume"]
+__all__ = ["Config", "UserError", "export", "fit", "predict", "resume"]

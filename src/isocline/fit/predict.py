@@ -8,15 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from isocline.fit.clock import Clock
 from isocline.fit.config import Config
 from isocline.fit.errors import UserError
-from isocline.fit.files import read_run
+from isocline.fit.fitted import Fitted
 from isocline.fit.flow import flow_of
-from isocline.fit.loop import network
 from isocline.fit.reader import read_cells
 from isocline.fit.scale import Scales
 
@@ -46,15 +44,11 @@ def predict(
         UserError: for what is the user's to mend.
     """
     folder = Path(folder)
-    kept = read_run(folder)
-    if not (folder / "states.json").exists():
-        raise UserError(f"{folder}: the run has no model yet; finish it with: isocline fit --resume {folder}")
+    fitted = Fitted.read(folder)
     if (until is None) == (times is None):
         raise UserError("expected one of --until T and --times FILE")
-    config, scales, clock = Config.make(**kept["config"]), Scales.from_dict(kept["scales"]), Clock(**kept["clock"])
-    model = network(len(config.states), config)
-    model.load_state_dict(load_file(folder / "model.safetensors"))
-    flow = flow_of(model)
+    config, scales, clock = fitted.config, fitted.scales, fitted.clock
+    flow = flow_of(fitted.field)
     starts = _saved_starts(folder) if start is None else _given_starts(Path(start), config, scales, clock)
     wanted = (
         _until(until, starts, clock, folder) if until is not None else _times(Path(str(times)), starts, config, clock)

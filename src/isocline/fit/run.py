@@ -17,7 +17,9 @@ from torch import nn
 from isocline._version import __version__
 from isocline.fit.config import Config
 from isocline.fit.errors import UserError
+from isocline.fit.export import TARGETS, source
 from isocline.fit.files import place, read_run, write
+from isocline.fit.fitted import Fitted
 from isocline.fit.flow import Flow, flow_of
 from isocline.fit.forecast import anchor, forecast, settled
 from isocline.fit.judge import judge
@@ -30,7 +32,15 @@ from isocline.fit.windows import Record
 
 Tell = Callable[[Trainer], None]
 Notify = Callable[[str, Any], None]
-RESULTS = ("checkpoint.pt", "model.safetensors", "states.json", "report.json", "report.html", "prediction.csv")
+RESULTS = (
+    "checkpoint.pt",
+    "model.safetensors",
+    "states.json",
+    "report.json",
+    "report.html",
+    "prediction.csv",
+    *TARGETS.values(),
+)
 MAX_VALIDATION, VALIDATED = 200, 32  # rows of a series, and series, that choose the stopping point
 
 
@@ -162,9 +172,18 @@ def _go(
     place(folder / "model.safetensors", lambda aside: aside.write_bytes(save(weights)))
     write(folder / "states.json", json.dumps(end_states(flow_of(trainer.model), table.series, scales)))
     write(folder / "report.json", json.dumps(report, indent=1, allow_nan=False))
-    write_report(report, folder / "report.html")
+    fitted = Fitted.of(folder, kept, config, scales, trainer.model)
+    write_report(report, folder / "report.html", _module(fitted) if report["phase"] else None)
     notify("report", report)
     return report
+
+
+def _module(fitted: Fitted) -> str | None:
+    """The model for the page to run; None where it cannot be exported, and the page is a picture only."""
+    try:
+        return source(fitted, "js")
+    except ValueError:
+        return None
 
 
 def _validation(parts: list[tuple[Series, Series]], scales: Scales) -> Callable[[nn.Module], float] | None:

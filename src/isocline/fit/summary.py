@@ -180,6 +180,8 @@ def _phase(
         "log": [s.kind == "log" for s in scales.states[:2]],
         "path_x": [row[0] for row in fit["y"]] if fit else [],
         "path_y": [row[1] for row in fit["y"]] if fit else [],
+        "rest": y[0, 0, 2:].tolist(),
+        "span": float(max(s.t[-1] - s.t[0] for s in train)),
     }
 
 

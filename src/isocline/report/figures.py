@@ -160,7 +160,15 @@ def losses(report: dict[str, Any]) -> str:
     return to_svg(figure, "Training and validation error over the iterations", "losses")
 
 
-def phase(report: dict[str, Any]) -> str | None:
+@dataclass(frozen=True)
+class Portrait:
+    """The phase portrait, and where in it which values lie: pixels, values at them (log10 where `log`), what else a start needs."""
+
+    svg: str
+    frame: dict[str, Any]
+
+
+def phase(report: dict[str, Any]) -> Portrait | None:
     """The learned vector field over the first two states as streamlines, with the fitted path and the data."""
     field = report["phase"]
     if field is None:
@@ -193,7 +201,13 @@ def phase(report: dict[str, Any]) -> str | None:
     axes.set_xlabel(named(states[0], 50))
     axes.set_title(named(states[1], 50), loc="left", fontsize=12, color=LIGHT["ink"], pad=8)
     _quiet(axes)
-    return to_svg(figure, f"Learned vector field over {states[0]['name']} and {states[1]['name']}", "phase")
+    svg = to_svg(figure, f"Learned vector field over {states[0]['name']} and {states[1]['name']}", "phase")
+    box, height = axes.bbox, figure.bbox.height  # laid out by now
+    frame = {"left": box.x0, "right": box.x1, "top": height - box.y1, "bottom": height - box.y0}
+    frame = {side: round(float(at), 2) for side, at in frame.items()}
+    frame |= {"x": [float(x) for x in axes.get_xlim()], "y": [float(y) for y in axes.get_ylim()], "log": list(logs)}
+    names = [printable(state["name"], 30) for state in states]
+    return Portrait(svg, {**frame, "names": names, "rest": field.get("rest", []), "span": field.get("span")})
 
 
 def _coordinate(values: Any, log: bool) -> np.ndarray:

@@ -14,22 +14,31 @@ from isocline.report.svg import PALETTE
 from isocline.report.ticks import power
 
 
-def write_report(report: dict[str, Any], path: str | Path) -> None:
+def write_report(report: dict[str, Any], path: str | Path, module: str | None = None) -> None:
     """Writes the HTML page of a run: self-contained, readable on a phone, safe for any column name.
 
     Args:
         report: the contents of `report.json`.
         path: of the page; written aside and moved into place.
+        module: the model as an ES module (`isocline.export.to_js`); a click on the phase portrait then starts a trajectory.
     """
     path = Path(path)
     aside = path.with_name(path.name + ".tmp")
-    aside.write_text(render(report), encoding="utf-8")
+    aside.write_text(render(report, module), encoding="utf-8")
     aside.replace(path)
 
 
-def render(report: dict[str, Any]) -> str:
+def render(report: dict[str, Any], module: str | None = None) -> str:
     """The page as text."""
-    return page("report.html", report=report, **_parts(report))
+    return page("report.html", report=report, script=_script(module), **_parts(report))
+
+
+def _script(module: str | None) -> str | None:
+    """The model and what the portrait does with it, with nothing in it that ends a script."""
+    if module is None:
+        return None
+    own = files("isocline.report").joinpath("portrait.js").read_text(encoding="utf-8")
+    return f"{module}\n{own}".replace("</", "<\\/").replace("<!--", "<\\!--")
 
 
 def page(template: str, **values: Any) -> str:
@@ -65,11 +74,13 @@ def number(x: float | None) -> str:
 def _parts(report: dict[str, Any]) -> dict[str, Any]:
     scores = report["scores"]
     known = [s["nrmse"] for s in scores if s["nrmse"] is not None]
+    phase = figures.phase(report)
     pieces = [p["id"] for p in report["model_path"] if p["part"] == "fit"]
     return {
         "cards": figures.trajectories(report),
         "losses": figures.losses(report),
-        "phase": figures.phase(report),
+        "phase": phase,
+        "frame": json.dumps(phase.frame) if phase else None,
         "best": min(known, default=None),
         "worst": max(known, default=None),
         "thinned": max(len(s["t"]) for s in report["series"]) * len(report["table"]["states"]) > figures.MAX_DOTS,

@@ -31,7 +31,7 @@ class Model:
         size, further: numbers of the state, and of the inputs u.
         dtype: of the field.
         solver, controller: as for `isocline.solve`.
-        rtol, atol: of the controller; 0 with fixed steps.
+        rtol, atol, max_steps: what the exported solver takes by default; tolerances 0 with fixed steps.
         name: what it is, one line.
         states: a label of each state, with its unit; "" where there is none.
         time: of time.
@@ -51,6 +51,7 @@ class Model:
     states: tuple[str, ...]
     time: str
     coordinates: Coordinates | None
+    max_steps: int
 
     @staticmethod
     def of(
@@ -66,6 +67,7 @@ class Model:
         states: Sequence[str] = (),
         time: str = "",
         coordinates: Coordinates | None = None,
+        max_steps: int = 100_000,
     ) -> Model:
         """From a field: traced, and compared with it near y0.
 
@@ -83,7 +85,7 @@ class Model:
         further = sum(count for _, _, count in traced.program.inputs[2:])
         return Model(
             traced.program, leaves, layout.size, further, layout.dtype, solver, controller, rtol, atol,
-            name, tuple(states) or ("",) * layout.size, time, coordinates,
+            name, tuple(states) or ("",) * layout.size, time, coordinates, max_steps,
         )  # fmt: skip
 
     @property
@@ -131,6 +133,7 @@ class Model:
             "first_step": pid.first_step or 0.0,
             "min_step": pid.min_step,
             "max_step": pid.max_step,
+            "max_steps": self.max_steps,
         }
 
     def about(self) -> list[str]:

@@ -56,7 +56,7 @@ enum { ISO_STAGES = $stages, ISO_DEGREE = $degree, ISO_FSAL = $fsal, ISO_ADAPTIV
 $tables
 
 iso_options iso_defaults(void) {
-  iso_options o = {$rtol, $atol, $step, $first_step, $min_step, $max_step, 100000};
+  iso_options o = {$rtol, $atol, $step, $first_step, $min_step, $max_step, $max_steps};
   return o;
 }
 

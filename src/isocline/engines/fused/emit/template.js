@@ -1,6 +1,6 @@
 $about
 //
-//   import { field, solve } from "./model.js";
+//   import { field, solve } from "./model.mjs";
 //   const { ys, status } = solve(y0, [0, 1, 2]);      // y0: $states numbers$u_documented; status 0: reached the end
 //
 // In the field, r holds a number a row: first the inputs, then what every instruction computes.
@@ -61,7 +61,7 @@ function first(t, sign, span, y, slope, rtol, atol$u_parameter) {
 // rtol, atol: a step's error is held to atol + rtol |y|, root mean square over the states. step: instead, fixed steps of this
 // length. firstStep, minStep, maxStep: of chosen steps. Beyond where it stops early, ys are NaN.
 export function solve(y0, ts, options = {}) {
-  const { rtol = $rtol, step = $step, firstStep = $first_step, minStep = $min_step, maxStep = $max_step, maxSteps = 100000$u_default } = options;
+  const { rtol = $rtol, step = $step, firstStep = $first_step, minStep = $min_step, maxStep = $max_step, maxSteps = $max_steps$u_default } = options;
   const atol = Math.max(options.atol ?? $atol, TINY), fixed = step > 0, sign = ts.length > 1 && ts[1] < ts[0] ? -1 : 1;
   if (y0.length !== STATES) throw new RangeError("y0: " + y0.length + " numbers, expected " + STATES);
   if (!ts.length || !ts.every((t, i) => i === 0 || sign * (t - ts[i - 1]) > 0)) throw new RangeError("ts: expected times that strictly increase or decrease");

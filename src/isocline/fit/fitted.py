@@ -1,0 +1,51 @@
+"""What a finished run holds: its field, and how the table's numbers become the field's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import nn
+
+from isocline.fit.clock import Clock
+from isocline.fit.config import Config
+from isocline.fit.errors import UserError
+from isocline.fit.files import read_run
+from isocline.fit.loop import network
+from isocline.fit.scale import Scales
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A run's model.
+
+    Attributes:
+        folder: of the run.
+        table: the path of its table.
+        field: in scaled coordinates.
+    """
+
+    folder: Path
+    table: Path
+    config: Config
+    scales: Scales
+    clock: Clock
+    field: nn.Module
+
+    @staticmethod
+    def read(folder: Path) -> Fitted:
+        """From the run's folder; UserError where there is no run, or no model in it yet."""
+        kept = read_run(folder)
+        if not (folder / "states.json").exists():
+            raise UserError(f"{folder}: the run has no model yet; finish it with: isocline fit --resume {folder}")
+        config = Config.make(**kept["config"])
+        field = network(len(config.states), config)
+        field.load_state_dict(load_file(folder / "model.safetensors"))
+        return Fitted.of(folder, kept, config, Scales.from_dict(kept["scales"]), field)
+
+    @staticmethod
+    def of(folder: Path, kept: dict[str, Any], config: Config, scales: Scales, field: nn.Module) -> Fitted:
+        """From its parts; `kept` is config.json."""
+        return Fitted(folder, Path(kept["table"]), config, scales, Clock(**kept["clock"]), field)

@@ -146,6 +146,36 @@ template <class T> struct Sums {
   }
 };
 
+// Pointwise instructions, of `nv` vectors a row: not by the machine's width, to be compiled once.
+template <class T> INLINE V<T> read(const Source<T> &s, int i, int v) {
+  return s.rows ? s.rows[i * s.stride + v] : all<T>(s.numbers ? s.numbers[i * s.stride] : s.number);
+}
+template <class T, class F>
+static __attribute__((noinline)) void unary(Source<T> a, int count, int nv, V<T> *out) {
+  if (a.rows && a.stride) {
+    for (int i = 0; i < count * nv; i++) out[i] = F::template at<T>(a.rows[i]);
+  } else {
+    for (int i = 0; i < count; i++)
+      for (int v = 0; v < nv; v++) out[i * nv + v] = F::template at<T>(read<T>(a, i, v));
+  }
+}
+template <class T, class F>
+static __attribute__((noinline)) void binary(Source<T> a, Source<T> b, int count, int nv, V<T> *out) {
+  if (a.rows && a.stride && b.rows && b.stride) {
+    for (int i = 0; i < count * nv; i++) out[i] = F::template at<T>(a.rows[i], b.rows[i]);
+    return;
+  }
+  for (int i = 0; i < count; i++) {
+    const bool left = a.rows, right = b.rows;
+    V<T> x = read<T>(a, i, 0), y = read<T>(b, i, 0);
+    for (int v = 0; v < nv; v++) {
+      if (left) x = a.rows[i * a.stride + v];
+      if (right) y = b.rows[i * b.stride + v];
+      out[i * nv + v] = F::template at<T>(x, y);
+    }
+  }
+}
+
 // Runs a program on a tile. Of a derivative's the first `split` rows are those its field filled, elsewhere.
 template <class T, int NV> struct Machine {
   static constexpr int W = NV * LENGTH<T>;
@@ -175,39 +205,6 @@ template <class T, int NV> struct Machine {
     default: return {nullptr, nullptr, 0, T(o.value)};
     }
   }
-  INLINE V<T> read(const Source<T> &s, int i, int v) {
-    return s.rows ? s.rows[i * s.stride + v] : all<T>(s.numbers ? s.numbers[i * s.stride] : s.number);
-  }
-
-  template <class F> void unary(const Instruction &c, V<T> *out) {
-    Source<T> a = source(c.operand[0]);
-    if (a.rows && a.stride) {
-      for (int i = 0; i < c.count * NV; i++) out[i] = F::template at<T>(a.rows[i]);
-    } else {
-      for (int i = 0; i < c.count; i++)
-        for (int v = 0; v < NV; v++) out[i * NV + v] = F::template at<T>(read(a, i, v));
-    }
-  }
-  template <class F> void binary(const Instruction &c, V<T> *out) {
-    Source<T> a = source(c.operand[0]), b = source(c.operand[1]);
-    if (a.rows && a.stride && b.rows && b.stride) {
-      for (int i = 0; i < c.count * NV; i++) out[i] = F::template at<T>(a.rows[i], b.rows[i]);
-    } else if (a.rows && !b.rows) {
-      for (int i = 0; i < c.count; i++) {
-        V<T> y = read(b, i, 0);
-        for (int v = 0; v < NV; v++) out[i * NV + v] = F::template at<T>(a.rows[i * a.stride + v], y);
-      }
-    } else if (b.rows && !a.rows) {
-      for (int i = 0; i < c.count; i++) {
-        V<T> x = read(a, i, 0);
-        for (int v = 0; v < NV; v++) out[i * NV + v] = F::template at<T>(x, b.rows[i * b.stride + v]);
-      }
-    } else {
-      for (int i = 0; i < c.count; i++)
-        for (int v = 0; v < NV; v++) out[i * NV + v] = F::template at<T>(read(a, i, v), read(b, i, v));
-    }
-  }
-
   // All but what collects.
   void run() {
     for (int at = 0; at < program.code.length; at++) {
@@ -215,25 +212,27 @@ template <class T, int NV> struct Machine {
       V<T> *out = row(c.out);
       switch (c.op) {
 #define CASE(op)                                                                                                       \
-  case OP_##op: unary<f_##op>(c, out); break;
+  case OP_##op: unary<T, f_##op>(source(c.operand[0]), c.count, NV, out); break;
         UNARY_OPS(CASE)
 #undef CASE
 #define CASE(op)                                                                                                       \
-  case OP_##op: binary<f_##op>(c, out); break;
+  case OP_##op: binary<T, f_##op>(source(c.operand[0]), source(c.operand[1]), c.count, NV, out); break;
         BINARY_OPS(CASE)
 #undef CASE
-      case OP_tanh_back: binary<f_tanh_back>(c, out); break;
+      case OP_tanh_back:
+        binary<T, f_tanh_back>(source(c.operand[0]), source(c.operand[1]), c.count, NV, out);
+        break;
       case OP_where: {
         Source<T> s = source(c.operand[0]), a = source(c.operand[1]), b = source(c.operand[2]);
         for (int i = 0; i < c.count; i++)
-          for (int v = 0; v < NV; v++) out[i * NV + v] = pick<T>(read(s, i, v) != 0, read(a, i, v), read(b, i, v));
+          for (int v = 0; v < NV; v++) out[i * NV + v] = pick<T>(read<T>(s, i, v) != 0, read<T>(a, i, v), read<T>(b, i, v));
         break;
       }
       case OP_fill:
       case OP_load: {
         Source<T> a = source(c.operand[0]);
         for (int i = 0; i < c.count; i++)
-          for (int v = 0; v < NV; v++) out[i * NV + v] = read(a, i, v);
+          for (int v = 0; v < NV; v++) out[i * NV + v] = read<T>(a, i, v);
         break;
       }
       case OP_copy:
@@ -244,17 +243,17 @@ template <class T, int NV> struct Machine {
         break;
       case OP_linear:
       case OP_linear_T:
-        product<T, NV>(program.packed[c.packed].data(), c.operands > 1 ? source(c.operand[1]) : Source<T>{},
-                       row(c.operand[0].at), c.count, c.width, out);
+        product<T>(program.packed[c.packed].data(), c.operands > 1 ? source(c.operand[1]) : Source<T>{},
+                       row(c.operand[0].at), c.count, c.width, NV, out);
         break;
       case OP_sum:
       case OP_max: {
         Source<T> a = source(c.operand[0]);
         for (int i = 0; i < c.count; i++)
           for (int v = 0; v < NV; v++) {
-            V<T> sum = read(a, i * c.width, v);
+            V<T> sum = read<T>(a, i * c.width, v);
             for (int j = 1; j < c.width; j++) {
-              V<T> x = read(a, i * c.width + j, v);
+              V<T> x = read<T>(a, i * c.width + j, v);
               sum = c.op == OP_sum ? sum + x : f_maximum::at<T>(sum, x);
             }
             out[i * NV + v] = sum;
@@ -290,7 +289,7 @@ template <class T, int NV> struct Machine {
     V<T> *out = (V<T> *)scratch->data + (times ? 0 : int64_t(NV) * reach);
     for (int i = 0; i < count; i++)
       for (int v = 0; v < NV; v++) {
-        V<T> x = read(s, i, v);
+        V<T> x = read<T>(s, i, v);
         out[i * NV + v] = weights ? pick<T>(weights[v] != 0, times ? weights[v] * x : x, V<T>{}) : x;
       }
     return out;

@@ -47,9 +47,9 @@ template <class T> static void pack(const T *w, int m, int k, int64_t s, int64_t
       for (int b = i; b < std::min(i + BLOCK, m); b++) out[at++] = w[b * s + j * d];
 }
 
-// P vectors of B rows; x and out have rows of NV.
-template <class T, int NV, int P, int B>
-static inline void product_block(const T *w, Source<T> bias, int first, const V<T> *x, int k, V<T> *out) {
+// P vectors of B rows; x and out have rows of nv.
+template <class T, int P, int B>
+static inline void product_block(const T *w, Source<T> bias, int first, const V<T> *x, int k, int nv, V<T> *out) {
   V<T> sum[B][P];
   if (bias.rows) {
     for (int b = 0; b < B; b++)
@@ -62,7 +62,7 @@ static inline void product_block(const T *w, Source<T> bias, int first, const V<
   for (int j = 0; j < k; j++) {
     V<T> column[P];
 #pragma GCC unroll 4
-    for (int v = 0; v < P; v++) column[v] = x[j * NV + v];
+    for (int v = 0; v < P; v++) column[v] = x[j * nv + v];
 #pragma GCC unroll 8
     for (int b = 0; b < B; b++) {
       V<T> weight = all<T>(w[j * B + b]);
@@ -71,21 +71,21 @@ static inline void product_block(const T *w, Source<T> bias, int first, const V<
     }
   }
   for (int b = 0; b < B; b++)
-    for (int v = 0; v < P; v++) out[(first + b) * NV + v] = sum[b][v];
+    for (int v = 0; v < P; v++) out[(first + b) * nv + v] = sum[b][v];
 }
 
 // Few columns: they stay in registers, row after row.
-template <class T, int NV, int P, int K>
-static inline void thin_product(const T *w, Source<T> bias, const V<T> *x, int m, V<T> *out) {
+template <class T, int P, int K>
+static inline void thin_product(const T *w, Source<T> bias, const V<T> *x, int m, int nv, V<T> *out) {
   V<T> column[K][P];
   for (int j = 0; j < K; j++)
-    for (int v = 0; v < P; v++) column[j][v] = x[j * NV + v];
+    for (int v = 0; v < P; v++) column[j][v] = x[j * nv + v];
   if (bias.rows) {
     for (int i = 0; i < m; i++, w += K)
       for (int v = 0; v < P; v++) {
         V<T> sum = bias.rows[i * bias.stride + v];
         for (int j = 0; j < K; j++) sum += w[j] * column[j][v];
-        out[i * NV + v] = sum;
+        out[i * nv + v] = sum;
       }
     return;
   }
@@ -95,35 +95,36 @@ static inline void thin_product(const T *w, Source<T> bias, const V<T> *x, int m
     for (int v = 0; v < P; v++) {
       V<T> sum = start;
       for (int j = 0; j < K; j++) sum += w[j] * column[j][v];
-      out[i * NV + v] = sum;
+      out[i * nv + v] = sum;
     }
   }
 }
 
-template <class T, int NV>
-static __attribute__((noinline)) void product(const T *w, Source<T> bias, const V<T> *x, int m, int k, V<T> *out) {
-  constexpr int P = NV < 2 ? NV : 2;
-  for (int v = 0; v < NV; v += P, x += P, out += P, bias.rows += bias.rows ? P : 0) {
-    switch (k) {
-    case 1: thin_product<T, NV, P, 1>(w, bias, x, m, out); continue;
-    case 2: thin_product<T, NV, P, 2>(w, bias, x, m, out); continue;
-    case 3: thin_product<T, NV, P, 3>(w, bias, x, m, out); continue;
-    case 4: thin_product<T, NV, P, 4>(w, bias, x, m, out); continue;
-    }
-    const T *block = w;
-    int i = 0;
-    for (; i + BLOCK <= m; i += BLOCK, block += size_t(BLOCK) * k)
-      product_block<T, NV, P, BLOCK>(block, bias, i, x, k, out);
-    switch (m - i) {
-    case 1: product_block<T, NV, P, 1>(block, bias, i, x, k, out); break;
-    case 2: product_block<T, NV, P, 2>(block, bias, i, x, k, out); break;
-    case 3: product_block<T, NV, P, 3>(block, bias, i, x, k, out); break;
-    case 4: product_block<T, NV, P, 4>(block, bias, i, x, k, out); break;
-    case 5: product_block<T, NV, P, 5>(block, bias, i, x, k, out); break;
-    case 6: product_block<T, NV, P, 6>(block, bias, i, x, k, out); break;
-    case 7: product_block<T, NV, P, 7>(block, bias, i, x, k, out); break;
-    }
+template <class T, int P>
+static __attribute__((noinline)) void product_columns(const T *w, Source<T> bias, const V<T> *x, int m, int k, int nv,
+                                                      V<T> *out) {
+  switch (k) {
+  case 1: return thin_product<T, P, 1>(w, bias, x, m, nv, out);
+  case 2: return thin_product<T, P, 2>(w, bias, x, m, nv, out);
+  case 3: return thin_product<T, P, 3>(w, bias, x, m, nv, out);
+  case 4: return thin_product<T, P, 4>(w, bias, x, m, nv, out);
   }
+  int i = 0;
+  for (; i + BLOCK <= m; i += BLOCK, w += size_t(BLOCK) * k) product_block<T, P, BLOCK>(w, bias, i, x, k, nv, out);
+  switch (m - i) {
+  case 1: return product_block<T, P, 1>(w, bias, i, x, k, nv, out);
+  case 2: return product_block<T, P, 2>(w, bias, i, x, k, nv, out);
+  case 3: return product_block<T, P, 3>(w, bias, i, x, k, nv, out);
+  case 4: return product_block<T, P, 4>(w, bias, i, x, k, nv, out);
+  case 5: return product_block<T, P, 5>(w, bias, i, x, k, nv, out);
+  case 6: return product_block<T, P, 6>(w, bias, i, x, k, nv, out);
+  case 7: return product_block<T, P, 7>(w, bias, i, x, k, nv, out);
+  }
+}
+template <class T> static void product(const T *w, Source<T> bias, const V<T> *x, int m, int k, int nv, V<T> *out) {
+  if (nv == 1) return product_columns<T, 1>(w, bias, x, m, k, nv, out);
+  for (int v = 0; v < nv; v += 2, bias.rows += bias.rows ? 2 : 0)
+    product_columns<T, 2>(w, bias, x + v, m, k, nv, out + v);
 }
 
 // ---- G Xᵀ ------------------------------------------------------------------------------------------------------------

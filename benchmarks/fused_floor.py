@@ -29,6 +29,7 @@ typedef float V __attribute__((vector_size(BYTES)));
 // 12 sums that do not wait for each other; returns how many multiply-adds a turn are.
 extern "C" int turns(long count, float *out) {
   V sum[12], x = (V){} + 0.999f, y = (V){} + 0.001f;
+#pragma GCC unroll 12
   for (int i = 0; i < 12; i++) sum[i] = (V){} + float(i);
   for (long n = 0; n < count; n++) {
 #pragma GCC unroll 12
@@ -37,6 +38,7 @@ extern "C" int turns(long count, float *out) {
       asm volatile("" : "+REGISTER"(sum[i]));
     }
   }
+#pragma GCC unroll 12
   for (int i = 0; i < 12; i++) *out += sum[i][0];
   return 12 * BYTES / 4;
 }

@@ -41,7 +41,7 @@ def first(package: str) -> list[float]:
         begun = time.perf_counter()
         case = Case("", partial(MLP, 2, width, 2), partial(torch.ones, 20, 2), mlp_jax, TS)
         if package == "diffrax":
-            way = next(m for m in jax_methods(case, ("diffrax shared dopri5",), ("both",)))
+            way = next(m for m in jax_methods(case, "diffrax shared dopri5", ("both",)))
             way.works["both"]()
         else:
             differentiated(isocline_solve(case, "dopri5", "fused"), case.field(), case.y0())

@@ -105,6 +105,33 @@ def test_what_is_not_installed_is_said_in_one_line_with_the_way_to_install_it(mo
     assert line.count("-m pip install -c constraints.txt -e '.[bench]'") == 1 and "--no-deps torchdyn" in line
 
 
+def test_the_fused_engine_is_measured_row_by_row_and_the_table_is_made_of_all(tmp_path):
+    """Without diffrax, whose compiling takes minutes."""
+    out = tmp_path / "fused.md"
+    for row in ("2-50-2, batch 1", "2-50-2, batch 20"):
+        command = [
+            sys.executable,
+            BENCHMARKS / "fused.py",
+            "--quick",
+            "--out",
+            out,
+            "--rows",
+            row,
+            "--without",
+            "diffrax",
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    (header, summary), *details = tables(out.read_text())
+    assert [row[:2] for row in summary] == [
+        [f"2-50-2, batch {batch}", work] for batch in (1, 20) for work in ("forward", "forward + backward")
+    ]
+    assert all(float(row[header.index("torchdiffeq")]) > 1 for row in summary)
+    for header, rows in details:
+        errors = [header.index(name) for name in ("error of y", "error of gradient")]
+        assert all(float(row[i]) < 1e-4 for row in rows for i in errors if row[i] != "—")
+
+
 @pytest.mark.parametrize("name", ["overhead.md", "memory.md", "peers.md"])
 def test_a_committed_table_names_the_command_that_made_it(name):
     page = (BENCHMARKS / name).read_text()

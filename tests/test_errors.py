@@ -23,7 +23,7 @@ def decay(t, y):
         ({"solver": 5}, "solver: expected a solver or its name, got 5"),
         ({"gradient": "back_solve"}, r"gradient: unknown 'back_solve'.*did you mean 'backsolve'\?"),
         ({"gradient": 3}, "gradient: expected"),
-        ({"engine": "native"}, "engine: unknown 'native', expected one of eager"),
+        ({"engine": "native"}, "engine: unknown 'native', expected one of auto, eager"),
         ({"batching": "persample"}, r"did you mean 'per_sample'\?"),
         ({"rtol": -1e-3}, "rtol=-0.001: a tolerance must not be negative"),
         ({"atol": float("nan")}, "atol=nan"),

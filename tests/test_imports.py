@@ -21,7 +21,7 @@ LAYERS = [
     {"solvers", "solution", "events"},
     {"engines"},
     {"gradients"},
-    {"pieces", "doses", "save", "transforms", "unrolled"},
+    {"fusing", "in_graph", "pieces", "doses", "save", "transforms", "unrolled"},
     {"solve"},
     {"nn", "audit", "cite", "compat", "export", "parallel", "steady", "stepper"},
     {"fit", "report"},
@@ -30,7 +30,13 @@ LAYERS = [
 ]
 CORE = set().union(*LAYERS[:9])
 # Units of one layer that may use each other, in this direction only.
-ALLOWED_WITHIN = {("fit", "report"), ("audit", "nn"), ("doses", "pieces"), ("unrolled", "transforms")}
+ALLOWED_WITHIN = {
+    ("fit", "report"),
+    ("audit", "nn"),
+    ("doses", "pieces"),
+    ("unrolled", "transforms"),
+    ("fusing", "transforms"),
+}
 
 
 def imports(path: Path) -> list[tuple[int, str]]:

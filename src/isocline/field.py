@@ -57,6 +57,11 @@ class Layout:
     @staticmethod
     def of(y0: Any, per_sample: bool = False) -> Layout:
         """The layout of a state; TypeError or ValueError naming y0 when it cannot be one."""
+        if type(y0) is Tensor and y0.dtype in (torch.float32, torch.float64) and (y0.dim() or not per_sample):
+            # The common state, without a look for what it might be.
+            shape = y0.shape[1:] if per_sample else y0.shape
+            batch = y0.shape[0] if per_sample else None
+            return Layout(None, (shape,), (y0.dtype,), (math.prod(shape),), y0.dtype, y0.device, batch)
         leaves, spec = pytree.tree_flatten(y0)
         for leaf in leaves:
             if not isinstance(leaf, Tensor):
@@ -206,6 +211,9 @@ class VectorField:
     Attributes:
         differentiates: `f` calls autograd itself (found out at the first call that needs it).
         batch_args: which leaves of `args` have the batch as first dimension (per-sample batching finds out).
+        optional: an engine need not take it, another is there.
+        common_times: with per-sample batching that nobody asked for, the times (T,) of the solve: f must be the same for one time
+            and for the time of each sample; else None.
 
     Evaluations are counted here, never on the user's module: a Python counter there would make a compiled model
     recompile at every call.
@@ -218,18 +226,28 @@ class VectorField:
         self.time_dtype, self.time_tail = layout.time_dtype, layout.time_tail
         self.differentiates = False
         self.batch_args: frozenset[int] = frozenset()
+        self.optional = False
+        self.common_times: Tensor | None = None
         self._counter = [0]
         self._trusted = False  # f has worked without a graph: no need to guard the next call
+        self._made_clock: Tensor | None = None
         self._plain_shape = tuple(layout.shapes[0]) if layout.plain else None
-        self._clock = torch.empty((), dtype=self.time_dtype, device=layout.device)
         # On a CPU an array is a tensor in less than half of `new_tensor`'s time.
         codes = {torch.float32: "f", torch.float64: "d"}
         self._code = codes.get(self.time_dtype) if layout.device.type == "cpu" else None
+
+    @property
+    def _clock(self) -> Tensor:
+        """Made when it is first asked for: most fields are never asked by an engine of PyTorch's operations."""
+        if self._made_clock is None:
+            self._made_clock = torch.empty((), dtype=self.time_dtype, device=self.layout.device)
+        return self._made_clock
 
     def with_args(self, args: tuple[Any, ...]) -> VectorField:
         """The same field with other arguments and a count of its own."""
         other = VectorField(self.f, self.layout, args)
         other.differentiates, other.batch_args = self.differentiates, self.batch_args
+        other.optional, other.common_times = self.optional, self.common_times
         return other
 
     def of_rows(self, rows: Tensor) -> VectorField:

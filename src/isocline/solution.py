@@ -59,9 +59,34 @@ def failed(status: Any) -> Tensor:
     return (status != int(Status.SUCCESS)) & (status != int(Status.EVENT))
 
 
+class Count(int):
+    """The largest of the counts of several samples, and all of them.
+
+    Attributes:
+        each: (B,) of every sample; None where they were not counted apart.
+
+    Example:
+        >>> count = Count.of(torch.tensor([7, 13]))
+        >>> count, count + 1, count.each
+        (13, 14, tensor([ 7, 13]))
+    """
+
+    each: Tensor | None = None
+
+    @staticmethod
+    def of(each: Any) -> Any:
+        """From a tensor of counts; a number stays one."""
+        if not isinstance(each, Tensor):
+            return each
+        found = Count(max(each.tolist()) if len(each) < 100 else int(each.max()))
+        found.each = each
+        return found
+
+
 @dataclass
 class Stats:
-    """Counts of one solve; with per-sample batching int64 tensors of shape (B,), else integers.
+    """Counts of one solve; with per-sample batching int64 tensors of shape (B,), else integers. Where `engine="auto"` chose that
+    samples step on their own they are integers too, the largest of any sample, with those of all as `Count.each`.
 
     Attributes:
         evaluations: of `f` on the way forward, those of rejected steps and of the first step's rule included.

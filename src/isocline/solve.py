@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import itertools
 import sys
 import time
@@ -23,8 +24,10 @@ from isocline.engines.eager.dense import dense_path
 from isocline.engines.eager.diagnosis import diagnose, diagnose_rows
 from isocline.events import Conditions, Event
 from isocline.field import Layout
-from isocline.gradients import Backprop, Backsolve, Checkpointed, Gradient
+from isocline.fusing import Attempt, check, either
+from isocline.gradients import Checkpointed, Gradient
 from isocline.gradients.times import attach_observations, attach_start, beside
+from isocline.in_graph import describe, fits, solve_in_graph
 from isocline.inputs import drive
 from isocline.pieces import EventLog, solve_in_pieces
 from isocline.save import solve_and_save
@@ -35,10 +38,10 @@ from isocline.times import Times
 from isocline.transforms import exporting, outside_graphs, under_transforms
 from isocline.unrolled import solve_unrolled
 
-ENGINES = ("eager", "fused", "unrolled")
+ENGINES = ("auto", "eager", "fused", "unrolled")
 
 
-@outside_graphs
+@functools.partial(outside_graphs, inside=fits)
 @outside_autocast
 def solve(
     field: Callable[..., Any],
@@ -48,8 +51,8 @@ def solve(
     solver: Solver | str = "tsit5",
     controller: Controller | None = None,
     gradient: Gradient | str = "checkpointed",
-    engine: str = "eager",
-    batching: str = "shared",
+    engine: str | Attempt = "eager",
+    batching: str | None = "shared",
     args: tuple[Any, ...] = (),
     inputs: Any = None,
     doses: Dose | None = None,
@@ -80,10 +83,13 @@ def solve(
         controller: `FixedStep` or `PID`; None: `PID(rtol, atol)`, or `FixedStep` where `step` or `max_step` is given.
         gradient: a gradient method or its name.
         engine: "eager"; or "fused": the whole solve in one native call, of a field that can be traced, with an explicit
-            solver and per-sample batching (it is built once, with a C++ compiler); or "unrolled": fixed steps as plain
-            operations in a row, for `torch.compile(fullgraph=True)`; what `torch.export` and ONNX see in any case.
+            solver and per-sample batching (it is built once, with a C++ compiler); or "auto": that one where it can be,
+            else "eager", and a line in the log "isocline" says why; or "unrolled": fixed steps as plain operations in a row,
+            for `torch.compile(fullgraph=True)`; what `torch.export` and ONNX see, but with "fused" and a module.
         batching: "shared": one step size for the whole state, whatever its shape. "per_sample": the first dimension
-            of every tensor is a batch, each sample has its own times, steps, error norm and end.
+            of every tensor is a batch, each sample has its own times, steps, error norm and end. None, with
+            engine="auto": samples step on their own where the fused engine takes them, with the statistics and the status
+            of the whole batch; else "shared".
         args: further arguments of `f`, a tuple of anything; tensors in it get gradients.
         inputs: signals u(t): a `ZeroOrderHold`, `LinearInterpolation` or `CubicHermite`, or a pytree of them. The field
             is then called as `f(t, y, u, *args)`, u the values at t in the same structure; their knots are stepped to.
@@ -121,11 +127,21 @@ def solve(
         >>> round(sol.ys[-1].item(), 4), round(k.grad.item(), 4)
         (0.3679, -0.7358)
     """
+    if engine == "auto" and save is None and not exporting():
+        given = {
+            name: value for name, value in locals().items() if name not in ("field", "y0", "ts", "engine", "batching")
+        }
+        # Signals and doses of all samples may be told from those of each by the batching alone.
+        chosen = batching if inputs is None and doses is None else batching or "shared"
+        return either(lambda e, b: solve(field, y0, ts, engine=e, batching=b, **given), field, y0, ts, chosen)
     if save is not None:
         given = {name: value for name, value in locals().items() if name not in ("field", "y0", "ts", "save", "dense")}
         return solve_and_save(lambda ts, dense: solve(field, y0, ts, dense=dense, **given), ts, dense, save)
     if not callable(field):
         raise TypeError(f"field: expected a callable f(t, y, *args), got {type(field).__name__}")
+    attempt = engine if isinstance(engine, Attempt) else None
+    engine = "fused" if attempt is not None else engine
+    batching = "shared" if batching is None else batching
     if engine not in ENGINES:
         raise ValueError(f"engine: {unknown(engine, ENGINES)}")
     if batching not in ("shared", "per_sample"):
@@ -136,6 +152,11 @@ def solve(
         raise ValueError(f"max_steps={max_steps!r}, expected a positive integer")
     if observer is not None and batching == "per_sample":
         raise ValueError("observer: sees steps of the whole state; use batching='shared', or progress")
+    if torch.compiler.is_compiling() and fits(
+        field, engine, {"batching": batching, "inputs": inputs, "doses": doses, "events": events}
+    ):
+        options = (solver, controller, gradient, rtol, atol, step, max_step, step_ts, max_steps, throw)
+        return solve_in_graph(lambda f, s, d, g: _told(f, s, d, g, *options), field, y0, ts, args)
     method = for_field(resolve_solver(solver), field)
     if engine == "unrolled" or exporting():
         return solve_unrolled(
@@ -158,9 +179,13 @@ def solve(
             observer=observer,
         )
     way_back = under_transforms(resolve_gradient(gradient), method)
+    if engine == "fused":
+        check(y0, batching, way_back, events)
     layout = Layout.of(y0, per_sample=batching == "per_sample")
     times = Times.of(ts, layout)
     vector_field, kinks = drive(field, inputs, layout, args)
+    if attempt is not None:
+        vector_field.optional, vector_field.common_times = True, times.given if attempt.alone else None
     problem = Problem(
         vector_field,
         times.plain,
@@ -186,7 +211,6 @@ def solve(
             raise TypeError(f"doses: expected a Dose, got {type(doses).__name__}; write doses=Dose(ts, amounts)")
         doses.check(layout)
     if engine == "fused":
-        _check_fused(batching, way_back, {"events": conditions})
         trajectory, log = _run(problem, way_back, times, flat, doses, fused=True), None
     elif conditions is None:
         trajectory, log = _run(problem, way_back, times, flat, doses), None
@@ -203,23 +227,18 @@ def solve(
     return solution
 
 
-def _check_fused(batching: str, way_back: Gradient, others: dict[str, Any]) -> None:
-    """ValueError naming what the fused engine does not have."""
-    if torch._C._are_functorch_transforms_active():
-        raise ValueError("engine='fused': a native call cannot be looked into by torch.func; take engine='eager'")
-    if batching != "per_sample":
-        raise ValueError(
-            "engine='fused': every sample steps on its own; pass batching='per_sample', with a batch dimension"
-        )
-    if not isinstance(way_back, (Checkpointed, Backprop, Backsolve)):
-        name = snake_case(type(way_back).__name__)
-        raise ValueError(
-            f"engine='fused': its gradients are 'checkpointed', the exact one, and 'backsolve'; take engine='eager' for "
-            f"{name!r}"
-        )
-    for name, value in others.items():
-        if value is not None:
-            raise ValueError(f"engine='fused': it has no {name}; take engine='eager'")
+def _told(
+    field: Any, shape: Any, dtype: Any, given: Any, solver: Any, controller: Any, gradient: Any, rtol: Any, atol: Any, step: Any,
+    max_step: Any, step_ts: Any, max_steps: int, throw: bool,
+) -> Any:  # fmt: skip
+    """`describe`, of what `solve` was given."""
+    method = for_field(resolve_solver(solver), field)
+    check(None, "per_sample", resolve_gradient(gradient))
+    rule = resolve_controller(controller, method, rtol, atol, step, max_step)
+    return describe(field, shape, dtype, given, method, rule, extra_times("step_ts", step_ts), max_steps, throw)
+
+
+vars(_told)["_dynamo_marked_constant"] = True  # as torch.compiler.assume_constant_result does, which imports Dynamo
 
 
 def _run(
@@ -387,7 +406,7 @@ def _report(problem: Problem, trajectory: Trajectory, y0: Tensor, solution: Solu
         else:
             solution.status, solution.message = diagnose(problem, trajectory.status, trajectory.failure, y0)
     else:
-        if not bool(failed(trajectory.status).any()):
+        if not bool(trajectory.status.any()) or not bool(failed(trajectory.status).any()):
             return
         solution.status, solution.message = diagnose_rows(problem, trajectory, y0)
     if throw:

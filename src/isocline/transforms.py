@@ -21,20 +21,29 @@ F = TypeVar("F", bound=Callable[..., Any])
 exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", lambda: False)
 
 
-def outside_graphs(function: F) -> F:
+def nowhere(field: Any, engine: Any, given: dict[str, Any]) -> bool:
+    """No."""
+    return False
+
+
+def outside_graphs(function: F, inside: Callable[[Any, Any, dict[str, Any]], bool] = nowhere) -> F:
     """Under `torch.compile` a solve is one call outside of the compiled graphs.
 
     How many steps it takes depends on numbers: traced, it would break into dozens of graphs, compiled anew for every
     size. The model around it is compiled, and so is a field that was compiled itself, `solve(torch.compile(f), …)`.
     With `engine="unrolled"`, and under `torch.export`, its steps are operations of the graph.
+
+    Args:
+        inside: of the field, the engine and the keyword arguments: whether the solve is one operator of the graph.
     """
     plain = torch._disable_dynamo(function)
 
     @functools.wraps(function)
     def called(*args: Any, **kwargs: Any) -> Any:
-        if torch.compiler.is_compiling() and not exporting() and kwargs.get("engine") != "unrolled":
-            return plain(*args, **kwargs)
-        return function(*args, **kwargs)
+        if not torch.compiler.is_compiling() or exporting() or kwargs.get("engine") == "unrolled":
+            return function(*args, **kwargs)
+        field = args[0] if args else kwargs.get("field")
+        return (function if inside(field, kwargs.get("engine"), kwargs) else plain)(*args, **kwargs)
 
     return cast(F, called)
 

@@ -72,7 +72,7 @@ def test_symplectic_solvers_keep_the_energy_of_a_separable_network(solver, order
 
 
 def test_a_pair_and_a_tensor_are_the_same_state():
-    model = HamiltonianODE(networks()[0])
+    model = HamiltonianODE(networks()[0], engine="eager")
     y = torch.randn(6, 4, **DOUBLE)
     q, p = model((y[:, :2], y[:, 2:]), TS)
     torch.testing.assert_close(torch.cat([q, p], -1), model(y, TS), rtol=0, atol=1e-9)

@@ -53,7 +53,7 @@ def nudge(t: float, towards: float, dtype: torch.dtype) -> float:
 
 
 def row_stops(
-    controller: Controller,
+    controller: Controller | None,
     ts: Tensor,
     t_end: Tensor,
     step_ts: Sequence[float],
@@ -65,7 +65,7 @@ def row_stops(
     """Stops of every sample and which of them are jumps, (B, S) both, padded with the sample's end.
 
     Args:
-        controller: of fixed steps, whose grid points are all stops, or adaptive.
+        controller: of fixed steps, whose grid points are all stops, or adaptive, or None for that.
         ts: observation times (B, T), NaN where padded.
         t_end: the last of each, (B, 1).
         step_ts, jump_ts: common to all samples.

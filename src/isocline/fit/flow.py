@@ -22,7 +22,15 @@ def flow_of(field: nn.Module) -> Flow:
     def flow(states: Tensor, ts: Tensor) -> Tensor:
         with torch.no_grad():
             return solve(
-                field, states, ts, batching="per_sample", rtol=RTOL, atol=ATOL, max_steps=MAX_STEPS, throw=False
+                field,
+                states,
+                ts,
+                engine="auto",
+                batching="per_sample",
+                rtol=RTOL,
+                atol=ATOL,
+                max_steps=MAX_STEPS,
+                throw=False,
             ).ys
 
     return flow

@@ -42,6 +42,18 @@ def network(dim: int, config: Config, seed: int = 0) -> MLP:
     return MLP((dim, *config.hidden, dim), seed=seed, last_gain=0.2, dtype=torch.float64)
 
 
+class Bounded(nn.Module):
+    """The learned field, held finite far from the data: a window that runs away costs much, not everything."""
+
+    def __init__(self, field: nn.Module) -> None:
+        super().__init__()
+        self.inner = field
+
+    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+        """dy/dt."""
+        return self.inner(t, y.clamp(-BOUND, BOUND))
+
+
 class Trainer:
     """Trains one field on one record.
 
@@ -76,6 +88,7 @@ class Trainer:
         seed = self.config.seed * self.config.starts + self.trial
         self.model = network(self.record.y[0].shape[1], self.config, seed)
         match_slopes(self.model, self.record, self.config.penalty)
+        self.field = Bounded(self.model)
         self.starts = nn.Parameter(self.record.starts())
         groups = [{"params": list(self.model.parameters())}, {"params": [self.starts]}]
         self.optimizer = torch.optim.Adam(groups, lr=self.config.learning_rate)
@@ -204,11 +217,11 @@ class Trainer:
         """The training loss and the plain misfit (mean square, scaled units) of some windows."""
         start, common = self.starts[windows.start], windows.common
         # The graphs of these short solves fit in memory, and stepping together saves half the time where it can be done.
-        options = {"solver": "rk4", "max_step": MAX_STEP, "gradient": "backprop", "throw": False}
+        options = {"solver": "rk4", "max_step": MAX_STEP, "gradient": "backprop", "engine": "auto", "throw": False}
         if common is None:
             sol = solve(self.field, start, windows.ts, batching="per_sample", **options)
         else:
-            sol = solve(self.field, start, common, **options)
+            sol = solve(self.field, start, common, batching=None, **options)
         self.evaluations += int(torch.as_tensor(sol.stats.evaluations).sum())
         ys = sol.ys
         seen = ~windows.y.isnan() & ~ys.isnan()
@@ -221,10 +234,6 @@ class Trainer:
             gap = (arrived - self.starts[windows.end[inner]]).square().mean()
         penalty = torch.stack([p.square().sum() for p in self.model.parameters()]).sum()
         return misfit + self.config.continuity * gap + self.config.penalty * penalty, float(misfit.detach())
-
-    def field(self, t: Tensor, y: Tensor) -> Tensor:
-        """The learned field, held finite far from the data: a window that runs away costs much, not everything."""
-        return self.model(t, y.clamp(-BOUND, BOUND))
 
     # ---- keeping --------------------------------------------------------------------------------------------------
     def _state(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from isocline.control import Controller, FixedStep
 from isocline.engines.eager import Problem, Trajectory
 from isocline.engines.fused.lanes import CannotFuseError
 from isocline.engines.fused.solve import Adjoint, Run, integrate, run_of, solver_refusal
+from isocline.gradients import replay
 from isocline.gradients.backsolve import Backsolve, refuse_or_warn
 from isocline.gradients.base import Gradient, GradientError
 from isocline.solution import Status
@@ -39,21 +40,25 @@ class _Solved(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, run: Run, back: Any, *tensors: Tensor) -> Tensor:
-        ctx.run, ctx.back, ctx.stats = run, back, None
+        ctx.run, ctx.back = run, back
         ys = run.solve(want_tape=back is None)
         ctx.save_for_backward(*tensors, ys)  # the first to notice changes in place between the two ways
         return ys
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
-        if torch.is_grad_enabled():
+        run, back, graph = ctx.run, ctx.back, torch.is_grad_enabled()
+        *tensors, ys = ctx.saved_tensors
+        if graph and (back is not None or not run.problem.field.optional):
             raise GradientError(
                 "second derivatives of a solve by the fused engine are not available: take engine='eager' for them"
             )
-        *_, ys = ctx.saved_tensors
-        if ctx.back is None:
-            return None, None, *ctx.run.pull_back(cotangents[0])
-        return None, None, *ctx.back.adjoint(ctx.run, ys, cotangents[0])
+        if graph or replay.mapped(cotangents[0]):
+            return None, None, *replay.pull_back(run, tensors, cotangents[0], graph)
+        if back is not None:
+            return None, None, *back.adjoint(run, ys, cotangents[0])
+        run.stats.evaluations_backward += run.call.method.stages * int(run.accepted.max())
+        return None, None, *run.pull_back(cotangents[0])
 
 
 class _Back:

@@ -95,6 +95,7 @@ class CNF(nn.Module):
         self.trace, self.noise, self.derivatives = trace, noise, derivatives
         self.options = options
         self.stats: Any = None
+        self.carried: dict[bool, Carried] = {}  # with and without costs
 
     # ---- a distribution --------------------------------------------------------------------------------------------
     @property
@@ -182,12 +183,19 @@ class CNF(nn.Module):
         extra = 3 if costs else 1
         if not isinstance(start, Tensor) and not isinstance(end, Tensor) and start == end:
             return x, x.new_zeros(x.shape[:-1]), x.new_zeros((*x.shape[:-1], extra - 1))
-        carried = Carried(self.field, x.shape[-1], costs, self.derivatives)
+        carried = self._field_of(x.shape[-1], costs)
         state = torch.cat([rows, rows.new_zeros((len(rows), extra))], -1)
         out = self._solution(carried, state, self._between(start, end), args=noise).ys[-1]
         out = out.reshape(*x.shape[:-1], -1)
         dim = x.shape[-1]
         return out[..., :dim], out[..., dim], out[..., dim + 1 :]
+
+    def _field_of(self, dim: int, costs: bool) -> Carried:
+        """The same one in each call: an engine knows a field again that it has seen."""
+        kept = self.carried.get(costs)
+        if kept is None or kept.field is not self.field or kept.derivatives != self.derivatives:
+            kept = self.carried[costs] = Carried(self.field, dim, costs, self.derivatives)
+        return kept
 
     def _rows(self, x: Tensor) -> Tensor:
         """(N, D); ValueError where the last dimension is not D."""

@@ -21,7 +21,8 @@ class NeuralODE(nn.Module):
     Args:
         field: `f(t, y, *args)`; a module's parameters become this module's.
         returns: "path": the states at all times, (T, *y0.shape). "end": the last one, as an ODE block in a network.
-        **options: everything `isocline.solve` takes: `solver`, `gradient`, `rtol`, `step`, `batching`, …
+        **options: everything `isocline.solve` takes: `solver`, `gradient`, `rtol`, `step`, `batching`, …; here engine="auto"
+            and batching=None where nothing else is said: the fused engine where it takes the field.
 
     Attributes:
         stats: of the last call; its backward count fills in with `backward()`.
@@ -50,7 +51,8 @@ class NeuralODE(nn.Module):
 
     def solution(self, y0: Any, ts: Any = (0.0, 1.0), *args: Any, **options: Any) -> Solution:
         """The whole `Solution`; `options` go over those of the model."""
-        solution = solve(self.field, y0, ts, args=args, **{**self.options, **options})
+        given: dict[str, Any] = {"engine": "auto", "batching": None, **self.options, **options}
+        solution = solve(self.field, y0, ts, args=args, **given)
         if not torch.compiler.is_compiling():  # a graph has no counts
             self.stats = solution.stats
         return solution

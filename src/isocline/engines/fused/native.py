@@ -89,6 +89,7 @@ class Encoded:
         self.whole = Code(pointers[0], len(plain), len(collects), program.rows, pointers[1])
         self.inputs = _ints([row for _, first, count in program.inputs for row in range(first, first + count)])
         self.outputs = _ints([row for _, rows in program.outputs for row in rows])
+        self.sizes = (ctypes.c_int64 * max(1, len(program.leaves)))(*program.leaves)
 
 
 def _bent(code: list[Instruction], readers: list[Instruction], program: Program) -> list[Instruction]:
@@ -138,9 +139,8 @@ def evaluate(
     widths = [len(rows) for _, rows in program.outputs]
     found = given.new_empty(samples, sum(widths))
     collected = [torch.zeros_like(leaf) for leaf in flat]
-    sizes = (ctypes.c_int64 * max(1, len(flat)))(*(x.numel() for x in flat))
     getattr(library(), f"isocline_evaluate_{suffix}")(
-        ctypes.byref(encoded.whole), addresses(flat), len(flat), sizes,
+        ctypes.byref(encoded.whole), addresses(flat), len(flat), encoded.sizes,
         encoded.inputs, given.shape[1], ctypes.c_void_p(given.data_ptr()),
         encoded.outputs, sum(widths), ctypes.c_void_p(found.data_ptr()), addresses(collected), ctypes.c_int64(samples),
     )  # fmt: skip

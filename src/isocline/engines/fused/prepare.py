@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import threading
+import types
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch.utils import _pytree as pytree
 
 from isocline.engines.fused.lanes import LANES, CannotFuseError
 from isocline.engines.fused.native import evaluate
 from isocline.engines.fused.program import execute
-from isocline.engines.fused.trace import Traced, trace
+from isocline.engines.fused.trace import Traced, _attribute, trace
+from isocline.engines.fused.watch import Reads, UnwatchedError, Watch, home
 from isocline.field import VectorField
 from isocline.inputs import Driven
+
+aten = torch.ops.aten
+PICKS = {aten.index_select, aten.gather, aten.index}
+LOCK = threading.RLock()  # a tracer changes what all threads of a process see
+MISSES = 3  # a field whose state is another in every call is watched no longer
 
 
 @dataclass
@@ -33,15 +43,71 @@ class Prepared:
     traced: Traced
     further: list[Tensor]
     leaves: list[Tensor]
-    signals: list[tuple[Tensor, Tensor]]
+    signals: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
 
 @dataclass
 class _Kept:
-    """A program, and the leaves of autograd's graph that the field reached when it was made."""
+    """A program that is kept, or why there is none.
 
-    traced: Traced
-    reached: frozenset[int]
+    Attributes:
+        traced: the program.
+        reached: the leaves of autograd's graph that the field reached when it was made.
+        refused: why it is none.
+        sizes: the batches it was compared with the field at.
+        watch: what tells whether the field is still the same, None where nothing can; of which `f` it is.
+        misses: how often it said no.
+    """
+
+    traced: Traced | None = None
+    reached: frozenset[int] = frozenset()
+    refused: str = ""
+    sizes: set[int] = field(default_factory=set)
+    watch: Watch | None = None
+    f: Callable[[], Any] | None = None
+    misses: int = 0
+
+    def __post_init__(self) -> None:
+        self.direct, self.held = [], []
+        if self.traced is None:
+            return
+        graph = self.traced.graph
+        for leaf in self.traced.leaves:
+            whole = leaf.index is None and leaf.node.op == "get_attr"
+            self.direct.append(_attribute(graph, str(leaf.node.target)) if whole else None)
+        self.held = [(x, x.dtype, x.shape, x.device) for x in self.traced.held()]
+
+    def look(self, f: Callable[..., Any]) -> None:
+        """Begins to watch `f`; nothing where that cannot be done."""
+        self.watch = None
+        if self.misses >= MISSES:
+            return
+        try:
+            self.f, self.watch = (
+                weakref.ref(f) if not isinstance(f, types.MethodType) else weakref.WeakMethod(f),
+                Watch(f),
+            )
+        except (UnwatchedError, TypeError):
+            self.misses = MISSES
+
+    def sure(self, f: Callable[..., Any]) -> bool:
+        """Whether `f` is known to be what it was."""
+        if self.watch is None or self.f is None or self.f() != f:
+            return False
+        if self.watch.holds():
+            return all(
+                x.dtype is dtype and x.shape == shape and x.device == device for x, dtype, shape, device in self.held
+            )
+        self.watch, self.misses = None, self.misses + 1
+        return False
+
+    def leaves(self, shared: Sequence[Tensor]) -> list[Tensor]:
+        """The program's leaves as they are now."""
+        assert self.traced is not None
+        dtype = self.traced.dtype
+        if all(x is not None and x.dtype is dtype for x in self.direct):
+            return self.direct
+        return self.traced.prologue(shared)
 
 
 KEPT: WeakKeyDictionary[Any, dict[Any, _Kept]] = WeakKeyDictionary()  # by field; they go with it
@@ -56,20 +122,32 @@ def prepare(field: VectorField, t: Tensor, y: Tensor) -> Prepared:
     Raises:
         CannotFuseError: naming what cannot be.
     """
-    anchor, signals = field.f, []
-    if isinstance(field.f, Driven):
-        anchor, (field, signals) = field.f.field, _undriven(field, t)
+    if not field.args:
+        return _Reading(field, t, y, ()).prepared()
+    f, signals = field.f, []
+    if isinstance(f, Driven):
+        f, (field, signals) = f.field, _undriven(field, t)
     leaves = pytree.tree_leaves(field.args)
     batched = {i for i, x in enumerate(leaves) if isinstance(x, Tensor) and x.dim() and x.shape[0] == len(y)}
     refused: list[CannotFuseError] = []
     for own in dict.fromkeys((tuple(sorted(batched | field.batch_args)), tuple(sorted(field.batch_args)))):
         try:
-            found = _Reading(field, t, y, own, anchor).prepared()
+            found = _Reading(field, t, y, own, f).prepared()
         except CannotFuseError as error:
             refused.append(error)
         else:
             return Prepared(found.traced, found.further[len(signals) :], found.leaves, signals)
     raise refused[0]
+
+
+def made_anew(field: VectorField, t: Tensor, y: Tensor, own: Sequence[int]) -> Prepared:
+    """A program that nobody keeps, of a field of which the arguments `own` have a row for each sample.
+
+    Raises:
+        CannotFuseError: naming what cannot be.
+    """
+    with LOCK:
+        return _Reading(field, t, y, tuple(own))._made({}, ())
 
 
 def _undriven(field: VectorField, t: Tensor) -> tuple[VectorField, list[tuple[Tensor, Tensor]]]:
@@ -91,6 +169,7 @@ def _undriven(field: VectorField, t: Tensor) -> tuple[VectorField, list[tuple[Te
     )
     shift = own - len(pytree.tree_leaves(tables))
     plain.batch_args = frozenset(range(own)) | {i + shift for i in field.batch_args if i + shift >= own}
+    plain.optional, plain.common_times = field.optional, field.common_times
     dtype = field.layout.dtype
     return plain, [(knots.detach(), table.to(dtype)) for knots, table in tables]
 
@@ -98,17 +177,39 @@ def _undriven(field: VectorField, t: Tensor) -> tuple[VectorField, list[tuple[Te
 class _Reading:
     """A field on three samples, where the arguments `own` have a row for each sample and the other tensors none."""
 
-    def __init__(self, field: VectorField, t: Tensor, y: Tensor, own: tuple[int, ...], anchor: Any) -> None:
-        self.field, self.y, self.own, self.anchor = field, y, own, anchor
-        self.args, self.spec = pytree.tree_flatten(field.args)
+    def __init__(
+        self, field: VectorField, t: Tensor, y: Tensor, own: tuple[int, ...], f: Callable[..., Any] | None = None
+    ) -> None:
+        """`f`: what it is known by, where that is not the field's function."""
+        self.field, self.t, self.y, self.own, self.f = field, t, y, own, f or field.f
+        self.args, self.spec = pytree.tree_flatten(field.args) if field.args else ([], None)
         self.common = tuple(i for i, x in enumerate(self.args) if isinstance(x, Tensor) and i not in own)
         self.further, self.shared = ([self.args[i] for i in which] for which in (own, self.common))
-        self.times = t.to(field.time_dtype).view(-1, *field.time_tail)
-        self.some = torch.arange(LANES) % len(y)
-        self.given = [x.detach()[self.some] for x in (self.times, y, *self.further)]
+
+    @cached_property
+    def times(self) -> Tensor:
+        """As f gets them."""
+        return self.t.to(self.field.time_dtype).view(-1, *self.field.time_tail)
+
+    @cached_property
+    def some(self) -> Tensor:
+        """Which samples."""
+        return torch.arange(LANES) % len(self.y)
+
+    @cached_property
+    def given(self) -> list[Tensor]:
+        """Time, state and arguments of three samples."""
+        return [x.detach()[self.some] for x in (self.times, self.y, *self.further)]
+
+    @cached_property
+    def state(self) -> Tensor:
+        """Theirs, as a leaf of a graph: a field that differentiates would otherwise make another each time."""
+        return self.given[1].detach().requires_grad_()
 
     def slope(self, t: Tensor, y: Tensor, *tensors: Tensor) -> Tensor:
         """f, the tensors among its arguments handed over: those of the samples, then the common ones."""
+        if self.spec is None:
+            return self.field(t, y)
         read = list(self.args)
         for i, value in zip((*self.own, *self.common), tensors, strict=True):
             read[i] = value
@@ -117,46 +218,110 @@ class _Reading:
     def prepared(self) -> Prepared:
         """With the program that was made before, where it is still the field's."""
         kept, key = self._kept()
-        found = kept.get(key)
-        if found is not None:
+        found, f, count = kept.get(key), self.f, len(self.y)
+        if found is not None and found.refused and self.field.optional and (found.watch is None or found.sure(f)):
+            raise CannotFuseError(found.refused)
+        if found is not None and found.traced is not None and found.sure(f) and count in found.sizes:
+            return Prepared(found.traced, self.further, found.leaves(self.shared))
+        with LOCK:
+            return self._looked_at(kept, key, found)
+
+    def _looked_at(self, kept: dict[Any, _Kept], key: Any, found: _Kept | None) -> Prepared:
+        """The same, where that takes a look at the field."""
+        f, count = self.f, len(self.y)
+        if found is not None and found.traced is not None:
+            if found.sure(f):
+                self._check(found.traced, self._stand_ins())
+                found.sizes.add(count)
+                return Prepared(found.traced, self.further, found.leaves(self.shared))
             leaves = found.traced.prologue(self.shared)
-            if self._still(found, leaves):
-                return Prepared(found.traced, self.further, leaves, [])
-        # With the same graphs behind them as they have.
-        shared = [x.detach().requires_grad_(x.requires_grad) for x in self.shared]
+            if count in found.sizes and self._still(found, leaves):
+                self._look(found)
+                return Prepared(found.traced, self.further, found.leaves(self.shared))
+        try:
+            return self._made(kept, key)
+        except CannotFuseError as error:
+            kept[key] = _Kept(refused=str(error))
+            kept[key].look(f)
+            raise
+        except Exception as error:
+            kept[key] = _Kept(refused=f"the field could not be traced: {error}")
+            kept[key].look(f)
+            raise CannotFuseError(kept[key].refused) from error
+
+    def _made(self, kept: dict[Any, _Kept], key: Any) -> Prepared:
+        """Traced anew."""
+        if self.field.optional and key is None:
+            raise CannotFuseError("what the field is, or is handed, cannot be looked up: it would be traced each time")
+        shared = self._stand_ins()
+        before = self._watched()
         traced = trace(self.slope, self.given[0], self.given[1], self.given[2:], shared)
         self._check(traced, shared)
+        if self.field.optional and before is not None and not before.holds():
+            raise CannotFuseError("the field changes what it holds when it is called, which a native solve would not")
         # What is computed anew for each solve, outside of it, is found again by tracing alone.
-        if not any(x.grad_fn is not None for x in traced.held()):
-            kept[key] = _Kept(traced, self._reached())
-        return Prepared(traced, self.further, traced.prologue(self.shared), [])
+        lasting = not any(x.grad_fn is not None for x in traced.held())
+        if lasting:
+            kept[key] = _Kept(traced, self._reached(), sizes={len(self.y)})
+            self._look(kept[key])
+        elif self.field.optional:
+            raise CannotFuseError("the field holds a tensor that is computed anew for each solve; hand it over in args")
+        return Prepared(traced, self.further, traced.prologue(self.shared))
+
+    def _stand_ins(self) -> list[Tensor]:
+        """The common arguments with the same graphs behind them as they have."""
+        return [x.detach().requires_grad_(x.requires_grad) for x in self.shared]
+
+    def _watched(self) -> Watch | None:
+        try:
+            return Watch(self.f)
+        except UnwatchedError:
+            return None
+
+    def _look(self, kept: _Kept) -> None:
+        """Begins to watch, where what the program is depends on no numbers in tensors."""
+        if kept.misses >= MISSES or kept.traced is None:
+            return
+        with Reads() as reads:
+            self._alone()
+        if reads.found or any(_packet(node) in PICKS for node in kept.traced.graph.graph.nodes):
+            kept.misses = MISSES
+        kept.look(self.f)
 
     def _kept(self) -> tuple[dict[Any, _Kept], Any]:
         others = tuple((type(x), x) for x in self.args if not isinstance(x, Tensor))
-        shapes = tuple((x.shape, x.dtype, x.requires_grad) for x in (*self.given, *self.shared))
-        key = (self.spec, self.own, others, shapes, self.field.layout)
+        further = tuple((x.shape[1:], x.dtype) for x in self.further)
+        shared = tuple((x.shape, x.dtype, x.requires_grad) for x in self.shared)
+        layout = self.field.layout
+        thing, more = home(self.f)
+        key = (
+            more, self.spec, self.own, others, further, shared, layout.shapes, layout.dtype, torch.get_default_dtype(),
+            self.field.common_times is None,
+        )  # fmt: skip
         try:
             hash(key)
-            return KEPT.setdefault(self.anchor, {}), key
+            return KEPT.setdefault(thing, {}), key
         except TypeError:  # what can be no key, or not be referred to weakly, is traced each time
             return {}, None
 
     def _alone(self) -> Tensor:
-        """f, with the graph of what it holds alone."""
-        return self.slope(*self.given, *(x.detach() for x in self.shared))
+        """f, with the graph of what it holds, and of the state."""
+        t, _, *others = self.given
+        return self.slope(t, self.state, *others, *(x.detach() for x in self.shared))
 
     def _reached(self) -> frozenset[int]:
-        """The leaves of autograd's graph that f, with nothing handed over, hangs on."""
+        """The leaves of autograd's graph that f hangs on, beside what it is handed."""
         with torch.enable_grad():
-            return reached(self._alone())
+            return reached(self._alone()) - {id(self.state)}
 
     def _still(self, kept: _Kept, leaves: list[Tensor]) -> bool:
         """Whether a program made before is the field as it is now: a mode, an attribute, a parameter may be another."""
+        assert kept.traced is not None
         want = self._alone()
         names = [name for name, _, _ in kept.traced.program.inputs]
         inputs = {name: x.to(want.dtype) for name, x in zip(names, self.given, strict=True)}
         got, _ = evaluate(kept.traced.encoded, inputs, leaves)
-        same = not torch.is_grad_enabled() or reached(want) == kept.reached
+        same = not torch.is_grad_enabled() or reached(want) - {id(self.state)} == kept.reached
         return same and near([got["dy"]], [want.detach()])
 
     def _check(self, traced: Traced, shared: Sequence[Tensor]) -> None:
@@ -167,8 +332,20 @@ class _Reading:
         with torch.no_grad():
             whole = self.field(self.times, self.y)[self.some]
             same = near([self._alone()], [whole])
+            for t in self._two_times():
+                each, all_ = (self.field(x, self.y) for x in (t.expand_as(self.times), t))
+                if not near([each], [all_]):
+                    raise CannotFuseError("the field takes a time of each sample otherwise than one time for all")
         if not (same and self._agrees(traced, shared)):
             raise CannotFuseError("the field cannot be fused: its program computes something else than it does")
+
+    def _two_times(self) -> Sequence[Tensor]:
+        """0-d: the start, and one within."""
+        ts = self.field.common_times
+        if ts is None:
+            return ()
+        ts = ts.detach().to(self.times)
+        return ts[0], ts[0] + 0.382 * (ts[-1] - ts[0])
 
     @torch.enable_grad()
     def _agrees(self, traced: Traced, shared: Sequence[Tensor]) -> bool:
@@ -197,6 +374,10 @@ class _Reading:
                 else [torch.zeros_like(x) for x in rest]
             )
         return near(ours, exact)
+
+
+def _packet(node: fx.Node) -> Any:
+    return getattr(node.target, "overloadpacket", None)
 
 
 def reached(x: Tensor) -> frozenset[int]:

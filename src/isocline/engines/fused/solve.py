@@ -13,20 +13,22 @@ from torch import Tensor
 
 from isocline.control import PID, Controller
 from isocline.control.initial_step import Tolerance
-from isocline.control.schedule import jumps_at, row_stops
 from isocline.engines.eager.problem import Failure, Problem, Trajectory
 from isocline.engines.fused.build import library
 from isocline.engines.fused.lanes import CannotFuseError
 from isocline.engines.fused.native import Code, Encoded, addresses
 from isocline.engines.fused.prepare import Prepared, prepare
+from isocline.engines.fused.timetable import timetable
 from isocline.solution import Stats, Status
 from isocline.solvers import RungeKutta
 from isocline.solvers.runge_kutta import DenseStep, ExplicitRungeKutta
 
 MOST_STAGES = 32  # as stepper.hpp
-METHODS: dict[Any, Any] = {}  # coefficients as the machine takes them
 NAMES = {torch.float32: "float", torch.float64: "double"}
 Pointer = ctypes.c_void_p
+METHODS: dict[tuple[int, bool], Any] = {}  # by tableau, which is kept, and whether steps adapt
+TOLERANCES: dict[Any, list[Tensor]] = {}  # laid out
+PROCESSORS = os.cpu_count() or 1
 
 
 class _Method(ctypes.Structure):
@@ -132,15 +134,18 @@ class Run:
         self.name, self.size = NAMES[y0.dtype], y0.shape[1]
         ts: Tensor = problem.ts
         samples, width = ts.shape
-        self.end_ts = ts.gather(1, (~ts.isnan()).sum(1, keepdim=True) - 1)
-        self.sign = torch.where(self.end_ts >= ts[:, :1], 1.0, -1.0).to(torch.float64)
         self.ys = y0.new_full((width, samples, self.size), torch.nan)
         self.end = y0.clone()
         counts, self.outcome = self._outcome(samples)
         self.status, self.accepted, self.rejected, self.evaluations, self.t, self.h = counts
         self.stats = Stats(accepted=self.accepted, rejected=self.rejected, evaluations=self.evaluations)
         self.shapes = [x.shape for x in prepared.further]
-        self.leaves = [leaf.detach().to(y0.dtype).contiguous() for leaf in prepared.leaves]
+        self.leaves = [
+            leaf.detach()
+            if leaf.dtype is y0.dtype and leaf.is_contiguous()
+            else leaf.detach().to(y0.dtype).contiguous()
+            for leaf in prepared.leaves
+        ]
         self.width = self._width(samples)
         call = self.call = _Call()
         call.field = self.field(self.traced.encoded)
@@ -149,7 +154,7 @@ class Run:
         call.times = self._times(problem.controller)
         call.outcome = self.outcome
         u = [x.detach().reshape(samples, -1).to(y0.dtype) for x in prepared.further]
-        u = torch.cat([y0.new_empty(samples, 0), *u], 1)
+        u = torch.cat(u, 1) if u else y0.new_empty(samples, 0)
         self.signals = [(knots.contiguous(), table.detach().contiguous()) for knots, table in prepared.signals]
         self.curves = (_Signal * max(1, len(self.signals)))()
         for signal, (knots, table) in zip(self.curves, self.signals, strict=False):
@@ -161,7 +166,7 @@ class Run:
         call.ys = self.ys.data_ptr()  # not kept: what a graph's node holds must not hold its output
         call.rtol, call.atol = map(self.at, self._tolerances(problem.controller))
         call.leaves = self.address(addresses(self.leaves))
-        call.leaf_sizes = self.address((ctypes.c_int64 * max(1, len(self.leaves)))(*(x.numel() for x in self.leaves)))
+        call.leaf_sizes = self.address(self.traced.encoded.sizes)
         call.n_leaves = len(self.leaves)
 
     def at(self, x: Tensor) -> int:
@@ -180,8 +185,7 @@ class Run:
         return _Field(encoded.whole, ctypes.addressof(encoded.inputs), ctypes.addressof(encoded.outputs))
 
     def _outcome(self, samples: int) -> tuple[list[Tensor], _Outcome]:
-        counts = [torch.zeros(samples, dtype=torch.int64) for _ in range(4)]
-        counts += [torch.zeros(samples, dtype=torch.float64) for _ in range(2)]
+        counts = [*torch.zeros(4, samples, dtype=torch.int64), *torch.zeros(2, samples, dtype=torch.float64)]
         return counts, _Outcome(*map(self.at, counts))
 
     def _width(self, samples: int) -> int:
@@ -192,36 +196,31 @@ class Run:
         return 8 if self.traced.program.rows <= 48 and samples >= 32 * lanes else 2
 
     def _times(self, controller: Controller) -> _Times:
-        problem, ts, end, sign = self.problem, self.problem.ts, self.end_ts, self.sign
-        by_row = (problem.row_step_ts, problem.row_jump_ts, problem.field.time_dtype)
-        common = by_row[0] is None and by_row[1] is None and bool((ts == ts[:1]).all())
-        if common:
-            ts, end, sign = ts[:1], end[:1], sign[:1]
-        stops, jumps = row_stops(controller, ts, end, problem.step_ts, problem.jump_ts, *by_row)
-        flags = None
-        if problem.jump_ts or by_row[1] is not None:
-            flags = torch.cat([jumps_at(ts[:, :1], problem.jump_ts, *by_row[1:]), jumps], 1).to(torch.uint8)
-        keys = (ts * sign).nan_to_num(nan=torch.inf)
-        arrays = [self.at(x.double()) for x in (keys, stops * sign, self.sign)]
+        table = timetable(self.problem, controller)
+        keys, stops, sign, jumps = table.keys, table.stops, table.sign, table.jumps
+        common = len(keys) == 1
+        addresses = map(self.at, (keys, stops, sign))
         return _Times(
-            len(self.sign), keys.shape[1], stops.shape[1], common, *arrays, None if flags is None else self.at(flags)
+            len(sign), keys.shape[1], stops.shape[1], common, *addresses, None if jumps is None else self.at(jumps)
         )
 
-    def _method(self, solver: RungeKutta, adaptive: bool) -> _Method:
-        key = (solver, adaptive)
-        if key not in METHODS:
-            tableau = solver.tableau
-            a = torch.zeros(tableau.dense_stages, tableau.dense_stages, dtype=torch.float64)
-            for i, row in enumerate((*tableau.a, *tableau.extra_a), start=1):
-                a[i, : len(row)] = torch.tensor(row, dtype=torch.float64)
-            dense = DenseStep.of(tableau, a)
-            error = tableau.b_error if adaptive else None
-            rows = [a, tableau.b, (*tableau.c, *tableau.extra_c), error or [0.0] * tableau.stages, dense.coefficients]
-            METHODS[key] = [torch.as_tensor(row, dtype=torch.float64).contiguous() for row in rows], dense.center
-        rows, center = METHODS[key]
+    @staticmethod
+    def _method(solver: RungeKutta, adaptive: bool) -> _Method:
         tableau = solver.tableau
-        sizes = tableau.stages, len(tableau.extra_c), tableau.fsal, len(rows[-1]), adaptive
-        return _Method(*sizes, *(self.at(row) for row in rows), center)
+        known = METHODS.get((id(tableau), adaptive))
+        if known is not None:
+            return known[1]
+        a = torch.zeros(tableau.dense_stages, tableau.dense_stages, dtype=torch.float64)
+        for i, row in enumerate((*tableau.a, *tableau.extra_a), start=1):
+            a[i, : len(row)] = torch.tensor(row, dtype=torch.float64)
+        dense = DenseStep.of(tableau, a)
+        error = tableau.b_error if adaptive else None
+        rows = [a, tableau.b, (*tableau.c, *tableau.extra_c), error or [0.0] * tableau.stages, dense.coefficients]
+        kept = [torch.as_tensor(row, dtype=torch.float64).contiguous() for row in rows]
+        sizes = tableau.stages, len(tableau.extra_c), tableau.fsal, len(kept[-1]), adaptive
+        method = _Method(*sizes, *(row.data_ptr() for row in kept), dense.center)
+        METHODS[id(tableau), adaptive] = tableau, method, kept
+        return method
 
     def _control(self, controller: Controller, solver: RungeKutta) -> _Control:
         found = _Control()
@@ -241,11 +240,18 @@ class Run:
     def _tolerances(self, controller: Controller) -> list[Tensor]:
         if not isinstance(controller, PID):
             return [self.end.new_zeros(self.size)] * 2
+        plain = all(x is None or isinstance(x, float) for x in (controller.rtol, controller.atol))
+        key = controller.rtol, controller.atol, self.size, self.end.dtype
+        if plain and key in TOLERANCES:
+            return TOLERANCES[key]
         tolerance = Tolerance(controller, self.problem.field.layout)
         found = [torch.as_tensor(x, dtype=self.end.dtype) for x in (tolerance.rtol, tolerance.atol)]
         if any(x.dim() > 1 and len(x) > 1 for x in found):
             raise CannotFuseError("the fused engine cannot take this problem: its tolerances differ between samples")
-        return [x.expand(1, self.size)[0] for x in found]
+        rows = [x.expand(1, self.size)[0].contiguous() for x in found]
+        if plain and self.size <= 1000 and len(TOLERANCES) < 1000:
+            TOLERANCES[key] = rows
+        return rows
 
     def solve(self, want_tape: bool = False) -> Tensor:
         """Runs it, once: the observations (T, B, N). With a tape it can be pulled back."""
@@ -341,7 +347,7 @@ class Adjoint:
 
 def threads() -> int:
     """As many as PyTorch uses, at most the processors there are."""
-    return max(1, min(torch.get_num_threads(), os.cpu_count() or 1))
+    return max(1, min(torch.get_num_threads(), PROCESSORS))
 
 
 class Tape:

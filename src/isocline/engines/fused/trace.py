@@ -206,7 +206,10 @@ class _Lowering(Functions):
                 self._output(node.args[0])
             else:
                 self.values[node] = self._call(node)
-        self.program.leaves = [len(x) for x in self.traced.prologue(shared)]
+        self.program.leaves = [
+            math.prod(self._shape_of(self.values[leaf.node])) if leaf.index is None else len(leaf.index)
+            for leaf in self.traced.leaves
+        ]
         return self.traced
 
     def _live(self) -> set[fx.Node]:

@@ -98,3 +98,25 @@ def test_all_goes_past_what_cannot_run_and_does_not_repeat_what_is_done(tmp_path
     del runs["a-missing"], runs["b-diverging"]
     assert reproduce("--fresh")[0] == 0 and ran == ["fine"]
     assert len(json.loads((tmp_path / "c-fine.json").read_text())) == 2
+
+
+def test_a_run_on_another_device_has_a_state_of_its_own(tmp_path, monkeypatch):
+    """Broken off here, it is not gone on with there."""
+
+    def broken_off(job):
+        raise KeyboardInterrupt
+
+    def whole(job):
+        return [Row("a number", 1.0)]
+
+    def reproduce(run, device):
+        monkeypatch.setattr(experiments, "names", lambda: ["fine"])
+        monkeypatch.setattr(experiments, "find", lambda _: Experiment("title", "source", run, devices=("cpu", "meta")))
+        with pytest.raises(SystemExit) as stopped:
+            main(["reproduce", "fine", "--device", device, "--out", str(tmp_path)])
+        state = tmp_path / "state"
+        return stopped.value.code, {p.name: (p / "done").exists() for p in state.iterdir()}
+
+    assert reproduce(broken_off, "cpu") == (130, {"fine-0": False})
+    assert reproduce(whole, "meta") == (0, {"fine-0": False, "fine-0-meta": True})
+    assert reproduce(whole, "cpu") == (0, {"fine-0": True, "fine-0-meta": True})

@@ -48,7 +48,7 @@ def reproduce_command(
     failed: list[str] = []
     try:
         for one in experiments.names() if name == "all" else [name]:
-            if name == "all" and not fresh and (state(out, one, quick, seed) / "done").exists():
+            if name == "all" and not fresh and (state(out, one, quick, seed, device) / "done").exists():
                 console.print(f"{one}: done before (--fresh runs it again)")
                 continue
             try:
@@ -80,9 +80,11 @@ def _check_device(device: str, name: str) -> None:
         fail(f"--device {device}: {name} runs on the processor alone; on this device: {', '.join(able) or 'none'}")
 
 
-def state(out: Path, name: str, quick: bool, seed: int) -> Path:
-    """The folder of what a break must not lose; in it `done` once the run is recorded."""
-    return out / "state" / f"{name}{'-quick' if quick else ''}-{seed}"
+def state(out: Path, name: str, quick: bool, seed: int, device: str = "cpu") -> Path:
+    """The folder of what a break must not lose; in it `done` once the run is recorded. Runs on another device have their own:
+    what a kernel there computes, a processor would not go on with to the same bits."""
+    where = "" if device == "cpu" else f"-{device.replace(':', '-')}"
+    return out / "state" / f"{name}{'-quick' if quick else ''}-{seed}{where}"
 
 
 def _list() -> None:
@@ -109,7 +111,7 @@ def reproduce(
     """Runs one experiment to its end and appends to its record."""
     experiment = experiments.find(name)
     torch.set_num_threads(threads or experiment.threads or os.cpu_count() or 1)
-    folder = state(out, name, quick, seed)
+    folder = state(out, name, quick, seed, device)
     if folder.exists() and (fresh or (folder / "done").exists()):
         shutil.rmtree(folder)
     console.print(f"{name}: {experiment.title} ({experiment.source})", style="bold")

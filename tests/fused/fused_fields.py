@@ -83,6 +83,7 @@ FIELDS = {
     "reductions": lambda s, t, y: y - y.mean(-1, keepdim=True) + y.square().sum(-1, keepdim=True).sqrt() + y.amax(-1, keepdim=True),
     "standardised": lambda s, t, y: (y - y.mean(-1, keepdim=True)) / y.std(-1, keepdim=True),
     "running sum": lambda s, t, y: y.cumsum(-1) * s.b,
+    "running product": lambda s, t, y: y.cumprod(-1) + y.prod(-1, keepdim=True) * s.b,
     "softmax": lambda s, t, y: torch.softmax(y @ s.w, -1) + torch.log_softmax(y, -1),
     "layer norm": lambda s, t, y: functional.layer_norm(y, (3,), s.b, s.w[0]),
     "attention": lambda s, t, y: (torch.softmax(y[:, :, None] * y[:, None, :], -1) @ y[:, :, None]).squeeze(-1),

@@ -167,7 +167,8 @@ class RandomField(nn.Module):
             self.inner(x, k)
         if name == "tangent":
             return torch.func.jvp(lambda z: self.inner(z, k), (x,), (torch.cos(x),))[1]
-        x = x if x.requires_grad else x.detach().requires_grad_()
+        # A slice that was taken without a graph may claim to have one.
+        x = x if x.requires_grad and torch.is_grad_enabled() else x.detach().requires_grad_()
         with torch.enable_grad():
             found = self.inner(x, k)
             if name == "gradient":

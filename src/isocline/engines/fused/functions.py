@@ -51,10 +51,22 @@ class Functions:
         return self.pointwise("mul", out, 1 / (count - correction))
 
     def _cumsum(self, x: Any, dim: int, dtype: Any = None) -> Lane:
+        return Lane(torch.stack([part.code for part in self._running("add", x, dim)], dim))
+
+    def _cumprod(self, x: Any, dim: int, dtype: Any = None) -> Lane:
+        return Lane(torch.stack([part.code for part in self._running("mul", x, dim)], dim))
+
+    def _prod(self, x: Any, dim: Any = None, keepdim: bool = False, dtype: Any = None) -> Lane:
+        x, dim = (x, dim) if dim is not None else (Lane(self._code(x).reshape(-1)), 0)
+        code = self._running("mul", x, dim)[-1].code
+        return Lane(code.unsqueeze(dim) if keepdim else code)
+
+    def _running(self, op: str, x: Any, dim: int) -> list[Lane]:
+        """The first number along a dimension, the first two together, the first three, …"""
         parts = [Lane(part) for part in self._code(x).unbind(dim)]
         for i in range(1, len(parts)):
-            parts[i] = self.pointwise("add", parts[i - 1], parts[i])
-        return Lane(torch.stack([part.code for part in parts], dim))
+            parts[i] = self.pointwise(op, parts[i - 1], parts[i])
+        return parts
 
     def _softmax(self, x: Any, dim: int, half: bool = False) -> Lane:
         e = self.pointwise("exp", self.pointwise("sub", x, self._amax(x, [dim], True)))

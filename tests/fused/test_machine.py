@@ -1,7 +1,10 @@
 """The machine: native programs are the reference's, native solves the eager engine's, gradients to rounding."""
 
 import itertools
+import os
 import re
+import subprocess
+import sys
 import weakref
 
 import pytest
@@ -327,3 +330,29 @@ def test_transforms_are_refused_by_name():
         torch.func.vmap(lambda y: ic.solve(lambda t, y: -y, y, [0.0, 1.0], engine="fused", batching="per_sample").ys)(
             torch.ones(3, 2, 2)
         )
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="how much memory a process has is read as Linux tells it")
+@pytest.mark.skipif(
+    "sanitize" in os.environ.get("ISOCLINE_CXXFLAGS", ""), reason="the checker takes memory its own way"
+)
+def test_running_out_of_memory_is_an_error():
+    """And not the end of the process: on any of the machine's threads."""
+    code = """
+import resource, torch, isocline as ic
+y0 = torch.ones(2000, 64, requires_grad=True)
+run = lambda step: ic.solve(lambda t, y: -y, y0, [0.0, 1.0], step=step, solver="euler", batching="per_sample", engine="fused")
+torch.set_num_threads(2)
+run(0.5)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (300 << 20), used + (300 << 20)))
+try:
+    run(0.001)
+except MemoryError as error:
+    print(error)
+print(run(0.5).ys.shape)
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0].startswith("the fused engine ran out of memory; take fewer samples")
+    assert done.stdout.splitlines()[1] == "torch.Size([2, 2000, 64])"

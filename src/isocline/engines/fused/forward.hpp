@@ -3,6 +3,7 @@
 #include "stepper.hpp"
 
 #include <atomic>
+#include <system_error>
 #include <thread>
 
 struct Field {
@@ -326,7 +327,11 @@ template <class F> static bool in_parallel(int threads, int64_t count, F work) {
       for (int64_t i = k; i < count; i += used) work(i);
     } catch (const std::bad_alloc &) { good = false; }
   };
-  for (int k = 1; k < used; k++) others.emplace_back(share, k);
+  int had = 1;
+  try {
+    for (; had < used; had++) others.emplace_back(share, had);
+  } catch (const std::system_error &) {} // no more threads: this one does what they would
+  for (int k = had; k < used; k++) share(k);
   share(0);
   for (auto &other : others) other.join();
   return good;

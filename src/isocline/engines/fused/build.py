@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -160,15 +161,14 @@ def kept(name: str) -> Path | None:
 
 
 def _compiled(compiled_by: list[str], name: str) -> Path:
-    logger.warning("isocline: compiling the fused engine's machine, once for this computer; some ten seconds")
+    logger.warning("isocline: compiling the fused engine's machine, once for this computer; half a minute")
     said = ""
     try:
         with tempfile.TemporaryDirectory(dir=folder(), prefix="building-") as aside:
             path = Path(aside) / "machine.so"
             for extra in choices():
                 told = json.dumps(" ".join([*compiled_by, *FLAGS, *extra]))
-                command = [*compiled_by, *FLAGS, f"-DISO_MADE_WITH={told}", str(HERE / "machine.cpp"), "-o", str(path)]
-                done = _run([*command, *extra, "-lm"])
+                done = _both([*compiled_by, *FLAGS, *extra, f"-DISO_MADE_WITH={told}"], path)
                 if done.returncode:
                     said = done.stderr or f"it ended with {done.returncode} and no word"
                 elif not (said := _refused(path)):
@@ -176,6 +176,19 @@ def _compiled(compiled_by: list[str], name: str) -> Path:
     except OSError as error:
         said = str(error)
     raise NoMachineError(f"{' '.join(compiled_by)} could not compile the fused engine's machine: {said.strip()[:2000]}")
+
+
+def _both(command: list[str], path: Path) -> subprocess.CompletedProcess[str]:
+    """Compiles the machine of either precision, side by side, and links them; as the one that failed, or the last, ended."""
+    objects = {size: str(path.with_name(f"{size}.o")) for size in (4, 8)}
+    source = str(HERE / "machine.cpp")
+    with ThreadPoolExecutor(2) as pool:
+        parts = pool.map(
+            lambda size: _run([*command, f"-DISO_SIZE={size}", "-c", source, "-o", objects[size]]), objects
+        )
+    failed = [done for done in parts if done.returncode]
+    libraries = [flag for flag in command if flag.startswith("-l")]  # once more, behind what needs them
+    return failed[0] if failed else _run([*command, *objects.values(), "-o", str(path), *libraries, "-lm"])
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:

@@ -35,12 +35,14 @@
 #define ISO_MADE_WITH ""
 #endif
 
+// Each precision is compiled on its own: ISO_SIZE is that of its numbers.
 extern "C" {
+#if ISO_SIZE == 4
 const char *isocline_made_with() { return ISO_MADE_WITH; }
 #define Real float
 BORDER(float)
-#undef Real
+#else
 #define Real double
 BORDER(double)
-#undef Real
+#endif
 }

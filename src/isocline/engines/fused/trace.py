@@ -10,7 +10,7 @@ import math
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -167,15 +167,21 @@ def trace(
         r5..6 = mul r3..4, r0
         dy = r5..6
     """
-    table: Any = torch._decomp.core_aten_decompositions()
     try:
         with torch.enable_grad():
-            graph = make_fx(f, decomposition_table=table, tracing_mode="real")(t, y, *inputs, *shared)
+            graph = make_fx(f, decomposition_table=_decompositions(), tracing_mode="real")(t, y, *inputs, *shared)
     except CannotFuseError:
         raise
     except Exception as error:
         raise CannotFuseError(f"the field could not be traced: {error}") from error
     return _Lowering(graph, y.dtype, 2 + len(inputs)).run(shared)
+
+
+@cache
+def _decompositions() -> Any:
+    """A plain dictionary: PyTorch's own table is put together anew by every tracing."""
+    table: Any = torch._decomp.core_aten_decompositions()
+    return dict(table.items())
 
 
 class _Lowering(Functions):

@@ -70,7 +70,7 @@ def by_the_machine(field, inputs, g):
     leaves = traced.prologue(shared)
     plain = [leaf.detach() for leaf in leaves]
     value, _ = native.evaluate(traced.encoded, flat, plain)
-    found, collected = native.evaluate(traced.encoded_derivative, {**flat, "g": g}, plain)
+    found, collected = native.evaluate(native.Encoded(traced.derivative), {**flat, "g": g}, plain)
     alive = [(leaf, part) for leaf, part in zip(leaves, collected, strict=True) if leaf.requires_grad]
     rest = [*shared, *field.parameters()]
     parts = [torch.zeros_like(x) for x in rest]

@@ -65,12 +65,15 @@ class Encoded:
     Args:
         program: one.
         field: of a derivative: the field's program, whose rows are filled already; only the rest of the code is taken.
+        derivative: of a field: its derivative, where that is to find its rows filled.
     """
 
-    def __init__(self, program: Program, field: Program | None = None) -> None:
+    def __init__(self, program: Program, field: Program | None = None, derivative: Program | None = None) -> None:
         self.program, picked = program, []
         code = program.code if field is None else [x for x in program.code if x.op in COLLECTS or x.out >= field.rows]
-        plain = _bent([one for one in code if one.op not in COLLECTS], code, program)
+        known = set(code)
+        readers = code if derivative is None else [*code, *(one for one in derivative.code if one not in known)]
+        plain = _bent([one for one in code if one.op not in COLLECTS], readers, program)
         collects = [one for one in code if one.op in COLLECTS]
         slots: dict[Any, int] = {}
         self.code = (_Instruction * max(1, len(plain) + len(collects)))()

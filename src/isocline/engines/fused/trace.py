@@ -91,7 +91,7 @@ class Traced:
     @cached_property
     def encoded(self) -> Encoded:
         """As the machine reads it."""
-        return Encoded(self.program)
+        return Encoded(self.program, derivative=self.derivative)
 
     @cached_property
     def encoded_derivative(self) -> Encoded:

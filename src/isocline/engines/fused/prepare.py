@@ -306,8 +306,8 @@ class _Reading:
 
     def _alone(self) -> Tensor:
         """f, with the graph of what it holds, and of the state."""
-        t, _, *others = self.given
-        return self.slope(t, self.state, *others, *(x.detach() for x in self.shared))
+        t, y, *others = self.given
+        return self.slope(t, self.state if torch.is_grad_enabled() else y, *others, *(x.detach() for x in self.shared))
 
     def _reached(self) -> frozenset[int]:
         """The leaves of autograd's graph that f hangs on, beside what it is handed."""

@@ -5,6 +5,7 @@ from isocline._version import __version__
 from isocline.cite import cite
 from isocline.control import PID, Controller, FixedStep, Observer
 from isocline.doses import Dose
+from isocline.engines.fused import Fused
 from isocline.events import Event
 from isocline.gradients import (
     Backprop,
@@ -105,6 +106,7 @@ __all__ = [
     "Fehlberg2",
     "FixedStep",
     "Forward",
+    "Fused",
     "GaussAdjoint",
     "GaussLegendre4",
     "GaussLegendre6",

@@ -22,6 +22,7 @@ from isocline.engines import eager
 from isocline.engines.eager import Problem, Trajectory
 from isocline.engines.eager.dense import dense_path
 from isocline.engines.eager.diagnosis import diagnose, diagnose_rows
+from isocline.engines.fused import Fused
 from isocline.events import Conditions, Event
 from isocline.field import Layout
 from isocline.fusing import Attempt, check, either
@@ -51,7 +52,7 @@ def solve(
     solver: Solver | str = "tsit5",
     controller: Controller | None = None,
     gradient: Gradient | str = "checkpointed",
-    engine: str | Attempt = "eager",
+    engine: Fused | str | Attempt = "eager",
     batching: str | None = "shared",
     args: tuple[Any, ...] = (),
     inputs: Any = None,
@@ -83,9 +84,10 @@ def solve(
         controller: `FixedStep` or `PID`; None: `PID(rtol, atol)`, or `FixedStep` where `step` or `max_step` is given.
         gradient: a gradient method or its name.
         engine: "eager"; or "fused": the whole solve in one native call, of a field that can be traced, with an explicit
-            solver and per-sample batching (it is built once, with a C++ compiler); or "auto": that one where it can be,
-            else "eager", and a line in the log "isocline" says why; or "unrolled": fixed steps as plain operations in a row,
-            for `torch.compile(fullgraph=True)`; what `torch.export` and ONNX see, but with "fused" and a module.
+            solver and per-sample batching (it is built once, with a C++ compiler), or `Fused` with settings; or "auto":
+            that one where it can be, else "eager", and a line in the log "isocline" says why; or "unrolled": fixed steps as
+            plain operations in a row, for `torch.compile(fullgraph=True)`; what `torch.export` and ONNX see, but with
+            "fused" and a module.
         batching: "shared": one step size for the whole state, whatever its shape. "per_sample": the first dimension
             of every tensor is a batch, each sample has its own times, steps, error norm and end. None, with
             engine="auto": samples step on their own where the fused engine takes them, with the statistics and the status
@@ -140,7 +142,8 @@ def solve(
     if not callable(field):
         raise TypeError(f"field: expected a callable f(t, y, *args), got {type(field).__name__}")
     attempt = engine if isinstance(engine, Attempt) else None
-    engine = "fused" if attempt is not None else engine
+    fused = engine if isinstance(engine, Fused) else Fused() if attempt is not None or engine == "fused" else None
+    engine = "fused" if fused is not None else engine
     batching = "shared" if batching is None else batching
     if engine not in ENGINES:
         raise ValueError(f"engine: {unknown(engine, ENGINES)}")
@@ -210,8 +213,8 @@ def solve(
         if not isinstance(doses, Dose):
             raise TypeError(f"doses: expected a Dose, got {type(doses).__name__}; write doses=Dose(ts, amounts)")
         doses.check(layout)
-    if engine == "fused":
-        trajectory, log = _run(problem, way_back, times, flat, doses, fused=True), None
+    if fused is not None:
+        trajectory, log = _run(problem, way_back, times, flat, doses, fused), None
     elif conditions is None:
         trajectory, log = _run(problem, way_back, times, flat, doses), None
     else:
@@ -242,13 +245,19 @@ vars(_told)["_dynamo_marked_constant"] = True  # as torch.compiler.assume_consta
 
 
 def _run(
-    problem: Problem, way_back: Gradient, times: Times, y0: Tensor, doses: Dose | None = None, fused: bool = False
+    problem: Problem,
+    way_back: Gradient,
+    times: Times,
+    y0: Tensor,
+    doses: Dose | None = None,
+    fused: Fused | None = None,
 ) -> Trajectory:
     run = way_back.run if torch.is_grad_enabled() else eager.integrate
-    if fused:
+    if fused is not None:
         from isocline.gradients.fused import integrate, solve_fused  # with what traces fields, which takes a second
 
-        run = partial(solve_fused, way_back=way_back) if torch.is_grad_enabled() else integrate
+        graph = torch.is_grad_enabled()
+        run = partial(solve_fused, way_back=way_back, engine=fused) if graph else partial(integrate, engine=fused)
     if doses is not None:
         run = doses.around(run)
     if not torch.is_grad_enabled():

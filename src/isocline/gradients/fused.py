@@ -10,8 +10,9 @@ import torch
 from isocline._types import Tensor
 from isocline.control import Controller, FixedStep
 from isocline.engines.eager import Problem, Trajectory
+from isocline.engines.fused import Fused
 from isocline.engines.fused.lanes import CannotFuseError
-from isocline.engines.fused.solve import Adjoint, Run, integrate, run_of, solver_refusal
+from isocline.engines.fused.solve import PLAIN, Adjoint, Run, integrate, run_of, solver_refusal
 from isocline.gradients import replay
 from isocline.gradients.backsolve import Backsolve, refuse_or_warn
 from isocline.gradients.base import Gradient, GradientError
@@ -19,14 +20,14 @@ from isocline.solution import Status
 from isocline.solvers import RungeKutta
 
 
-def solve_fused(problem: Problem, y0: Tensor, way_back: Gradient) -> Trajectory:
+def solve_fused(problem: Problem, y0: Tensor, way_back: Gradient, engine: Fused = PLAIN) -> Trajectory:
     """Integrates, differentiable by y0, parameters, arguments and inputs.
 
     Raises:
         CannotFuseError: naming what is in the way.
     """
     back = _Back(problem, way_back) if isinstance(way_back, Backsolve) else None
-    run, others = run_of(problem, y0)
+    run, others = run_of(problem, y0, engine)
     if not any(x.requires_grad for x in (y0, *others)):
         return run.trajectory(run.solve())
     return run.trajectory(_Solved.apply(run, back, y0, *others))

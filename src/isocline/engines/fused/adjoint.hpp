@@ -3,7 +3,7 @@
 // arguments, on which nothing depends, are summed up with the weights of the accepted steps. Memory does not grow with
 // the number of steps.
 #pragma once
-#include "back.hpp"
+#include "together.hpp"
 
 template <class T> struct Adjoint {
   Back<T> back; // its method, control, times and outcome are those of the way back; times.keys stay the way forward's

@@ -192,20 +192,3 @@ template <class T> struct Shares {
     for (auto &share : of) share->add_to(into, sizes);
   }
 };
-
-template <class T, int NV> static int pull_back(const Back<T> *back, const Tape<T> *tape, int threads) {
-  try {
-    const Call<T> &c = back->call;
-    Program<T> field(c.field.code, c.leaves, c.n_leaves), slope(back->derivative.code, c.leaves, c.n_leaves);
-    int64_t count = int64_t(tape->first.size()) - 1;
-    Shares<T> shares(count, slope.code, c.leaf_sizes, c.n_leaves);
-    // Signals common to all samples are added to by all chunks: one after the other, then.
-    if (c.n_signals) threads = 1;
-    if (!in_parallel(threads, count, [&](int64_t i) {
-          pull_back_chunk<T, NV>(*back, field, slope, tape->chunks[i], tape->first[i], tape->first[i + 1], *shares.of[i]);
-        }))
-      return 1;
-    shares.add_to(back->grad_leaves, c.leaf_sizes);
-    return 0;
-  } catch (const std::bad_alloc &) { return 1; }
-}

@@ -16,7 +16,7 @@ import shlex
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -27,6 +27,7 @@ logger = logging.getLogger("isocline")
 SOURCES = (
     "machine.cpp",
     "adjoint.hpp",
+    "together.hpp",
     "back.hpp",
     "forward.hpp",
     "stepper.hpp",
@@ -146,13 +147,35 @@ def build() -> Path:
     if found := kept(name):
         return found
     with _alone_in(folder()):
-        return kept(name) or _compiled(compiled_by, name)
+        if found := kept(name):
+            return found
+        logger.warning("isocline: compiling the fused engine's machine, once for this computer; half a minute")
+        return _compiled(compiled_by, name, HERE / "machine.cpp", "machine")
 
 
-def kept(name: str) -> Path | None:
+def program(compiled_by: list[str], name: str, source: str) -> Path:
+    """The path of a library made of a source that includes the machine's, likewise.
+
+    Args:
+        compiled_by: the compiler.
+        name: what it depends on, as `key`.
+        source: of C++.
+
+    Raises:
+        NoMachineError: where the compiler fails, with its words.
+    """
+    if found := kept(name, "program"):
+        return found
+    with _alone_in(folder()), tempfile.TemporaryDirectory(dir=folder(), prefix="building-") as aside:
+        text = Path(aside) / "program.cpp"
+        text.write_text(source, encoding="utf-8")
+        return kept(name, "program") or _compiled(compiled_by, name, text, "program")
+
+
+def kept(name: str, what: str = "machine") -> Path | None:
     """The library of a key, whole: the end of its name is the digest of what is in it. A damaged one is removed: to load it
     may end the process."""
-    for path in sorted(folder().glob(f"machine-{name}-*.so")):
+    for path in sorted(folder().glob(f"{what}-{name}-*.so")):
         with suppress(OSError):
             if path.stem.endswith(_digest(path.read_bytes())):
                 return path
@@ -160,22 +183,26 @@ def kept(name: str) -> Path | None:
     return None
 
 
-def _compiled(compiled_by: list[str], name: str) -> Path:
-    logger.warning("isocline: compiling the fused engine's machine, once for this computer; half a minute")
+def _compiled(compiled_by: list[str], name: str, source: Path, what: str) -> Path:
     said = ""
     try:
         with tempfile.TemporaryDirectory(dir=folder(), prefix="building-") as aside:
             path = Path(aside) / "machine.so"
             for extra in choices():
                 told = json.dumps(" ".join([*compiled_by, *FLAGS, *extra]))
-                done = _both([*compiled_by, *FLAGS, *extra, f"-DISO_MADE_WITH={told}"], path)
+                command = [*compiled_by, *FLAGS, f"-I{HERE}", *extra, f"-DISO_MADE_WITH={told}"]
+                done = (
+                    _both(command, path)
+                    if what == "machine"
+                    else _run([*command, str(source), "-o", str(path), *_libraries(extra)])
+                )
                 if done.returncode:
                     said = done.stderr or f"it ended with {done.returncode} and no word"
                 elif not (said := _refused(path)):
-                    return path.replace(folder() / f"machine-{name}-{_digest(path.read_bytes())}.so")
+                    return path.replace(folder() / f"{what}-{name}-{_digest(path.read_bytes())}.so")
     except OSError as error:
         said = str(error)
-    raise NoMachineError(f"{' '.join(compiled_by)} could not compile the fused engine's machine: {said.strip()[:2000]}")
+    raise NoMachineError(f"{' '.join(compiled_by)} could not compile the fused engine's {what}: {said.strip()[:2000]}")
 
 
 def _both(command: list[str], path: Path) -> subprocess.CompletedProcess[str]:
@@ -187,8 +214,12 @@ def _both(command: list[str], path: Path) -> subprocess.CompletedProcess[str]:
             lambda size: _run([*command, f"-DISO_SIZE={size}", "-c", source, "-o", objects[size]]), objects
         )
     failed = [done for done in parts if done.returncode]
-    libraries = [flag for flag in command if flag.startswith("-l")]  # once more, behind what needs them
-    return failed[0] if failed else _run([*command, *objects.values(), "-o", str(path), *libraries, "-lm"])
+    return failed[0] if failed else _run([*command, *objects.values(), "-o", str(path), *_libraries(command)])
+
+
+def _libraries(flags: Sequence[str]) -> list[str]:
+    """Those among flags once more, behind what needs them."""
+    return [*(flag for flag in flags if flag.startswith("-l")), "-lm"]
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:

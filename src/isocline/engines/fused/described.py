@@ -15,6 +15,7 @@ from torch import Tensor
 from isocline.control import PID, Controller, FixedStep
 from isocline.engines.eager.diagnosis import diagnose_rows
 from isocline.engines.eager.problem import Problem, Trajectory
+from isocline.engines.fused import Fused
 from isocline.engines.fused.lanes import CannotFuseError
 from isocline.engines.fused.played import Played
 from isocline.engines.fused.prepare import Prepared
@@ -134,7 +135,7 @@ def _run(y0: Tensor, ts: Tensor, further: Sequence[Tensor], leaves: Sequence[Ten
     if why is not None:
         raise CannotFuseError(f"the fused engine cannot take this problem: {why}")
     flat = layout.flatten(y0.detach()).contiguous()
-    return Run(problem, flat, Prepared(traced, list(further), list(leaves))), flat
+    return Run(problem, flat, Prepared(traced, list(further), list(leaves)), Fused()), flat
 
 
 def solve(

@@ -77,6 +77,12 @@ template <class T> struct Record {
   Record() = default;
   Record(const Record &) = delete;
   ~Record() { std::free(steps), std::free(states); }
+  // Room for all states of tiles whose lanes take the same steps, step by step, row by row; none: each has its own again.
+  bool tiles = false;
+  void take_tiles(size_t bytes) {
+    std::free(states), states = nullptr;
+    if ((tiles = bytes) && !(states = (T *)std::aligned_alloc(64, (bytes + 63) / 64 * 64))) throw std::bad_alloc();
+  }
   void reserve(int64_t more, int n) {
     if (count + more <= room) return;
     room = std::max<int64_t>(1024, 2 * room + more);
@@ -115,14 +121,17 @@ template <class T, int NV> struct Flow {
     machine.low = low;
     std::memcpy((void *)machine.row(field.in[0]), times, W * sizeof(T));
     std::memcpy((void *)machine.row(field.in[1]), x, n * sizeof(V<T>) * NV);
-    const int32_t *rows = field.in + 1 + n;
-    for (int64_t k = 0; k < c.n_signals; rows += c.signals[k++].size)
-      for (int l = 0; l < W; l++) drive(c.signals[k], times[l], l, (T *)machine.row(*rows));
+    driven(times);
     machine.run();
     for (int i = 0; i < n; i++) {
       const V<T> *from = machine.row(field.out[i]);
       for (int v = 0; v < NV; v++) out[i * NV + v] = from[v];
     }
+  }
+  void driven(const T *times) {
+    const int32_t *rows = field.in + 1 + n;
+    for (int64_t k = 0; k < c.n_signals; rows += c.signals[k++].size)
+      for (int l = 0; l < W; l++) drive(c.signals[k], times[l], l, (T *)machine.row(*rows));
   }
   void drive(const Signal<T> &signal, T t, int l, T *out) const {
     auto [piece, since] = signal.at(sample[l], t);
@@ -311,7 +320,7 @@ static void solve_chunk(const Call<T> &c, const Program<T> &program, int64_t fro
 // Chunks depend on the number of samples alone, so that results do not depend on the number of threads.
 static std::vector<int64_t> chunks(int64_t samples, int width) {
   int64_t count = std::max<int64_t>(1, std::min<int64_t>(32, samples / (8 * width))),
-          per = (samples + count - 1) / count;
+          per = ((samples + count - 1) / count + width - 1) / width * width;
   std::vector<int64_t> first;
   for (int64_t i = 0; i < samples; i += per) first.push_back(i);
   first.push_back(samples);
@@ -335,19 +344,4 @@ template <class F> static bool in_parallel(int threads, int64_t count, F work) {
   share(0);
   for (auto &other : others) other.join();
   return good;
-}
-
-// 0, or 1 where memory ran out.
-template <class T, int NV> static int solve(const Call<T> *call, Tape<T> **tape, int threads) {
-  try {
-    Program<T> program(call->field.code, call->leaves, call->n_leaves);
-    auto first = chunks(call->times.samples, NV * LENGTH<T>);
-    std::unique_ptr<Tape<T>> made;
-    if (tape) made = std::make_unique<Tape<T>>(Tape<T>{first, std::vector<Record<T>>(first.size() - 1)});
-    bool good = in_parallel(threads, int64_t(first.size()) - 1, [&](int64_t i) {
-      solve_chunk<T, NV>(*call, program, first[i], first[i + 1], made ? &made->chunks[i] : nullptr);
-    });
-    if (tape) *tape = good ? made.release() : nullptr;
-    return good ? 0 : 1;
-  } catch (const std::bad_alloc &) { return 1; }
 }

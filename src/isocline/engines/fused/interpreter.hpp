@@ -93,12 +93,16 @@ struct Code {
   const Instruction *code;
   int32_t length, collects, rows;
   const int32_t *picked; // rows of the copies
+  void *native;          // a function in the place of what does not collect, or null
 };
+// Leaves, packed matrices, the rows of a machine in its two memories.
+template <class T> using Native = void (*)(const T *const *, const T *const *, V<T> *, V<T> *);
 
 template <class T> struct Program {
   Code code;
   std::vector<const T *> leaves;
   std::vector<std::vector<T>> packed; // matrices in blocks of BLOCK rows, one for each product
+  std::vector<const T *> matrices;    // where they are
 
   Program(const Code &given, const T *const *leaf, int count) : code(given), leaves(leaf, leaf + count) {
     for (int i = 0; i < code.length; i++) {
@@ -110,6 +114,7 @@ template <class T> struct Program {
       if (c.op == OP_linear) pack<T>(leaves[c.leaf], c.count, c.width, c.width, 1, packed[c.packed]);
       else pack<T>(leaves[c.leaf], c.count, c.width, 1, c.count, packed[c.packed]);
     }
+    for (auto &matrix : packed) matrices.push_back(matrix.data());
   }
 };
 
@@ -207,6 +212,8 @@ template <class T, int NV> struct Machine {
   }
   // All but what collects.
   void run() {
+    if (program.code.native)
+      return ((Native<T>)program.code.native)(program.leaves.data(), program.matrices.data(), low, high);
     for (int at = 0; at < program.code.length; at++) {
       const Instruction &c = program.code.code[at];
       V<T> *out = row(c.out);

@@ -56,6 +56,7 @@ class Code(ctypes.Structure):
         ("collects", ctypes.c_int32),
         ("rows", ctypes.c_int32),
         ("picked", ctypes.c_void_p),
+        ("native", ctypes.c_void_p),
     ]
 
 
@@ -66,6 +67,10 @@ class Encoded:
         program: one.
         field: of a derivative: the field's program, whose rows are filled already; only the rest of the code is taken.
         derivative: of a field: its derivative, where that is to find its rows filled.
+
+    Attributes:
+        plain, collects: the code, what does not collect and what does.
+        slots: numbers of the matrices that are packed, by (whether it is collected, op, leaf, count, width).
     """
 
     def __init__(self, program: Program, field: Program | None = None, derivative: Program | None = None) -> None:
@@ -73,9 +78,9 @@ class Encoded:
         code = program.code if field is None else [x for x in program.code if x.op in COLLECTS or x.out >= field.rows]
         known = set(code)
         readers = code if derivative is None else [*code, *(one for one in derivative.code if one not in known)]
-        plain = _bent([one for one in code if one.op not in COLLECTS], readers, program)
-        collects = [one for one in code if one.op in COLLECTS]
-        slots: dict[Any, int] = {}
+        self.plain = plain = _bent([one for one in code if one.op not in COLLECTS], readers, program)
+        self.collects = collects = [one for one in code if one.op in COLLECTS]
+        self.slots: dict[Any, int] = {}
         self.code = (_Instruction * max(1, len(plain) + len(collects)))()
         for one, to in zip([*plain, *collects], self.code, strict=False):
             to.op, to.out, to.count, to.leaf, to.width = OPS.index(one.op), one.out, one.count, one.leaf, one.width
@@ -83,16 +88,21 @@ class Encoded:
             picked += one.rows
             if one.op in ("linear", "linear^T", "outer"):
                 key = (one.op == "outer", one.op, one.leaf, one.count, one.width)
-                to.packed = slots.setdefault(key, sum(other[0] == key[0] for other in slots))
+                to.packed = self.slots.setdefault(key, sum(other[0] == key[0] for other in self.slots))
             for operand, place in zip(one.operands, to.operand, strict=False):
                 place.kind, place.at, place.leaf = KINDS.index(operand.kind), operand.at, max(0, operand.leaf)
                 place.value = operand.value
         self.picked = _ints(picked)
         pointers = ctypes.addressof(self.code), ctypes.addressof(self.picked)
-        self.whole = Code(pointers[0], len(plain), len(collects), program.rows, pointers[1])
+        self.whole = Code(pointers[0], len(plain), len(collects), program.rows, pointers[1], None)
         self.inputs = _ints([row for _, first, count in program.inputs for row in range(first, first + count)])
         self.outputs = _ints([row for _, rows in program.outputs for row in rows])
         self.sizes = (ctypes.c_int64 * max(1, len(program.leaves)))(*program.leaves)
+
+    def by(self, native: int | None) -> Code:
+        """The code with a function in the place of what does not collect, at this address."""
+        whole = self.whole
+        return Code(whole.code, whole.length, whole.collects, whole.rows, whole.picked, native)
 
 
 def _bent(code: list[Instruction], readers: list[Instruction], program: Program) -> list[Instruction]:
@@ -129,9 +139,14 @@ def addresses(tensors: Sequence[Tensor]) -> Any:
 
 
 def evaluate(
-    encoded: Encoded, inputs: dict[str, Tensor], leaves: Sequence[Tensor]
+    encoded: Encoded, inputs: dict[str, Tensor], leaves: Sequence[Tensor], native: int | None = None
 ) -> tuple[dict[str, Tensor], list[Tensor]]:
-    """As `program.execute`, on the machine: float32 or float64, on the processor."""
+    """As `program.execute`, on the machine: float32 or float64, on the processor.
+
+    Args:
+        encoded, inputs, leaves: the program and what it reads.
+        native: the address of a function in its place, of tiles of two vectors and all rows in one memory.
+    """
     program = encoded.program
     given = torch.cat(
         [inputs[name].reshape(len(inputs[name]), count) for name, _, count in program.inputs], 1
@@ -143,7 +158,7 @@ def evaluate(
     found = given.new_empty(samples, sum(widths))
     collected = [torch.zeros_like(leaf) for leaf in flat]
     getattr(library(), f"isocline_evaluate_{suffix}")(
-        ctypes.byref(encoded.whole), addresses(flat), len(flat), encoded.sizes,
+        ctypes.byref(encoded.by(native)), addresses(flat), len(flat), encoded.sizes,
         encoded.inputs, given.shape[1], ctypes.c_void_p(given.data_ptr()),
         encoded.outputs, sum(widths), ctypes.c_void_p(found.data_ptr()), addresses(collected), ctypes.c_int64(samples),
     )  # fmt: skip

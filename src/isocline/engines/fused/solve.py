@@ -14,7 +14,9 @@ from torch import Tensor
 from isocline.control import PID, Controller
 from isocline.control.initial_step import Tolerance
 from isocline.engines.eager.problem import Failure, Problem, Trajectory
+from isocline.engines.fused import Fused
 from isocline.engines.fused.build import library
+from isocline.engines.fused.emit.specialise import address, backward, compiled, forward
 from isocline.engines.fused.lanes import CannotFuseError
 from isocline.engines.fused.native import Code, Encoded, addresses
 from isocline.engines.fused.prepare import Prepared, prepare
@@ -25,6 +27,8 @@ from isocline.solvers.runge_kutta import DenseStep, ExplicitRungeKutta
 
 MOST_STAGES = 32  # as stepper.hpp
 NAMES = {torch.float32: "float", torch.float64: "double"}
+WAYS = {"forward": forward, "backward": backward}
+PLAIN = Fused()
 Pointer = ctypes.c_void_p
 METHODS: dict[tuple[int, bool], Any] = {}  # by tableau, which is kept, and whether steps adapt
 CONTROLS: dict[Any, Any] = {}
@@ -130,8 +134,8 @@ def solver_refusal(solver: RungeKutta) -> str | None:
 class Run:
     """One solve: its arguments as the machine takes them, kept alive, and what it fills."""
 
-    def __init__(self, problem: Problem, y0: Tensor, prepared: Prepared) -> None:
-        self.problem, self.kept, self.traced = problem, [], prepared.traced
+    def __init__(self, problem: Problem, y0: Tensor, prepared: Prepared, engine: Fused) -> None:
+        self.problem, self.kept, self.traced, self.engine = problem, [], prepared.traced, engine
         self.name, self.size = NAMES[y0.dtype], y0.shape[1]
         ts: Tensor = problem.ts
         samples, width = ts.shape
@@ -149,7 +153,7 @@ class Run:
         ]
         self.width = self._width(samples)
         call = self.call = _Call()
-        call.field = self.field(self.traced.encoded)
+        call.field = self.field(self.traced.encoded, self._native("forward"), "field")
         call.method = self._method(problem.solver, isinstance(problem.controller, PID))
         call.control = self._control(problem.controller, problem.solver)
         call.times = self._times(problem.controller)
@@ -181,9 +185,16 @@ class Run:
         self.kept.append(x)
         return ctypes.addressof(x)
 
-    def field(self, encoded: Encoded) -> _Field:
-        """A program as the machine takes it."""
-        return _Field(encoded.whole, ctypes.addressof(encoded.inputs), ctypes.addressof(encoded.outputs))
+    def field(self, encoded: Encoded, compiled: ctypes.CDLL | None, name: str) -> _Field:
+        """A program as the machine takes it, with its compiled function where there is one."""
+        native = None if compiled is None else address(compiled, name)
+        return _Field(encoded.by(native), ctypes.addressof(encoded.inputs), ctypes.addressof(encoded.outputs))
+
+    def _native(self, way: str) -> ctypes.CDLL | None:
+        """The compiled functions of a way, "forward" or "backward", where they are wanted and there."""
+        if not self.engine.specialise:
+            return None
+        return compiled(WAYS[way], self.traced, self.end.dtype, self.width, self.engine.specialise == "wait")
 
     def _outcome(self, samples: int) -> tuple[list[Tensor], _Outcome]:
         whole = torch.zeros(6, samples, dtype=torch.int64)
@@ -301,7 +312,9 @@ class Run:
         grad_tables = [torch.zeros_like(table) for _, table in self.signals]
         for curve, table in zip(self.curves, grad_tables, strict=False):
             curve.grads = table.data_ptr()
-        back = _Back(self.call, self.field(self.traced.encoded_derivative))
+        functions = self._native("backward")
+        back = _Back(self.call, self.field(self.traced.encoded_derivative, functions, "derivative"))
+        back.call.field = self.field(self.traced.encoded, functions, "field")
         back.grads, back.grad_y0, back.grad_u = map(self.at, (grads.to(grad_y0.dtype), grad_y0, grad_u))
         back.grad_leaves = self.address(addresses(grad_leaves))
         return back, (grad_y0, grad_tables, grad_u, grad_leaves)
@@ -372,7 +385,7 @@ class Tape:
         self.free(Pointer(self.address))
 
 
-def run_of(problem: Problem, y0: Tensor) -> tuple[Run, list[Tensor]]:
+def run_of(problem: Problem, y0: Tensor, engine: Fused) -> tuple[Run, list[Tensor]]:
     """A run, and the tensors beside y0 that its result depends on, with their graphs: tables of the signals, further
     inputs, leaves.
 
@@ -384,14 +397,14 @@ def run_of(problem: Problem, y0: Tensor) -> tuple[Run, list[Tensor]]:
         raise CannotFuseError(f"the fused engine cannot take this problem: {why}")
     prepared = prepare(problem.field, problem.ts[:, 0], y0.detach())
     others = [*(table for _, table in prepared.signals), *prepared.further, *prepared.leaves]
-    return Run(problem, y0.detach().contiguous(), prepared), others
+    return Run(problem, y0.detach().contiguous(), prepared, engine), others
 
 
-def integrate(problem: Problem, y0: Tensor) -> Trajectory:
+def integrate(problem: Problem, y0: Tensor, engine: Fused = PLAIN) -> Trajectory:
     """Integrates every row of `y0` (B, N) over its own row of `problem.ts`, without a graph.
 
     Raises:
         CannotFuseError: naming what is in the way.
     """
-    run, _ = run_of(problem, y0)
+    run, _ = run_of(problem, y0, engine)
     return run.trajectory(run.solve())

@@ -1,0 +1,306 @@
+// Whole solves in which all samples take the same steps, fixed ones at common times: one clock for all lanes of a tile.
+// What the lanes compute is what they compute in forward.hpp and back.hpp with clocks of their own, bit for bit.
+#pragma once
+#include "back.hpp"
+
+// Whether a solve is one, until a sample fails.
+template <class T> static bool together(const Call<T> &c) {
+  const Times &time = c.times;
+  int64_t steps = 0;
+  while (steps < time.stops_width && time.stops[steps] != time.stops[time.stops_width - 1]) steps++;
+  return !c.method.adaptive && time.common && !time.jumps && time.keys[0] != time.stops[time.stops_width - 1] &&
+         steps + 1 <= c.control.max_steps;
+}
+
+// The field on a tile, a memory for every stage, of which it reads y and leaves the slope: nothing is copied.
+template <class T, int NV> struct Abreast {
+  static constexpr int W = NV * LENGTH<T>;
+  const Call<T> &c;
+  Stepper<T, NV> st;
+  Flow<T, NV> flow;
+  const int n, s, all;
+  std::vector<double> grid; // the times between which the steps lie
+  Memory lows;
+  V<T> *slot[33]; // of the stages, and one more
+  double t, t1, sign;
+  T h;
+  alignas(64) T times[W];
+
+  Abreast(const Call<T> &call, const Program<T> &field)
+      : c(call), st(c.method, c.control, int(c.size), c.rtol, c.atol), flow(call, field), n(st.n), s(st.s),
+        all(st.all_stages), grid{c.times.keys[0]}, lows(flow.bytes() * (all + 1)), sign(c.times.sign[0]) {
+    const double *stop = c.times.stops, end = stop[c.times.stops_width - 1];
+    while (grid.back() != end) grid.push_back(*stop++);
+    for (int i = 0; i <= all; i++) slot[i] = (V<T> *)((char *)lows.data + flow.bytes() * i);
+  }
+  int64_t steps() const { return int64_t(grid.size()) - 1; }
+  // Samples from `base` on: what of them does not change. Lanes too many are as the last of them.
+  int seat(int64_t base, int64_t to) {
+    for (int l = 0; l < W; l++)
+      for (int i = 0; i <= all; i++) flow.further(slot[i], l, std::min(base + l, to - 1));
+    return int(std::min<int64_t>(W, to - base));
+  }
+  void aim(int64_t step) { t = grid[step], t1 = grid[step + 1], h = T((t1 - t) * sign); }
+  V<T> *state(int i) { return slot[i] + int64_t(flow.field.in[1]) * NV; }
+  const V<T> *slope(int i, int d) const { return slot[i] + int64_t(flow.field.out[d]) * NV; }
+  T stage_time(int i) const {
+    const double x = c.method.c[i];
+    return T((x == 0 ? t : x == 1 ? t1 : t + x * (t1 - t)) * sign);
+  }
+  // The slope of state(i) at the time of stage `as`.
+  void run(int i, int as) {
+    const V<T> now = all_lanes(stage_time(as));
+    V<T> *low = slot[i], *row = low + int64_t(flow.field.in[0]) * NV;
+    for (int v = 0; v < NV; v++) row[v] = now;
+    flow.machine.low = low;
+    if (c.n_signals) std::memcpy(times, (const void *)row, sizeof times), flow.driven(times);
+    flow.machine.run();
+  }
+  static V<T> all_lanes(T x) { return ::all<T>(x); }
+  // out = y + h Σ weights_j k_j
+  void combined(const T *weights, int count, V<T> *out) {
+    int used[32], many = 0;
+    for (int j = 0; j < count; j++)
+      if (weights[j] != 0) used[many++] = j;
+    const V<T> *y = state(0);
+    for (int d = 0; d < n; d++) {
+      V<T> sum[NV] = {};
+      for (int j = 0; j < many; j++) {
+        const V<T> weight = all_lanes(weights[used[j]]), *k = slope(used[j], d);
+#pragma GCC unroll 8
+        for (int v = 0; v < NV; v++) sum[v] += weight * k[v];
+      }
+#pragma GCC unroll 8
+      for (int v = 0; v < NV; v++) out[d * NV + v] = y[d * NV + v] + h * sum[v];
+    }
+  }
+  void stage(int i, V<T> *x) { combined(st.a.data() + i * all, i, x); }
+  void weights(double key, V<T> *out) {
+    V<T> theta[NV];
+    for (int v = 0; v < NV; v++) theta[v] = all_lanes(T((key - t) / (t1 - t)));
+    st.weights(theta, out);
+  }
+};
+
+template <class T> static bool finite(const V<T> *x, int64_t count) {
+  V<T> sum{};
+  for (int64_t i = 0; i < count; i++) sum += x[i] * 0;
+  const I<T> good = sum == 0;
+  for (int i = 0; i < LENGTH<T>; i++)
+    if (!good[i]) return false;
+  return true;
+}
+
+// False where a sample fails: then each needs a clock of its own.
+template <class T, int NV>
+static bool solve_together(const Call<T> &c, const Program<T> &program, int64_t from, int64_t to, Record<T> *record) {
+  Abreast<T, NV> f(c, program);
+  constexpr int W = NV * LENGTH<T>;
+  const int n = f.n, s = f.s, all = f.all;
+  const bool fsal = c.method.fsal;
+  const Times &time = c.times;
+  const int64_t steps = f.steps(), size = int64_t(n) * NV;
+  Memory memory(sizeof(V<T>) * size);
+  V<T> w[32 * NV], *inside = (V<T> *)memory.data, *states = nullptr;
+  if (record) record->take_tiles((to - from + W - 1) / W * steps * size * sizeof(V<T>)), states = (V<T> *)record->states;
+  for (int64_t base = from; base < to; base += W) {
+    const int lanes = f.seat(base, to);
+    int64_t seen = 0, further = 0;
+    auto observe = [&](V<T> *x) {
+      T *ys = c.ys + (seen++ * time.samples + base) * n;
+      for (int l = 0; l < lanes; l++)
+        for (int d = 0; d < n; d++) ys[l * n + d] = f.st.lane(x, d, l);
+    };
+    for (int l = 0; l < W; l++)
+      for (int d = 0; d < n; d++) f.st.lane(f.state(0), d, l) = c.y0[std::min(base + l, to - 1) * n + d];
+    while (seen < time.width && time.keys[seen] <= f.grid[0]) observe(f.state(0));
+    for (int64_t step = 0; step < steps; step++) {
+      f.aim(step);
+      if (step == 0 || !fsal) f.run(0, 0);
+      if (step == 0)
+        for (int d = 0; d < n; d++)
+          if (!finite<T>(f.slope(0, d), NV)) return false;
+      if (states) std::memcpy((void *)states, f.state(0), size * sizeof(V<T>)), states += size;
+      const int next = fsal ? s - 1 : all;
+      for (int i = 1; i < s; i++) f.stage(i, f.state(i)), f.run(i, i);
+      if (!fsal) f.combined(f.st.b.data(), s, f.state(next));
+      if (!finite<T>(f.state(next), size)) return false;
+      if (seen < time.width && time.keys[seen] < f.t1) {
+        for (int i = s; i < all; i++) f.stage(i, f.state(i)), f.run(i, i);
+        further += all - s;
+        while (seen < time.width && time.keys[seen] < f.t1) {
+          f.weights(time.keys[seen], w);
+          for (int d = 0; d < n; d++)
+            for (int v = 0; v < NV; v++) {
+              V<T> sum{};
+              for (int i = 0; i < all; i++) sum += w[i * NV + v] * f.slope(i, d)[v];
+              inside[d * NV + v] = f.state(0)[d * NV + v] + f.h * sum;
+            }
+          observe(inside);
+        }
+      }
+      while (seen < time.width && time.keys[seen] == f.t1) observe(f.state(next));
+      std::swap(f.slot[0], f.slot[next]);
+    }
+    for (int l = 0; l < lanes; l++) {
+      const int64_t i = base + l;
+      c.outcome.status[i] = c.control.success, c.outcome.accepted[i] = steps, c.outcome.rejected[i] = 0;
+      c.outcome.evaluations[i] = 1 + steps * (s - 1) + (fsal ? 0 : steps - 1) + further;
+      c.outcome.t[i] = f.grid.back() * f.sign, c.outcome.h[i] = INFINITY;
+      for (int d = 0; d < n; d++) c.end[i * n + d] = f.st.lane(f.state(0), d, l);
+    }
+  }
+  return true;
+}
+
+template <class T, int NV>
+static void pull_back_together(const Back<T> &back, const Program<T> &field, const Program<T> &slope,
+                               const Record<T> &record, int64_t from, int64_t to, Sums<T> &sums) {
+  const Call<T> &c = back.call;
+  Abreast<T, NV> f(c, field);
+  constexpr int W = NV * LENGTH<T>;
+  const int n = f.n, s = f.s, all = f.all;
+  const Times &time = c.times;
+  const int64_t steps = f.steps(), size = int64_t(n) * NV;
+  Machine<T, NV> derivative(slope, field.code.rows, true);
+  const int64_t high_size = int64_t(slope.code.rows - field.code.rows) * NV;
+  Memory highs(sizeof(V<T>) * high_size * all), memory(sizeof(V<T>) * (size * (3 + all) + NV * c.further));
+  V<T> *lambda = (V<T> *)memory.data, *yb = lambda + size, *g = yb + size, *kb = g + size, *gu = kb + all * size;
+  auto with = [&](int i) { derivative.low = f.slot[i], derivative.high = (V<T> *)highs.data + i * high_size; };
+  const int32_t *in = back.derivative.in + 1 + n + c.driven + c.further, *out = back.derivative.out + 1;
+  // The cotangent of the state of stage i, once it is pulled back.
+  auto of_y = [&](int i, int d) {
+    return out[d] < derivative.split ? f.slot[i] + int64_t(out[d]) * NV
+                                     : (V<T> *)highs.data + i * high_size + int64_t(out[d] - derivative.split) * NV;
+  };
+  int used_by_step = 0; // stages that the step depends on
+  for (int i = 0; i < s; i++)
+    if (f.st.b[i] != 0) used_by_step = i + 1;
+  int64_t first_key = 0, last_key = 0;
+  while (first_key < time.width && time.keys[first_key] <= f.grid[0]) first_key++;
+  while (last_key < time.width && time.keys[last_key] <= f.grid.back()) last_key++;
+  V<T> w[32 * NV];
+  for (int64_t base = from; base < to; base += W) {
+    const int lanes = f.seat(base, to);
+    const V<T> *states = (const V<T> *)record.states + ((base - from) / W + 1) * steps * size;
+    std::memset(memory.data, 0, sizeof(V<T>) * (size * (3 + all) + NV * c.further));
+    int64_t seen = last_key;
+    auto observed = [&](int64_t key, V<T> *into, bool add) {
+      const T *grads = back.grads + (key * time.samples + base) * n;
+      for (int l = 0; l < lanes; l++)
+        for (int d = 0; d < n; d++)
+          f.st.lane(into, d, l) = add ? f.st.lane(into, d, l) + grads[l * n + d] : grads[l * n + d];
+    };
+    for (int64_t step = steps - 1; step >= 0; step--) {
+      f.aim(step);
+      const int64_t end = seen;
+      while (seen > first_key && time.keys[seen - 1] > f.t) seen--;
+      const bool inside = seen < end && time.keys[seen] != f.t1;
+      const int used = inside ? all : used_by_step;
+      std::memcpy((void *)f.state(0), states -= size, size * sizeof(V<T>));
+      for (int i = 0; i < used; i++) {
+        if (i) f.stage(i, f.state(i));
+        f.run(i, i);
+      }
+      for (int64_t key = seen; key < end; key++)
+        if (time.keys[key] == f.t1) observed(key, lambda, true);
+      if (inside) {
+        std::memset((void *)kb, 0, all * size * sizeof(V<T>)), std::memset((void *)yb, 0, size * sizeof(V<T>));
+        for (int64_t key = seen; key < end && time.keys[key] != f.t1; key++) {
+          observed(key, g, false);
+          f.weights(time.keys[key], w);
+          for (int i = 0; i < all; i++)
+            for (int d = 0; d < n; d++)
+              for (int v = 0; v < NV; v++) kb[i * size + d * NV + v] += f.h * w[i * NV + v] * g[d * NV + v];
+          for (int64_t d = 0; d < size; d++) yb[d] += g[d];
+        }
+      }
+      for (int i = used - 1; i >= 0; i--) {
+        with(i);
+        const T weight = i < s ? f.h * f.st.b[i] : T(0);
+        for (int d = 0; d < n; d++) {
+          V<T> sum[NV] = {};
+          if (inside)
+            for (int v = 0; v < NV; v++) sum[v] = kb[i * size + d * NV + v];
+          if (weight != 0)
+#pragma GCC unroll 8
+            for (int v = 0; v < NV; v++) sum[v] += weight * lambda[d * NV + v];
+          for (int j = used - 1; j > i; j--) {
+            const T a = f.st.a[j * all + i];
+            if (a == 0) continue;
+            const V<T> *gx = of_y(j, d), by = ::all<T>(a * f.h);
+#pragma GCC unroll 8
+            for (int v = 0; v < NV; v++) sum[v] += by * gx[v];
+          }
+          V<T> *into = derivative.row(in[d]);
+#pragma GCC unroll 8
+          for (int v = 0; v < NV; v++) into[v] = sum[v];
+        }
+        derivative.run();
+        derivative.collect(sums, nullptr);
+        for (int64_t u = 0; u < c.further; u++)
+          for (int v = 0; v < NV; v++) gu[u * NV + v] += derivative.row(out[n + c.driven + u])[v];
+        if (!c.n_signals) continue;
+        for (T &moment : f.times) moment = f.stage_time(i);
+        for (int l = 0; l < lanes; l++)
+          f.flow.driven_back([&](int64_t u) { return (const T *)derivative.row(out[n + u]); }, f.times, nullptr, l);
+      }
+      for (int d = 0; d < n; d++) {
+        V<T> sum[NV];
+        for (int v = 0; v < NV; v++) sum[v] = inside ? yb[d * NV + v] + lambda[d * NV + v] : lambda[d * NV + v];
+        for (int i = used - 1; i >= 0; i--) {
+          const V<T> *gx = of_y(i, d);
+#pragma GCC unroll 8
+          for (int v = 0; v < NV; v++) sum[v] += gx[v];
+        }
+#pragma GCC unroll 8
+        for (int v = 0; v < NV; v++) lambda[d * NV + v] = sum[v];
+      }
+    }
+    for (int l = 0; l < lanes; l++) {
+      const int64_t i = base + l;
+      for (int d = 0; d < n; d++) {
+        T sum = f.st.lane(lambda, d, l);
+        for (int64_t k = 0; k < first_key; k++) sum += back.grads[(k * time.samples + i) * n + d];
+        back.grad_y0[i * n + d] = sum;
+      }
+      for (int64_t u = 0; u < c.further; u++) back.grad_u[i * c.further + u] = f.st.lane(gu, u, l);
+    }
+  }
+}
+
+// 0, or 1 where memory ran out.
+template <class T, int NV> static int solve(const Call<T> *call, Tape<T> **tape, int threads) {
+  try {
+    Program<T> program(call->field.code, call->leaves, call->n_leaves);
+    auto first = chunks(call->times.samples, NV * LENGTH<T>);
+    std::unique_ptr<Tape<T>> made;
+    if (tape) made = std::make_unique<Tape<T>>(Tape<T>{first, std::vector<Record<T>>(first.size() - 1)});
+    bool good = in_parallel(threads, int64_t(first.size()) - 1, [&](int64_t i) {
+      Record<T> *record = made ? &made->chunks[i] : nullptr;
+      if (together(*call) && solve_together<T, NV>(*call, program, first[i], first[i + 1], record)) return;
+      if (record) record->take_tiles(0);
+      solve_chunk<T, NV>(*call, program, first[i], first[i + 1], record);
+    });
+    if (tape) *tape = good ? made.release() : nullptr;
+    return good ? 0 : 1;
+  } catch (const std::bad_alloc &) { return 1; }
+}
+
+template <class T, int NV> static int pull_back(const Back<T> *back, const Tape<T> *tape, int threads) {
+  try {
+    const Call<T> &c = back->call;
+    Program<T> field(c.field.code, c.leaves, c.n_leaves), slope(back->derivative.code, c.leaves, c.n_leaves);
+    int64_t count = int64_t(tape->first.size()) - 1;
+    Shares<T> shares(count, slope.code, c.leaf_sizes, c.n_leaves);
+    // Signals common to all samples are added to by all chunks: one after the other, then.
+    if (c.n_signals) threads = 1;
+    if (!in_parallel(threads, count, [&](int64_t i) {
+          auto chunk = tape->chunks[i].tiles ? pull_back_together<T, NV> : pull_back_chunk<T, NV>;
+          chunk(*back, field, slope, tape->chunks[i], tape->first[i], tape->first[i + 1], *shares.of[i]);
+        }))
+      return 1;
+    shares.add_to(back->grad_leaves, c.leaf_sizes);
+    return 0;
+  } catch (const std::bad_alloc &) { return 1; }
+}

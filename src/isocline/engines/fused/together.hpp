@@ -63,15 +63,16 @@ template <class T, int NV> struct Abreast {
     for (int j = 0; j < count; j++)
       if (weights[j] != 0) used[many++] = j;
     const V<T> *y = state(0);
+    V<T> weight[32];
+    for (int j = 0; j < many; j++) weight[j] = all_lanes(weights[used[j]]);
     for (int d = 0; d < n; d++) {
-      V<T> sum[NV] = {};
-      for (int j = 0; j < many; j++) {
-        const V<T> weight = all_lanes(weights[used[j]]), *k = slope(used[j], d);
-#pragma GCC unroll 8
-        for (int v = 0; v < NV; v++) sum[v] += weight * k[v];
+      const V<T> *k[32];
+      for (int j = 0; j < many; j++) k[j] = slope(used[j], d);
+      for (int v = 0; v < NV; v++) {
+        V<T> sum{};
+        for (int j = 0; j < many; j++) sum += weight[j] * k[j][v];
+        out[d * NV + v] = y[d * NV + v] + h * sum;
       }
-#pragma GCC unroll 8
-      for (int v = 0; v < NV; v++) out[d * NV + v] = y[d * NV + v] + h * sum[v];
     }
   }
   void stage(int i, V<T> *x) { combined(st.a.data() + i * all, i, x); }

@@ -208,7 +208,7 @@ class Run:
         # A vector more a row has more lanes standing still at the end, and products that are quicker by a tenth.
         if 1.1 * -(-samples // lanes) < 2 * -(-samples // (2 * lanes)):
             return 1
-        return 8 if self.traced.program.rows <= 48 and samples >= 32 * lanes else 2
+        return 8 if self.traced.program.rows <= 48 and samples >= 16 * lanes else 2
 
     def _times(self, controller: Controller) -> _Times:
         table = timetable(self.problem, controller)

@@ -1,5 +1,5 @@
 // Whole solves in which all samples take the same steps, fixed ones at common times: one clock for all lanes of a tile.
-// What the lanes compute is what they compute in forward.hpp and back.hpp with clocks of their own, bit for bit.
+// What the lanes compute is what they compute in forward.hpp and back.hpp with clocks of their own.
 #pragma once
 #include "back.hpp"
 
@@ -84,11 +84,10 @@ template <class T, int NV> struct Abreast {
 };
 
 template <class T> static bool finite(const V<T> *x, int64_t count) {
-  V<T> sum{};
-  for (int64_t i = 0; i < count; i++) sum += x[i] * 0;
-  const I<T> good = sum == 0;
+  I<T> bad{};
+  for (int64_t i = 0; i < count; i++) bad |= x[i] * 0 != 0;
   for (int i = 0; i < LENGTH<T>; i++)
-    if (!good[i]) return false;
+    if (bad[i]) return false;
   return true;
 }
 

@@ -137,7 +137,7 @@ class Model:
         }
 
     def about(self) -> list[str]:
-        """What a header says of it: lines of text, with nothing in them that ends a comment."""
+        """What a header says of it: lines of text, with nothing in them that ends a comment, or is markup."""
         of = f" on {self.further} inputs u" if self.further else ""
         count = sum(leaf.numel() for leaf in self.leaves)
         lines = [
@@ -150,7 +150,7 @@ class Model:
                 "  These are the units of what goes in and comes out; rtol and atol are in the model's own, see below."
             ]
         clean = ["".join(c for c in line if c.isprintable()) for line in lines]
-        return [line.replace("*/", "* /").replace("/*", "/ *").replace("</", "< /") for line in clean]
+        return [line.replace("*/", "* /").replace("/*", "/ *").replace("<", "< ") for line in clean]
 
 
 def refused(solver: Any, controller: Controller, y0: Any) -> tuple[float, float]:

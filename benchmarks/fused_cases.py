@@ -253,7 +253,7 @@ def ours(case: Case) -> Iterator[Method]:
     engines: dict[str, Any] = {"fused": "fused"}
     kind = getattr(ic, "Fused", None)
     if kind is not None:
-        engines["specialised"] = kind(specialise=True)
+        engines["specialised"] = kind(specialise="wait")
     f, y0 = case.field(), case.y0()
     for group, engine in engines.items():
         for solver in case.solvers:

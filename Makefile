@@ -31,7 +31,7 @@ sanitize: $(STAMP)
 	XDG_CACHE_HOME=$(CURDIR)/build/sanitized ISOCLINE_CXXFLAGS="$(CHECKED)" ISOCLINE_CHECK_TYPES=0 \
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so.6)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
-	$(BIN)/python -m pytest -m "machine and not slow" tests/fused --ignore tests/fused/test_build.py
+	$(BIN)/python -m pytest -m "machine and not slow" tests/fused --ignore tests/fused/test_machine_build.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

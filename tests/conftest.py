@@ -32,10 +32,9 @@ def _some_checked(request):
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
-@pytest.fixture(autouse=True)
-def _machine(request):
+def pytest_runtest_setup(item):
     """A test marked `machine` is skipped where there is no compiler to build it, with the line that says what to install."""
-    if request.node.get_closest_marker("machine"):
+    if item.get_closest_marker("machine"):
         from isocline.engines.fused import build
 
         try:

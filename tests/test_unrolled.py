@@ -1,12 +1,10 @@
 """Fixed steps as plain operations: the eager engine's numbers. What tracers make of them is in `traced.py`."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from apart import passes
 
 import isocline as ic
 from isocline.nn import MLP, NeuralODE
@@ -108,18 +106,4 @@ def test_times_are_numbers(unchecked):
 
 
 def test_tracers_make_graphs_of_it():
-    """In a process without checks of types at run time, which would be traced too."""
-    environment = {**os.environ, "ISOCLINE_CHECK_TYPES": "0"}
-    call = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-rs",
-        "-p",
-        "no:cacheprovider",
-        str(Path(__file__).with_name("traced.py")),
-    ]
-    done = subprocess.run(call, capture_output=True, text=True, check=False, env=environment)
-    print(done.stdout)
-    assert done.returncode == 0, done.stdout[-6000:]
+    passes(Path(__file__).with_name("traced.py"))

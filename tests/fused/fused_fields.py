@@ -4,7 +4,25 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from isocline.nn import MLP
+
 F64 = torch.float64
+
+
+def random(*shape, seed=0):
+    """Normal numbers in double precision."""
+    return torch.randn(*shape, dtype=F64, generator=torch.Generator().manual_seed(seed))
+
+
+class Net(nn.Module):
+    """A network of (B, 2) driven by the time and by the sums of whatever else it is handed."""
+
+    def __init__(self):
+        super().__init__()
+        self.mlp = MLP((2, 8, 2), seed=3, dtype=F64)
+
+    def forward(self, t, y, *args):
+        return 2 * self.mlp(t, y) + torch.sin(3 * t) + sum(x.flatten(1).sum(1, keepdim=True) for x in args)
 
 
 class Field(nn.Module):

@@ -16,10 +16,7 @@ from isocline.engines.fused.watch import UnwatchedError, Watch
 from isocline.nn import CNF, MLP, NeuralODE
 from isocline.solution import Count
 
-try:
-    build.compiler()
-except build.NoMachineError as error:
-    pytest.skip(str(error), allow_module_level=True)
+pytestmark = pytest.mark.machine
 
 F64 = torch.float64
 Y0 = torch.randn(6, 2, generator=torch.Generator().manual_seed(0), dtype=F64)

@@ -4,32 +4,15 @@ import itertools
 
 import pytest
 import torch
+from fused_fields import Net, random
 from torch import nn
 
 import isocline as ic
-from isocline.engines.fused import build
-from isocline.nn import MLP
 
-try:
-    build.compiler()
-except build.NoMachineError as error:
-    pytest.skip(str(error), allow_module_level=True)
+pytestmark = pytest.mark.machine
 
 F64 = torch.float64
 COUNT = 21
-
-
-def random(*shape, seed=0):
-    return torch.randn(*shape, dtype=F64, generator=torch.Generator().manual_seed(seed))
-
-
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.mlp = MLP((2, 8, 2), seed=3, dtype=F64)
-
-    def forward(self, t, y, *args):
-        return 2 * self.mlp(t, y) + torch.sin(3 * t) + sum(x.flatten(1).sum(1, keepdim=True) for x in args)
 
 
 def both(net, sources, solved, **options):

@@ -1,26 +1,19 @@
 """A fused solve as an operator of PyTorch: what graphs hold, and what `torch.library` asks of it."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from apart import passes
 
 import isocline as ic
-from isocline.engines.fused import build
-from isocline.nn import MLP
-
-try:
-    build.compiler()
-except build.NoMachineError as error:
-    pytest.skip(str(error), allow_module_level=True)
-
 from isocline.engines.fused.described import TAPES, Described, described
 from isocline.engines.fused.lanes import LANES, CannotFuseError
 from isocline.engines.fused.operators import tile_pull_back, tile_solve
 from isocline.engines.fused.trace import trace
+from isocline.nn import MLP
+
+pytestmark = pytest.mark.machine
 
 F64 = torch.float64
 TS = torch.linspace(0, 1, 4, dtype=F64)
@@ -103,18 +96,4 @@ def test_a_text_is_the_program_again(given):
 
 
 def test_graphs_hold_it_whole():
-    """In a process without checks of types at run time, which would be traced too."""
-    call = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-rs",
-        "-p",
-        "no:cacheprovider",
-        str(Path(__file__).with_name("graphs.py")),
-    ]
-    environment = {**os.environ, "ISOCLINE_CHECK_TYPES": "0"}
-    done = subprocess.run(call, capture_output=True, text=True, check=False, env=environment)
-    print(done.stdout)
-    assert done.returncode == 0, done.stdout[-6000:]
+    passes(Path(__file__).with_name("graphs.py"))

@@ -18,10 +18,7 @@ from isocline.engines.fused.solve import Run
 from isocline.engines.fused.trace import trace
 from isocline.nn import MLP
 
-try:
-    build.compiler()
-except build.NoMachineError as error:
-    pytest.skip(str(error), allow_module_level=True)
+pytestmark = pytest.mark.machine
 
 F32, F64 = torch.float32, torch.float64
 

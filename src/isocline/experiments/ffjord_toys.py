@@ -121,13 +121,13 @@ def overview(job: Job, flows: dict[str, CNF]) -> Figure:
 def frames(job: Job, flows: dict[str, CNF]) -> list[Any]:
     """The base becoming all sets at once."""
     torch.manual_seed(job.draw_seed("frames"))
-    count, times = (2000, torch.linspace(0, 1, 5)) if job.quick else (30_000, torch.linspace(0, 1, 31))
+    count, times = (2000, torch.linspace(0, 1, 5)) if job.quick else (30_000, torch.linspace(0, 1, 21))
     paths = {name: flow.path(flow.base.sample((count,)), times) for name, flow in flows.items()}
     out = []
     for i, t in enumerate(times):
-        figure, grid = panels(max(1, len(flows) // 4), min(4, len(flows)), (1.8, 1.95))
+        figure, grid = panels(max(1, len(flows) // 4), min(4, len(flows)), (1.5, 1.65))
         for axes, (name, path) in zip(grid.flat, paths.items(), strict=True):
-            histogram(axes, path[i], EDGE, 90)
+            histogram(axes, path[i], EDGE, 64)
             title(axes, name)
         figure.suptitle(f"t = {float(t):.2f}", x=0.01, ha="left", fontsize=11, color=INK)
         out.append(image(figure))

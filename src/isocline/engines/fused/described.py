@@ -21,7 +21,7 @@ from isocline.engines.fused.played import Played
 from isocline.engines.fused.prepare import Prepared
 from isocline.engines.fused.program import Instruction, Operand, Program
 from isocline.engines.fused.solve import Run, refusal
-from isocline.engines.fused.trace import Traced
+from isocline.engines.fused.traced import Traced
 from isocline.field import Layout, VectorField
 from isocline.solution import Solution, SolveError, failed
 from isocline.solvers import Solver, snake_case

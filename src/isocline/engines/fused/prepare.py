@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-import types
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,13 +10,17 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from isocline.engines.fused.agreement import near, reached
+from isocline.engines.fused.kept import MISSES, Kept
 from isocline.engines.fused.lanes import LANES, CannotFuseError
 from isocline.engines.fused.native import evaluate
+from isocline.engines.fused.nodes import packet_of
 from isocline.engines.fused.program import execute
-from isocline.engines.fused.trace import Traced, _attribute, trace
+from isocline.engines.fused.trace import trace
+from isocline.engines.fused.traced import Traced
 from isocline.engines.fused.watch import Reads, UnwatchedError, Watch, home
 from isocline.field import VectorField
 from isocline.inputs import Driven
@@ -26,7 +28,6 @@ from isocline.inputs import Driven
 aten = torch.ops.aten
 PICKS = {aten.index_select, aten.gather, aten.index}
 LOCK = threading.RLock()  # a tracer changes what all threads of a process see
-MISSES = 3  # a field whose state is another in every call is watched no longer
 
 
 @dataclass
@@ -46,71 +47,7 @@ class Prepared:
     signals: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
 
-@dataclass
-class _Kept:
-    """A program that is kept, or why there is none.
-
-    Attributes:
-        traced: the program.
-        reached: the leaves of autograd's graph that the field reached when it was made.
-        refused: why it is none.
-        sizes: the batches it was compared with the field at.
-        watch: what tells whether the field is still the same, None where nothing can; of which `f` it is.
-        misses: how often it said no.
-    """
-
-    traced: Traced | None = None
-    reached: frozenset[int] = frozenset()
-    refused: str = ""
-    sizes: set[int] = field(default_factory=set)
-    watch: Watch | None = None
-    f: Callable[[], Any] | None = None
-    misses: int = 0
-
-    def __post_init__(self) -> None:
-        self.direct, self.held = [], []
-        if self.traced is None:
-            return
-        graph = self.traced.graph
-        for leaf in self.traced.leaves:
-            whole = leaf.index is None and leaf.node.op == "get_attr"
-            self.direct.append(_attribute(graph, str(leaf.node.target)) if whole else None)
-        self.held = [(x, x.dtype, x.shape, x.device) for x in self.traced.held()]
-
-    def look(self, f: Callable[..., Any]) -> None:
-        """Begins to watch `f`; nothing where that cannot be done."""
-        self.watch = None
-        if self.misses >= MISSES:
-            return
-        try:
-            self.f, self.watch = (
-                weakref.ref(f) if not isinstance(f, types.MethodType) else weakref.WeakMethod(f),
-                Watch(f),
-            )
-        except (UnwatchedError, TypeError):
-            self.misses = MISSES
-
-    def sure(self, f: Callable[..., Any]) -> bool:
-        """Whether `f` is known to be what it was."""
-        if self.watch is None or self.f is None or self.f() != f:
-            return False
-        if self.watch.holds():
-            return all(
-                x.dtype is dtype and x.shape == shape and x.device == device for x, dtype, shape, device in self.held
-            )
-        self.watch, self.misses = None, self.misses + 1
-        return False
-
-    def leaves(self, shared: Sequence[Tensor]) -> list[Tensor]:
-        """The program's leaves as they are now."""
-        assert self.traced is not None
-        dtype = self.traced.dtype
-        if all(x is not None and x.dtype is dtype for x in self.direct):
-            return self.direct
-        return self.traced.prologue(shared)
-
-
-KEPT: WeakKeyDictionary[Any, dict[Any, _Kept]] = WeakKeyDictionary()  # by field; they go with it
+KEPT: WeakKeyDictionary[Any, dict[Any, Kept]] = WeakKeyDictionary()  # by field; they go with it
 
 
 def prepare(field: VectorField, t: Tensor, y: Tensor) -> Prepared:
@@ -226,7 +163,7 @@ class _Reading:
         with LOCK:
             return self._looked_at(kept, key, found)
 
-    def _looked_at(self, kept: dict[Any, _Kept], key: Any, found: _Kept | None) -> Prepared:
+    def _looked_at(self, kept: dict[Any, Kept], key: Any, found: Kept | None) -> Prepared:
         """The same, where that takes a look at the field."""
         f, count = self.f, len(self.y)
         if found is not None and found.traced is not None:
@@ -241,15 +178,15 @@ class _Reading:
         try:
             return self._made(kept, key)
         except CannotFuseError as error:
-            kept[key] = _Kept(refused=str(error))
+            kept[key] = Kept(refused=str(error))
             kept[key].look(f)
             raise
         except Exception as error:
-            kept[key] = _Kept(refused=f"the field could not be traced: {error}")
+            kept[key] = Kept(refused=f"the field could not be traced: {error}")
             kept[key].look(f)
             raise CannotFuseError(kept[key].refused) from error
 
-    def _made(self, kept: dict[Any, _Kept], key: Any) -> Prepared:
+    def _made(self, kept: dict[Any, Kept], key: Any) -> Prepared:
         """Traced anew."""
         if self.field.optional and key is None:
             raise CannotFuseError("what the field is, or is handed, cannot be looked up: it would be traced each time")
@@ -262,7 +199,7 @@ class _Reading:
         # What is computed anew for each solve, outside of it, is found again by tracing alone.
         lasting = not any(x.grad_fn is not None for x in traced.held())
         if lasting:
-            kept[key] = _Kept(traced, self._reached(), sizes={len(self.y)})
+            kept[key] = Kept(traced, self._reached(), sizes={len(self.y)})
             self._look(kept[key])
         elif self.field.optional:
             raise CannotFuseError("the field holds a tensor that is computed anew for each solve; hand it over in args")
@@ -278,17 +215,17 @@ class _Reading:
         except UnwatchedError:
             return None
 
-    def _look(self, kept: _Kept) -> None:
+    def _look(self, kept: Kept) -> None:
         """Begins to watch, where what the program is depends on no numbers in tensors."""
         if kept.misses >= MISSES or kept.traced is None:
             return
         with Reads() as reads:
             self._alone()
-        if reads.found or any(_packet(node) in PICKS for node in kept.traced.graph.graph.nodes):
+        if reads.found or any(packet_of(node) in PICKS for node in kept.traced.graph.graph.nodes):
             kept.misses = MISSES
         kept.look(self.f)
 
-    def _kept(self) -> tuple[dict[Any, _Kept], Any]:
+    def _kept(self) -> tuple[dict[Any, Kept], Any]:
         others = tuple((type(x), x) for x in self.args if not isinstance(x, Tensor))
         further = tuple((x.shape[1:], x.dtype) for x in self.further)
         shared = tuple((x.shape, x.dtype, x.requires_grad) for x in self.shared)
@@ -314,7 +251,7 @@ class _Reading:
         with torch.enable_grad():
             return reached(self._alone()) - {id(self.state)}
 
-    def _still(self, kept: _Kept, leaves: list[Tensor]) -> bool:
+    def _still(self, kept: Kept, leaves: list[Tensor]) -> bool:
         """Whether a program made before is the field as it is now: a mode, an attribute, a parameter may be another."""
         assert kept.traced is not None
         want = self._alone()
@@ -374,45 +311,3 @@ class _Reading:
                 else [torch.zeros_like(x) for x in rest]
             )
         return near(ours, exact)
-
-
-def _packet(node: fx.Node) -> Any:
-    return getattr(node.target, "overloadpacket", None)
-
-
-def reached(x: Tensor) -> frozenset[int]:
-    """The identities of the leaves of autograd's graph that a tensor hangs on.
-
-    Example:
-        >>> a, b = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
-        >>> reached(a * 2) == {id(a)}, reached((a + b).detach())
-        (True, frozenset())
-    """
-    waiting, seen, found = [x.grad_fn], set(), set()
-    while waiting:
-        node: Any = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            found.add(id(node.variable))
-        waiting += [before for before, _ in node.next_functions]
-    return frozenset(found)
-
-
-def near(ours: Sequence[Tensor], exact: Sequence[Tensor]) -> bool:
-    """Whether tensors agree but for rounding: each in units of its own size, and what is nothing but the rounding of the
-    largest of them left out.
-
-    Example:
-        >>> near([torch.tensor([1e-6])], [torch.tensor([1.1e-6])]), near([torch.tensor(1.0)], [torch.tensor(1.00001)])
-        (False, True)
-    """
-    sizes = [float(b[b.isfinite()].abs().max()) if bool(b.isfinite().any()) else 0.0 for b in exact]
-    for a, b, size in zip(ours, exact, sizes, strict=True):
-        eps = torch.finfo(b.dtype).eps
-        slack = 1e4 * eps * max(size, eps**0.5 * max(sizes))
-        finite = b.isfinite()
-        if not torch.equal(a.isfinite(), finite) or bool(((a - b)[finite].abs() > slack).any()):
-            return False
-    return True

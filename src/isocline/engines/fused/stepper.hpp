@@ -145,7 +145,7 @@ template <class T, int NV> struct Stepper {
       f(i, times, stage, k(i));
     }
   }
-  // Which lanes accept, and the step each goes on with; `counted` numbers of the state have a say.
+  // Which lanes accept, and the step each goes on with.
   // Returns whether any lane is to leave: its status is in `left`, else 0.
   bool judge(int64_t *left) {
     V<T> sums[NV] = {};

@@ -9,44 +9,33 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cache, cached_property
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from isocline.engines.fused.derive import derive
 from isocline.engines.fused.functions import Functions
 from isocline.engines.fused.lanes import ANY, LANES, CannotFuseError, Lane, Places, coded, lanes_of, meet, rows_of
-from isocline.engines.fused.native import Encoded
+from isocline.engines.fused.nodes import (
+    MOVES,
+    POINTWISE,
+    attribute,
+    evaluated,
+    fill_of,
+    mover_of,
+    name_of,
+    packet_of,
+    plain,
+    shape_of,
+    target_of,
+)  # fmt: skip
 from isocline.engines.fused.program import Operand, Program
+from isocline.engines.fused.traced import Leaf, Traced
 
 aten = torch.ops.aten
-
-MOVES = {
-    aten.view, aten._unsafe_view, aten.reshape, aten.expand, aten.permute, aten.transpose, aten.t, aten.unsqueeze,
-    aten.squeeze, aten.slice, aten.select, aten.cat, aten.stack, aten.clone, aten.alias, aten.detach, aten.flip, aten.roll,
-    aten.repeat, aten.unbind, aten.split, aten.split_with_sizes, aten.narrow, aten.movedim, aten.diagonal,
-    aten.slice_scatter, aten.select_scatter, aten.diagonal_scatter, aten.lift_fresh_copy, aten.unfold, aten.index_select,
-    aten.gather, aten.index, aten.squeeze_, aten.unsqueeze_, aten.t_, aten.transpose_,
-}  # fmt: skip
-POINTWISE = {
-    aten.neg: "neg", aten.abs: "abs", aten.sign: "sign", aten.sgn: "sign", aten.exp: "exp", aten.expm1: "expm1",
-    aten.log: "log", aten.log1p: "log1p", aten.sqrt: "sqrt", aten.rsqrt: "rsqrt", aten.reciprocal: "reciprocal",
-    aten.sin: "sin", aten.cos: "cos", aten.tan: "tan", aten.sinh: "sinh", aten.cosh: "cosh", aten.tanh: "tanh",
-    aten.atan: "atan", aten.sigmoid: "sigmoid", aten.erf: "erf", aten.logical_not: "not", aten.bitwise_not: "not",
-    aten.add: "add", aten.sub: "sub", aten.mul: "mul", aten.div: "div", aten.atan2: "atan2",
-    aten.minimum: "minimum", aten.maximum: "maximum", aten.lt: "lt", aten.le: "le", aten.gt: "gt", aten.ge: "ge",
-    aten.eq: "eq", aten.ne: "ne", aten.logical_and: "and", aten.logical_or: "or", aten.bitwise_and: "and",
-    aten.bitwise_or: "or", aten.where: "where",
-}  # fmt: skip
-FILLS = {aten.full: 1, aten.full_like: 1, aten.scalar_tensor: 0}
-CONSTANTS = {
-    aten.zeros: 0.0, aten.zeros_like: 0.0, aten.new_zeros: 0.0, aten.ones: 1.0, aten.ones_like: 1.0, aten.new_ones: 1.0,
-    aten._efficientzerotensor: 0.0, aten._new_zeros_with_same_feature_meta: 0.0, aten.empty: 0.0, aten.empty_like: 0.0,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -63,86 +52,6 @@ class Uniform:
 
     value: float
     shape: tuple[int, ...]
-
-
-@dataclass
-class Leaf:
-    """Entries of a node of the prologue, flat; all of them where `index` is None."""
-
-    node: fx.Node
-    index: Tensor | None
-
-
-@dataclass
-class Traced:
-    """A field as a tile program, and where its leaves come from."""
-
-    program: Program
-    graph: fx.GraphModule
-    dtype: torch.dtype
-    leaves: list[Leaf] = field(default_factory=list)
-    shared: list[fx.Node] = field(default_factory=list)  # placeholders of what all samples are handed
-
-    @cached_property
-    def derivative(self) -> Program:
-        """The derivative's program."""
-        return derive(self.program)
-
-    @cached_property
-    def encoded(self) -> Encoded:
-        """As the machine reads it."""
-        return Encoded(self.program, derivative=self.derivative)
-
-    @cached_property
-    def encoded_derivative(self) -> Encoded:
-        """The derivative likewise, without what the field computes itself."""
-        return Encoded(self.derivative, self.program)
-
-    def held(self) -> list[Tensor]:
-        """The tensors that the field holds, each once."""
-        nodes = (node for node in self.graph.graph.nodes if node.op == "get_attr")
-        return list({id(x): x for x in (_attribute(self.graph, str(node.target)) for node in nodes)}.values())
-
-    def prologue(self, shared: Sequence[Tensor] = ()) -> list[Tensor]:
-        """The leaves as the parameters are now, flat, with the graph of their computation.
-
-        Args:
-            shared: what all samples are handed, as to `trace`.
-        """
-        found: dict[fx.Node, Any] = dict(zip(self.shared, shared, strict=True))
-        for leaf in self.leaves:
-            _evaluated(leaf.node, self.graph, found)
-        values = [found[leaf.node].reshape(-1).to(self.dtype) for leaf in self.leaves]
-        return [v if leaf.index is None else v[leaf.index] for v, leaf in zip(values, self.leaves, strict=True)]
-
-
-def _evaluated(node: fx.Node, graph: fx.GraphModule, found: dict[fx.Node, Any]) -> Any:
-    """A node that depends on parameters alone; without recursion, chains may be long."""
-    waiting = [node]
-    while waiting:
-        here = waiting[-1]
-        missing = [other for other in here.all_input_nodes if other not in found]
-        if here in found:
-            waiting.pop()
-        elif here.op == "get_attr":
-            found[here] = _attribute(graph, str(here.target))
-        elif (fill := _fill(here)) is not None:  # of a tensor that it is made like only the shape matters
-            found[here] = torch.full(_shape(here), fill, dtype=here.meta["val"].dtype)
-        elif here.op == "placeholder":
-            raise CannotFuseError("the field picks numbers by those of an argument")
-        elif missing:
-            waiting += missing
-        else:
-            target, mapped = _target(here), fx.node.map_arg((here.args, here.kwargs), found.__getitem__)
-            found[here] = target(*mapped[0], **mapped[1])
-    return found[node]
-
-
-def _attribute(graph: fx.GraphModule, name: str) -> Any:
-    value: Any = graph
-    for part in name.split("."):
-        value = getattr(value, part)
-    return value
 
 
 def trace(
@@ -198,16 +107,16 @@ class _Lowering(Functions):
         names = ["t", "y", *(f"u{i}" for i in range(self.own - 2))][::-1]
         live = self._live()
         for node in self.graph.graph.nodes:
-            self.what = _name(node)
+            self.what = name_of(node)
             if node.op != "placeholder" and node not in live:
                 continue
             if node.op == "placeholder" and names:
                 self.values[node] = self._input(names.pop(), node.meta["val"])
             elif node.op == "placeholder":
                 self.traced.shared.append(node)
-                self.values[node] = Shared(node, _shape(node))
+                self.values[node] = Shared(node, shape_of(node))
             elif node.op == "get_attr":
-                self.values[node] = Shared(node, tuple(_attribute(self.graph, str(node.target)).shape))
+                self.values[node] = Shared(node, tuple(attribute(self.graph, str(node.target)).shape))
             elif node.op == "output":
                 self._output(node.args[0])
             else:
@@ -225,14 +134,14 @@ class _Lowering(Functions):
         """
         for node in self.graph.graph.nodes:
             mutable = node.op == "call_function" and hasattr(node.target, "_schema") and node.target._schema.is_mutable
-            if mutable and not (_packet(node) in MOVES | {aten.copy_} and len(node.all_input_nodes[0].users) == 1):
-                raise CannotFuseError(f"{_name(node)} writes into a tensor; use the operation that makes a new one")
+            if mutable and not (packet_of(node) in MOVES | {aten.copy_} and len(node.all_input_nodes[0].users) == 1):
+                raise CannotFuseError(f"{name_of(node)} writes into a tensor; use the operation that makes a new one")
         waiting, live = [next(n for n in self.graph.graph.nodes if n.op == "output")], set()
         while waiting:
             node = waiting.pop()
             if node not in live:
                 live.add(node)
-                waiting += [] if _fill(node) is not None else node.all_input_nodes
+                waiting += [] if fill_of(node) is not None else node.all_input_nodes
         return live
 
     def _input(self, name: str, example: Tensor) -> Lane:
@@ -255,23 +164,25 @@ class _Lowering(Functions):
 
     # ---- operations -----------------------------------------------------------------------------------------------
     def _call(self, node: fx.Node) -> Any:
-        target, packet = _target(node), _packet(node)
-        if (fill := _fill(node)) is not None:
-            return Uniform(fill, _shape(node))
+        target, packet = target_of(node), packet_of(node)
+        if (fill := fill_of(node)) is not None:
+            return Uniform(fill, shape_of(node))
         mapped: Any = fx.node.map_arg((node.args, node.kwargs), self.values.__getitem__)
         args, kwargs = mapped
         if target is operator.getitem:
-            return args[0][args[1]] if isinstance(args[0], (list, tuple)) else Shared(node, _shape(node))
+            return args[0][args[1]] if isinstance(args[0], (list, tuple)) else Shared(node, shape_of(node))
         leaves = torch.utils._pytree.tree_leaves((args, kwargs))
         if torch.Tag.nondeterministic_seeded in target.tags:
             raise CannotFuseError(f"{self.what} draws random numbers")
         if not any(isinstance(x, Lane) for x in leaves):
             if packet in MOVES:
                 return (
-                    Uniform(args[0].value, _shape(node)) if isinstance(args[0], Uniform) else Shared(node, _shape(node))
+                    Uniform(args[0].value, shape_of(node))
+                    if isinstance(args[0], Uniform)
+                    else Shared(node, shape_of(node))
                 )
             if not any(self._repeats(x) for x in leaves):
-                return Shared(node, _shape(node))
+                return Shared(node, shape_of(node))
             # One row for each sample, all alike, perhaps: computed among the rows, where it shows.
             args = torch.utils._pytree.tree_map(lambda x: Lane(self._code(x)) if self._repeats(x) else x, args)
         if packet in MOVES:
@@ -298,11 +209,11 @@ class _Lowering(Functions):
         def code(value: Any) -> Any:
             return self._code(value) if isinstance(value, (Lane, Shared, Uniform)) else value
 
-        if _packet(node) in (aten.index_select, aten.gather, aten.index):
+        if packet_of(node) in (aten.index_select, aten.gather, aten.index):
             moved = [self._code(args[0]), *torch.utils._pytree.tree_map(self._constant, list(args[1:]))]
-            return Lane(_target(node)(*moved))
+            return Lane(target_of(node)(*moved))
         args, kwargs = torch.utils._pytree.tree_map(code, (list(args), dict(kwargs)))
-        out = _mover(node)(*args, **_plain(kwargs))
+        out = mover_of(node)(*args, **plain(kwargs))
         return Lane(out) if isinstance(out, Tensor) else [Lane(one) for one in out]
 
     def _constant(self, value: Any) -> Any:
@@ -310,7 +221,7 @@ class _Lowering(Functions):
         if isinstance(value, Lane):
             raise CannotFuseError(f"{self.what} picks by numbers of the sample")
         if isinstance(value, Shared):
-            return _evaluated(value.node, self.graph, {})
+            return evaluated(value.node, self.graph, {})
         return value
 
     def pointwise(self, op: str, *operands: Any) -> Lane:
@@ -355,7 +266,7 @@ class _Lowering(Functions):
         """Where its numbers come from, whatever only moved them: a node, and the entry of it in every place."""
         moves, node = [], x.node
         while node.op == "call_function" and len(node.all_input_nodes) == 1:
-            if _packet(node) not in MOVES - {aten.index_select, aten.gather, aten.index}:
+            if packet_of(node) not in MOVES - {aten.index_select, aten.gather, aten.index}:
                 break
             moves.append(node)
             node = node.all_input_nodes[0]
@@ -363,7 +274,7 @@ class _Lowering(Functions):
         entries: Any = torch.arange(math.prod(shape)).view(shape)
         for move in reversed(moves):
             mapped: Any = fx.node.map_arg((move.args, move.kwargs), {node: entries}.__getitem__)
-            entries = _mover(move)(*mapped[0], **_plain(mapped[1]))
+            entries = mover_of(move)(*mapped[0], **plain(mapped[1]))
             node = move
         return source, entries
 
@@ -499,42 +410,3 @@ class _Lowering(Functions):
     def _constant_pad_nd(self, x: Any, pad: Any, value: float = 0.0) -> Lane:
         code = self._code(x)
         return Lane(aten.constant_pad_nd(code, pad, int(self._code(Uniform(float(value), ())))))
-
-
-def _shape(node: fx.Node) -> tuple[int, ...]:
-    value = node.meta["val"]
-    return tuple(value.shape) if isinstance(value, Tensor) else ()
-
-
-def _fill(node: fx.Node) -> float | None:
-    """The number that all of a node is, where it is one whatever the node is handed."""
-    packet = _packet(node)
-    if packet in FILLS:
-        value = node.args[FILLS[packet]]
-        return float(value) if isinstance(value, (int, float, bool)) else None
-    return CONSTANTS.get(packet)
-
-
-def _target(node: fx.Node) -> Any:
-    """What a node calls."""
-    return node.target
-
-
-def _mover(node: fx.Node) -> Any:
-    """The same of what moves numbers; codes lie otherwise in memory, where a view may need a copy."""
-    return aten.reshape if _packet(node) in (aten.view, aten._unsafe_view) else _target(node)
-
-
-def _packet(node: fx.Node) -> Any:
-    """Which operation, whatever its overload."""
-    return getattr(node.target, "overloadpacket", None)
-
-
-def _plain(kwargs: Any) -> dict[str, Any]:
-    """Without what says how a tensor lies in memory, or of what kind it is."""
-    return {name: value for name, value in kwargs.items() if name not in ("memory_format", "dtype", "layout", "device")}
-
-
-def _name(node: fx.Node) -> str:
-    """How messages call a node."""
-    return f"the operation {node.target}" if node.op == "call_function" else str(node.op)

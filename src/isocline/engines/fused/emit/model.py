@@ -12,11 +12,12 @@ from torch import Tensor
 from isocline._version import __version__
 from isocline.control import PID, Controller, FixedStep
 from isocline.control.initial_step import DEFAULT_ATOL, DEFAULT_RTOL
+from isocline.engines.fused.agreement import near
 from isocline.engines.fused.emit.coordinates import Coordinates
 from isocline.engines.fused.lanes import LANES, CannotFuseError
-from isocline.engines.fused.prepare import near
 from isocline.engines.fused.program import Program, execute
-from isocline.engines.fused.trace import Traced, trace
+from isocline.engines.fused.trace import trace
+from isocline.engines.fused.traced import Traced
 from isocline.field import Layout, VectorField
 from isocline.solvers import Solver, snake_case
 from isocline.solvers.runge_kutta import DenseStep, ExplicitRungeKutta

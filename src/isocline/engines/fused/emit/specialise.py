@@ -21,7 +21,7 @@ from isocline.engines.fused import build
 from isocline.engines.fused.emit.blocks import Block, blocks, stored, written
 from isocline.engines.fused.native import Encoded
 from isocline.engines.fused.program import BINARY, UNARY, Instruction, Operand
-from isocline.engines.fused.trace import Traced
+from isocline.engines.fused.traced import Traced
 
 logger = logging.getLogger("isocline")
 TYPES = {torch.float32: "float", torch.float64: "double"}

@@ -1,0 +1,81 @@
+"""A field's program from solve to solve, and what tells whether it still is the field's."""
+
+from __future__ import annotations
+
+import types
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from isocline.engines.fused.nodes import attribute
+from isocline.engines.fused.traced import Traced
+from isocline.engines.fused.watch import UnwatchedError, Watch
+
+MISSES = 3  # a field whose state is another in every call is watched no longer
+
+
+@dataclass
+class Kept:
+    """A program that is kept, or why there is none.
+
+    Attributes:
+        traced: the program.
+        reached: the leaves of autograd's graph that the field reached when it was made.
+        refused: why it is none.
+        sizes: the batches it was compared with the field at.
+        watch: what tells whether the field is still the same, None where nothing can; of which `f` it is.
+        misses: how often it said no.
+    """
+
+    traced: Traced | None = None
+    reached: frozenset[int] = frozenset()
+    refused: str = ""
+    sizes: set[int] = field(default_factory=set)
+    watch: Watch | None = None
+    f: Callable[[], Any] | None = None
+    misses: int = 0
+
+    def __post_init__(self) -> None:
+        self.direct, self.held = [], []
+        if self.traced is None:
+            return
+        graph = self.traced.graph
+        for leaf in self.traced.leaves:
+            whole = leaf.index is None and leaf.node.op == "get_attr"
+            self.direct.append(attribute(graph, str(leaf.node.target)) if whole else None)
+        self.held = [(x, x.dtype, x.shape, x.device) for x in self.traced.held()]
+
+    def look(self, f: Callable[..., Any]) -> None:
+        """Begins to watch `f`; nothing where that cannot be done."""
+        self.watch = None
+        if self.misses >= MISSES:
+            return
+        try:
+            self.f, self.watch = (
+                weakref.ref(f) if not isinstance(f, types.MethodType) else weakref.WeakMethod(f),
+                Watch(f),
+            )
+        except (UnwatchedError, TypeError):
+            self.misses = MISSES
+
+    def sure(self, f: Callable[..., Any]) -> bool:
+        """Whether `f` is known to be what it was."""
+        if self.watch is None or self.f is None or self.f() != f:
+            return False
+        if self.watch.holds():
+            return all(
+                x.dtype is dtype and x.shape == shape and x.device == device for x, dtype, shape, device in self.held
+            )
+        self.watch, self.misses = None, self.misses + 1
+        return False
+
+    def leaves(self, shared: Sequence[Tensor]) -> list[Tensor]:
+        """The program's leaves as they are now."""
+        assert self.traced is not None
+        dtype = self.traced.dtype
+        if all(x is not None and x.dtype is dtype for x in self.direct):
+            return self.direct
+        return self.traced.prologue(shared)

@@ -89,6 +89,8 @@ FIELDS = {
     "powers": lambda s, t, y: y**3 + y.abs() ** 1.5 + 2.0**y + (y * y + 1) ** -0.5,
     "functions": lambda s, t, y: torch.exp(-y) + torch.log1p(y * y) + torch.atan(y) + torch.sinh(0.3 * y) + torch.tan(0.1 * y),
     "where": lambda s, t, y: torch.where(y > t, y.abs(), y.sin()),
+    "maximum of equals": lambda s, t, y: torch.maximum(y, y.roll(1, -1).roll(-1, -1)) + torch.minimum(y * s.b, s.b * y),
+    "largest of equals": lambda s, t, y: y * torch.cat((y, y.roll(1, -1), y[:, :1]), 1).amax(1, keepdim=True),
     "clamp": lambda s, t, y: y.clamp(-0.5, 0.5) + torch.maximum(y, s.b) + torch.minimum(y, t),
     "pieces": lambda s, t, y: torch.cat((y[:, 1:], y[:, :1] * 2), 1).flip(-1).roll(1, -1)[:, [0, 2, 2]],
     "zeros beside": lambda s, t, y: torch.cat((y[:, :2], torch.zeros(len(y), 1, dtype=F64)), 1),

@@ -1,7 +1,7 @@
 """The derivative of a tile program, as a tile program: the cotangent of dy goes in, those of the inputs and leaves come out.
 
-The rule of each instruction is here, in one line where it can be. Where two rules are right (a maximum of equals, the slope of
-|x| at 0) the program takes one of PyTorch's; which, shows only on a set without measure.
+The rule of each instruction is here, in one line where it can be. Where several are right (a maximum of equals, the slope of
+|x| at 0) it is PyTorch's.
 """
 
 from __future__ import annotations
@@ -172,6 +172,15 @@ class _Derivative:
         def norm() -> Operand:
             return make("add", make("mul", a, a), make("mul", b, b))
 
+        def beyond(strictly: str, at_least: str, x: Operand, y: Operand) -> Operand:
+            """g where x is chosen, half of it where x is y; of a bound, y a number, nothing there, as of a rectifier."""
+            if y.kind == "number":
+                return make("where", make(strictly, x, y), g, 0.0)
+            half = make("mul", g, 0.5)
+            return make(
+                "add", make("where", make(strictly, x, y), half, 0.0), make("where", make(at_least, x, y), half, 0.0)
+            )
+
         rules = {
             "add": (lambda: g, lambda: g),
             "sub": (lambda: g, lambda: make("neg", g)),
@@ -186,14 +195,8 @@ class _Derivative:
                 lambda: make("div", make("mul", g, b), norm()),
                 lambda: make("neg", make("div", make("mul", g, a), norm())),
             ),
-            "minimum": (
-                lambda: make("where", make("lt", a, b), g, 0.0),
-                lambda: make("where", make("lt", a, b), 0.0, g),
-            ),
-            "maximum": (
-                lambda: make("where", make("gt", a, b), g, 0.0),
-                lambda: make("where", make("gt", a, b), 0.0, g),
-            ),
+            "minimum": (lambda: beyond("lt", "le", a, b), lambda: beyond("lt", "le", b, a)),
+            "maximum": (lambda: beyond("gt", "ge", a, b), lambda: beyond("gt", "ge", b, a)),
         }
         return rules.get(op, (None, None))
 
@@ -210,12 +213,16 @@ class _Derivative:
         self.give(range(at, at + one.count * one.width), [g.at + i for i in range(one.count) for _ in range(one.width)])
 
     def _max(self, one: Instruction, g: Operand) -> None:
+        """Equals share."""
         x, total = one.operands[0], one.count * one.width
-        top, each = (
-            self.rows([first + i for i in range(one.count) for _ in range(one.width)]) for first in (one.out, g.at)
-        )
-        mask = Operand("rows", self.made.add("eq", total, x, top))
-        self.back(x, self.made.add("mul", total, mask, each), total)
+
+        def spread(first: int) -> Operand:
+            return self.rows([first + i for i in range(one.count) for _ in range(one.width)])
+
+        mask = Operand("rows", self.made.add("eq", total, x, spread(one.out)))
+        count = Operand("rows", self.made.add("sum", one.count, mask, width=one.width))
+        share = self.made.add("div", one.count, g, count)
+        self.back(x, self.made.add("mul", total, mask, spread(share)), total)
 
     def _copy(self, one: Instruction, g: Operand) -> None:
         self.give(one.rows, range(g.at, g.at + one.count))

@@ -22,13 +22,14 @@ LAYERS = [
     {"engines"},
     {"gradients"},
     {"fusing", "in_graph", "pieces", "doses", "save", "transforms", "unrolled"},
+    {"alike"},
     {"solve"},
     {"nn", "audit", "cite", "compat", "export", "parallel", "steady", "stepper"},
     {"fit", "report"},
     {"experiments"},
     {"cli"},
 ]
-CORE = set().union(*LAYERS[:9])
+CORE = set().union(*LAYERS[:10])
 # Units of one layer that may use each other, in this direction only.
 ALLOWED_WITHIN = {
     ("fit", "report"),

@@ -279,7 +279,8 @@ class _Rows(_Pieces):
                 last_ys = ys[at.squeeze(1), sample.squeeze(1)][None]
                 self._note(index, values, sample, column, column + hit.long(), last_ys)
             self._note(index, values, sample, seen, reach, ys[1:])
-            failure = part.failure if failure is None else _later(fine.squeeze(1), part.failure, failure)
+            if part.failure is not None:
+                failure = part.failure if failure is None else _later(fine.squeeze(1), part.failure, failure)
             moved = fine & (end > start)
             self.moved = self.moved | moved.squeeze(1)
             y = torch.where(moved & (part.status == 0).unsqueeze(1), ys[-1], y)

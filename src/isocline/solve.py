@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from isocline import alike
 from isocline.autocast import outside_autocast
 from isocline.control import PID, Controller, FixedStep, Observer
 from isocline.doses import Dose
@@ -35,7 +36,7 @@ from isocline.save import solve_and_save
 from isocline.solution import Solution, SolveError, Stats, Status, failed
 from isocline.solvers import RungeKutta, Solver, snake_case
 from isocline.solvers.additive import for_field
-from isocline.times import Times
+from isocline.times import Times, as_times
 from isocline.transforms import exporting, outside_graphs, under_transforms
 from isocline.unrolled import solve_unrolled
 
@@ -160,6 +161,13 @@ def solve(
     ):
         options = (solver, controller, gradient, rtol, atol, step, max_step, step_ts, max_steps, throw)
         return solve_in_graph(lambda f, s, d, g: _told(f, s, d, g, *options), field, y0, ts, args)
+    place = None
+    nothing_else = all(x is None for x in (inputs, doses, step_ts, jump_ts, events, observer))
+    if fused is not None and nothing_else and args == () and dense is False and progress is False and not exporting():
+        settings = solver, controller, gradient, rtol, atol, step, max_step, max_steps, max_events
+        place = alike.place(field, y0, ts, attempt or fused, batching, *settings)
+        if place is not None and place.found is not None:
+            return _solve_again(place.found, field, y0, ts, fused, throw)
     method = for_field(resolve_solver(solver), field)
     if engine == "unrolled" or exporting():
         return solve_unrolled(
@@ -213,20 +221,42 @@ def solve(
         if not isinstance(doses, Dose):
             raise TypeError(f"doses: expected a Dose, got {type(doses).__name__}; write doses=Dose(ts, amounts)")
         doses.check(layout)
+    if place is not None:
+        problem.alike = place.keep(problem, way_back, attempt)
     if fused is not None:
         trajectory, log = _run(problem, way_back, times, flat, doses, fused), None
     elif conditions is None:
         trajectory, log = _run(problem, way_back, times, flat, doses), None
     else:
         trajectory, log = _run_with_events(problem, way_back, times, flat, conditions, max_events, doses)
-    shaped = layout.plain and trajectory.ys.dim() > flat.dim() + 1
+    solution = _solution(problem, times, trajectory, log)
+    if dense:
+        solution._dense, solution.accepted_ts = dense_path(problem, trajectory, flat)
+    _report(problem, trajectory, flat.detach(), solution, throw)
+    return solution
+
+
+def _solve_again(
+    resolved: alike.Resolved, field: Callable[..., Any], y0: Tensor, ts: Any, fused: Fused, throw: bool
+) -> Solution:
+    """A solve like one before."""
+    times = Times(as_times(ts, ragged=False), resolved.ts, None)
+    problem = resolved.problem(field, times.given)
+    flat = y0.reshape(len(y0), resolved.layout.size).contiguous()
+    trajectory = _run(problem, resolved.way_back, times, flat, fused=fused)
+    solution = _solution(problem, times, trajectory)
+    _report(problem, trajectory, flat.detach(), solution, throw)
+    return solution
+
+
+def _solution(problem: Problem, times: Times, trajectory: Trajectory, log: EventLog | None = None) -> Solution:
+    """What is returned, of what the engine found."""
+    layout = problem.field.layout
+    shaped = layout.plain and trajectory.ys.dim() > trajectory.y_end.dim() + 1
     ys = trajectory.ys if shaped else layout.unflatten(trajectory.ys)
     solution = Solution(times.given, ys, trajectory.stats, trajectory.status)
     if log is not None:
         solution.event_ts, solution.event_index, solution.event_ys = log.ts, log.index, layout.unflatten(log.ys)
-    if dense:
-        solution._dense, solution.accepted_ts = dense_path(problem, trajectory, flat)
-    _report(problem, trajectory, flat.detach(), solution, throw)
     return solution
 
 
@@ -415,7 +445,7 @@ def _report(problem: Problem, trajectory: Trajectory, y0: Tensor, solution: Solu
         else:
             solution.status, solution.message = diagnose(problem, trajectory.status, trajectory.failure, y0)
     else:
-        if not bool(trajectory.status.any()) or not bool(failed(trajectory.status).any()):
+        if trajectory.failure is None or not bool(trajectory.status.any()) or not bool(failed(trajectory.status).any()):
             return
         solution.status, solution.message = diagnose_rows(problem, trajectory, y0)
     if throw:

@@ -151,11 +151,11 @@ def test_the_adjoint_leaves_what_no_observation_reaches():
 @pytest.mark.parametrize("count", [1, 5, 300])
 def test_widths_of_the_tile(count, gradient, monkeypatch):
     """Whatever the width; small programs and small batches have another."""
-    from isocline.engines.fused import solve as fused
+    from isocline.engines.fused.plan import Plan
 
     found = []
     for width in (1, 2, 8):
-        monkeypatch.setattr(fused.Run, "_width", lambda self, samples, width=width: width)
+        monkeypatch.setattr(Plan, "_width", lambda self, samples, width=width: width)
         net, y0 = Net(), random(count, 2).requires_grad_()
         options = {"gradient": gradient, "batching": "per_sample", "engine": "fused", "rtol": 1e-8, "atol": 1e-8}
         ys = ic.solve(net, y0, [0.0, 0.3, 1.0], **options).ys

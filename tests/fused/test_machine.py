@@ -71,11 +71,15 @@ def test_native_programs(name, dtype):
             torch.testing.assert_close(a.double(), b, rtol=tolerance, atol=tolerance * (1 + float(b.abs().max())))
 
 
+CLOSE = {"tanh": 2.0, "exp": 2.0}
+
+
 # What PyTorch's own are within is not known; double precision says.
 @pytest.mark.parametrize("op", FUNCTIONS)
-def test_functions_are_within_four_units_in_the_last_place(op):
-    """Over floats of all sizes; where the result is no ordinary float, what is near it."""
-    bits = torch.arange(0, 2**31 - 1, 50021, dtype=torch.int64).to(torch.int32)
+def test_functions_are_within_few_units_in_the_last_place(op):
+    """Over floats of all sizes: two units for the common activations' tanh and exp, four for the others; where the result is no
+    ordinary float, what is near it."""
+    bits = torch.arange(0, 2**31 - 1, 5021 if op in CLOSE else 50021, dtype=torch.int64).to(torch.int32)
     x = torch.cat((bits.view(torch.float32), -bits.view(torch.float32)))
     x = x[x.isfinite()]
     reference = getattr(torch, op, None) or getattr(torch.nn.functional, op)
@@ -88,7 +92,7 @@ def test_functions_are_within_four_units_in_the_last_place(op):
     ordinary = rounded.isfinite() & (rounded.abs() >= torch.finfo(torch.float32).tiny) & (x.abs() < 1e5)
     unit = torch.nextafter(rounded.abs(), torch.tensor(float("inf"))).double() - rounded.abs().double()
     off = ((got.double() - want).abs() / unit)[ordinary]
-    assert float(off.max()) <= 4.0
+    assert float(off.max()) <= CLOSE.get(op, 4.0)
     special = torch.tensor([float("nan"), float("inf"), -float("inf"), 0.0, -0.0])
     found, _ = native.evaluate(native.Encoded(program), {"t": torch.zeros(5, 1), "y": special[:, None]}, [])
     torch.testing.assert_close(found["dy"][:, 0], reference(special), equal_nan=True)

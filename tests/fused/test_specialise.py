@@ -14,7 +14,7 @@ from isocline.engines.fused.emit import specialise as emitter
 from isocline.engines.fused.emit.blocks import blocks
 from isocline.engines.fused.emit.specialise import Pending, address, emit, frame, library
 from isocline.engines.fused.lanes import LANES
-from isocline.engines.fused.solve import Run
+from isocline.engines.fused.plan import Plan
 from isocline.engines.fused.trace import trace
 from isocline.nn import MLP
 
@@ -131,7 +131,7 @@ def test_whole_solves(name, dtype, width, monkeypatch):
     """The same steps and numbers, with the exact gradient and the continuous adjoint, adaptive and with fixed steps."""
     made, size = SOLVED[name]
     field, y0 = made(dtype), (1 + 0.2 * random(37, size)).to(dtype)
-    monkeypatch.setattr(Run, "_width", lambda self, samples: width)
+    monkeypatch.setattr(Plan, "_width", lambda self, samples: width)
     loose = 1e-11 if dtype == F64 else 2e-4
     for options in ({"rtol": 1e-5, "atol": 1e-5}, {"step": 0.02, "solver": "rk4"}):
         for gradient in ("checkpointed", "backsolve"):

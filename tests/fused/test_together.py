@@ -6,7 +6,7 @@ from fused_fields import Net, random
 from torch import nn
 
 import isocline as ic
-from isocline.engines.fused.solve import Run
+from isocline.engines.fused.plan import Plan
 
 pytestmark = pytest.mark.machine
 
@@ -27,7 +27,7 @@ def solved(field, y0, ts, engine="fused", sources=(), **options):
 @pytest.mark.parametrize("solver", ["euler", "rk4", "tsit5", "dopri8", "bosh3"])
 def test_as_with_clocks_of_their_own(solver, width, monkeypatch):
     """Times that are a row for each sample, the last row another, are not common: everyone has a clock."""
-    monkeypatch.setattr(Run, "_width", lambda self, samples: width)
+    monkeypatch.setattr(Plan, "_width", lambda self, samples: width)
     field, extra = Net(), torch.linspace(0, 1, COUNT + 1, dtype=F64)[:, None].requires_grad_()
     y0 = random(COUNT + 1, 2)
     for ts in (TS, 1.1 - TS):

@@ -37,6 +37,7 @@ class Problem:
         progress: called with (fraction done, time, accepted steps).
         observer: looks on, shared batching.
         start: (y0, f there), flat, where a gradient method had to evaluate it already: a leaf and its graph.
+        alike: where an engine keeps what it laid out, for solves that differ in numbers alone; None where there may be none.
         watch: looks for events; at the first one (of each sample) the solve ends, and `ts` is cut, in place, to end there.
     """
 
@@ -54,6 +55,7 @@ class Problem:
     progress: Progress | None = None
     observer: Observer | None = None
     start: tuple[Tensor, Tensor] | None = None
+    alike: dict[str, Any] | None = None
     watch: Watch | None = None
 
     def take_start(self) -> tuple[Tensor, Tensor] | None:

@@ -222,8 +222,8 @@ template <class T, int NV> static int adjoint(const Adjoint<T> *job, int threads
     if (!in_parallel(threads, count, [&](int64_t i) {
           adjoint_chunk<T, NV>(*job, field, slope, first[i], first[i + 1], *shares.of[i]);
         }))
-      return 1;
+      return -1;
     shares.add_to(job->back.grad_leaves, c.leaf_sizes);
     return 0;
-  } catch (const std::bad_alloc &) { return 1; }
+  } catch (const std::bad_alloc &) { return -1; }
 }

@@ -15,8 +15,8 @@ from torch import Tensor
 from isocline.control import PID, Controller, FixedStep
 from isocline.engines.eager.diagnosis import diagnose_rows
 from isocline.engines.eager.problem import Problem, Trajectory
-from isocline.engines.fused import Fused
 from isocline.engines.fused.lanes import CannotFuseError
+from isocline.engines.fused.plan import Plan
 from isocline.engines.fused.played import Played
 from isocline.engines.fused.prepare import Prepared
 from isocline.engines.fused.program import Instruction, Operand, Program
@@ -135,7 +135,7 @@ def _run(y0: Tensor, ts: Tensor, further: Sequence[Tensor], leaves: Sequence[Ten
     if why is not None:
         raise CannotFuseError(f"the fused engine cannot take this problem: {why}")
     flat = layout.flatten(y0.detach()).contiguous()
-    return Run(problem, flat, Prepared(traced, list(further), list(leaves)), Fused()), flat
+    return Run(Plan(problem, traced, flat.dtype), problem, flat, Prepared(traced, list(further), list(leaves))), flat
 
 
 def solve(

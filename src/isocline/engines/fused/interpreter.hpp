@@ -46,7 +46,7 @@ struct Instruction {
 RULE(neg, -x)
 RULE(abs, magnitude<T>(x))
 RULE(sign, pick<T>(x > 0, all<T>(1), pick<T>(x < 0, all<T>(-1), x)))
-RULE(exp, v_exp(x))
+RULE(exp, fast_exp(x))
 RULE(expm1, v_expm1(x))
 RULE(log, v_log(x))
 RULE(log1p, v_log1p(x))

@@ -39,12 +39,14 @@ class Prepared:
         further: what it is handed for each sample, (B, …) each, beside
         signals: (knots, coefficients) of its inputs, as `Signal.table` makes them, whose values come before these.
         leaves: the program's leaves as they are now, with their graphs.
+        kept: what tells at the next solve whether the program still is the field's; None where that takes more.
     """
 
     traced: Traced
     further: list[Tensor]
     leaves: list[Tensor]
     signals: list[tuple[Tensor, Tensor]] = field(default_factory=list)
+    kept: Kept | None = None
 
 
 KEPT: WeakKeyDictionary[Any, dict[Any, Kept]] = WeakKeyDictionary()  # by field; they go with it
@@ -159,7 +161,7 @@ class _Reading:
         if found is not None and found.refused and self.field.optional and (found.watch is None or found.sure(f)):
             raise CannotFuseError(found.refused)
         if found is not None and found.traced is not None and found.sure(f) and count in found.sizes:
-            return Prepared(found.traced, self.further, found.leaves(self.shared))
+            return self._with(found)
         with LOCK:
             return self._looked_at(kept, key, found)
 
@@ -170,11 +172,11 @@ class _Reading:
             if found.sure(f):
                 self._check(found.traced, self._stand_ins())
                 found.sizes.add(count)
-                return Prepared(found.traced, self.further, found.leaves(self.shared))
+                return self._with(found)
             leaves = found.traced.prologue(self.shared)
             if count in found.sizes and self._still(found, leaves):
                 self._look(found)
-                return Prepared(found.traced, self.further, found.leaves(self.shared))
+                return self._with(found)
         try:
             return self._made(kept, key)
         except CannotFuseError as error:
@@ -203,7 +205,11 @@ class _Reading:
             self._look(kept[key])
         elif self.field.optional:
             raise CannotFuseError("the field holds a tensor that is computed anew for each solve; hand it over in args")
-        return Prepared(traced, self.further, traced.prologue(self.shared))
+        return Prepared(traced, self.further, traced.prologue(self.shared), kept=kept.get(key) if lasting else None)
+
+    def _with(self, found: Kept) -> Prepared:
+        assert found.traced is not None
+        return Prepared(found.traced, self.further, found.leaves(self.shared), kept=found)
 
     def _stand_ins(self) -> list[Tensor]:
         """The common arguments with the same graphs behind them as they have."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,96 +13,35 @@ import torch
 from torch import Tensor
 
 from isocline.control import PID, Controller
-from isocline.control.initial_step import Tolerance
 from isocline.engines.eager.problem import Failure, Problem, Trajectory
 from isocline.engines.fused import Fused
 from isocline.engines.fused.build import library
 from isocline.engines.fused.emit.specialise import address, backward, compiled, forward
 from isocline.engines.fused.lanes import CannotFuseError
-from isocline.engines.fused.native import Code, Encoded, addresses
+from isocline.engines.fused.native import addresses
+from isocline.engines.fused.plan import (
+    NAMES,
+    Back,
+    Call,
+    Job,
+    Outcome,
+    Plan,
+    Pointer,
+    Signal,
+    control,
+    method,
+    times,
+    tolerances_of,
+)
 from isocline.engines.fused.prepare import Prepared, prepare
-from isocline.engines.fused.timetable import timetable
-from isocline.solution import Stats, Status
+from isocline.solution import Stats
 from isocline.solvers import RungeKutta
-from isocline.solvers.runge_kutta import DenseStep, ExplicitRungeKutta
+from isocline.solvers.runge_kutta import ExplicitRungeKutta
 
 MOST_STAGES = 32  # as stepper.hpp
-NAMES = {torch.float32: "float", torch.float64: "double"}
 WAYS = {"forward": forward, "backward": backward}
 PLAIN = Fused()
-Pointer = ctypes.c_void_p
-METHODS: dict[tuple[int, bool], Any] = {}  # by tableau, which is kept, and whether steps adapt
-CONTROLS: dict[Any, Any] = {}
-TOLERANCES: dict[Any, list[Tensor]] = {}  # laid out
 PROCESSORS = os.cpu_count() or 1
-
-
-class _Method(ctypes.Structure):
-    _fields_ = [
-        *((name, ctypes.c_int32) for name in ("stages", "extra", "fsal", "degree", "adaptive")),
-        *((name, Pointer) for name in ("a", "b", "c", "error", "dense")),
-        ("center", ctypes.c_double),
-    ]
-
-
-class _Control(ctypes.Structure):
-    _fields_ = [
-        *(
-            (name, ctypes.c_double)
-            for name in ("e0", "e1", "e2", "safety", "min_factor", "max_factor", "min_step", "max_step", "first_step")
-        ),
-        *(
-            (name, ctypes.c_int32)
-            for name in ("error_order", "max_steps", "success", "limit", "too_small", "non_finite")
-        ),
-    ]
-
-
-class _Times(ctypes.Structure):
-    _fields_ = [
-        *((name, ctypes.c_int64) for name in ("samples", "width", "stops_width", "common")),
-        *((name, Pointer) for name in ("keys", "stops", "sign", "jumps")),
-    ]
-
-
-class _Outcome(ctypes.Structure):
-    _fields_ = [(name, Pointer) for name in ("status", "accepted", "rejected", "evaluations", "t", "h")]
-
-
-class _Signal(ctypes.Structure):
-    _fields_ = [
-        *((name, ctypes.c_int64) for name in ("rows", "knots", "powers", "size")),
-        *((name, Pointer) for name in ("ts", "coefficients", "grads")),
-    ]
-
-
-class _Field(ctypes.Structure):
-    _fields_ = [("code", Code), ("inputs", Pointer), ("outputs", Pointer)]
-
-
-class _Call(ctypes.Structure):
-    _fields_ = [
-        ("field", _Field),
-        ("method", _Method),
-        ("control", _Control),
-        ("times", _Times),
-        ("outcome", _Outcome),
-        *((name, ctypes.c_int64) for name in ("size", "driven", "further", "n_signals")),
-        *((name, Pointer) for name in ("signals", "y0", "u", "rtol", "atol", "ys", "end", "leaves", "leaf_sizes")),
-        ("n_leaves", ctypes.c_int32),
-    ]
-
-
-class _Back(ctypes.Structure):
-    _fields_ = [
-        ("call", _Call),
-        ("derivative", _Field),
-        *((name, Pointer) for name in ("grads", "grad_y0", "grad_u", "grad_leaves")),
-    ]
-
-
-class _Adjoint(ctypes.Structure):
-    _fields_ = [("back", _Back), ("missed", Pointer)]
 
 
 def refusal(problem: Problem) -> str | None:
@@ -132,192 +72,98 @@ def solver_refusal(solver: RungeKutta) -> str | None:
 
 
 class Run:
-    """One solve: its arguments as the machine takes them, kept alive, and what it fills."""
+    """One solve: the tensors that the machine reads and fills."""
 
-    def __init__(self, problem: Problem, y0: Tensor, prepared: Prepared, engine: Fused) -> None:
-        self.problem, self.kept, self.traced, self.engine = problem, [], prepared.traced, engine
-        self.name, self.size = NAMES[y0.dtype], y0.shape[1]
-        ts: Tensor = problem.ts
-        samples, width = ts.shape
-        self.ys = y0.new_full((width, samples, self.size), torch.nan)
-        self.end = y0.clone()
-        counts, self.outcome = self._outcome(samples)
-        self.status, self.accepted, self.rejected, self.evaluations, self.t, self.h = counts
+    def __init__(self, plan: Plan, problem: Problem, y0: Tensor, prepared: Prepared, engine: Fused = PLAIN) -> None:
+        self.plan, self.problem, self.engine, self.y0 = plan, problem, engine, y0
+        samples, dtype = plan.samples, y0.dtype
+        self.ys = y0.new_full((plan.observations, samples, plan.size), torch.nan)
+        self.end = torch.empty_like(y0)
+        self.counts, outcome = _outcome(samples)
+        self.status, self.accepted, self.rejected, self.evaluations, *_ = self.counts
         self.stats = Stats(accepted=self.accepted, rejected=self.rejected, evaluations=self.evaluations)
-        self.shapes = [x.shape for x in prepared.further]
         self.leaves = [
-            leaf.detach()
-            if leaf.dtype is y0.dtype and leaf.is_contiguous()
-            else leaf.detach().to(y0.dtype).contiguous()
+            leaf if leaf.dtype is dtype and leaf.is_contiguous() else leaf.detach().to(dtype).contiguous()
             for leaf in prepared.leaves
         ]
-        self.width = self._width(samples)
-        call = self.call = _Call()
-        call.field = self.field(self.traced.encoded, self._native("forward"), "field")
-        call.method = self._method(problem.solver, isinstance(problem.controller, PID))
-        call.control = self._control(problem.controller, problem.solver)
-        call.times = self._times(problem.controller)
-        call.outcome = self.outcome
-        u = [x.detach().reshape(samples, -1).to(y0.dtype) for x in prepared.further]
-        u = torch.cat(u, 1) if u else y0.new_empty(samples, 0)
+        self.pointers = addresses(self.leaves)
+        call = self.call = Call.from_buffer_copy(plan.call)
+        call.outcome, call.leaves = outcome, ctypes.addressof(self.pointers)
+        call.y0, call.end = y0.data_ptr(), self.end.data_ptr()
+        call.ys = self.ys.data_ptr()  # what a graph's node holds must not hold its output: `solve` lets go of it
+        self.shapes = [x.shape for x in prepared.further]
         self.signals = [(knots.contiguous(), table.detach().contiguous()) for knots, table in prepared.signals]
-        self.curves = (_Signal * max(1, len(self.signals)))()
-        for signal, (knots, table) in zip(self.curves, self.signals, strict=False):
-            signal.rows, signal.knots, signal.powers = len(knots), knots.shape[1], table.shape[2]
-            signal.size, signal.ts, signal.coefficients = math.prod(table.shape[3:]), self.at(knots), self.at(table)
-        call.driven, call.n_signals = sum(signal.size for signal in self.curves), len(self.signals)
-        call.size, call.further, call.signals = self.size, u.shape[1], self.address(self.curves)
-        call.y0, call.u, call.end = map(self.at, (y0, u, self.end))
-        call.ys = self.ys.data_ptr()  # not kept: what a graph's node holds must not hold its output
-        call.rtol, call.atol = map(self.at, self._tolerances(problem.controller))
-        call.leaves = self.address(addresses(self.leaves))
-        call.leaf_sizes = self.address(self.traced.encoded.sizes)
-        call.n_leaves = len(self.leaves)
+        if self.shapes:
+            self.u = torch.cat([x.detach().reshape(samples, -1).to(dtype) for x in prepared.further], 1)
+            call.u, call.further = self.u.data_ptr(), self.u.shape[1]
+        if self.signals:
+            self.curves = (Signal * len(self.signals))()
+            for signal, (knots, table) in zip(self.curves, self.signals, strict=True):
+                signal.rows, signal.knots, signal.powers = len(knots), knots.shape[1], table.shape[2]
+                signal.size, signal.ts, signal.coefficients = (
+                    math.prod(table.shape[3:]),
+                    knots.data_ptr(),
+                    table.data_ptr(),
+                )
+            call.driven, call.n_signals = sum(signal.size for signal in self.curves), len(self.signals)
+            call.signals = ctypes.addressof(self.curves)
+        if engine.specialise and (native := self._native("forward")) is not None:
+            call.field = plan.field(self.traced.encoded, address(native, "field"))
 
-    def at(self, x: Tensor) -> int:
-        """Its address; it is kept."""
-        x = x.contiguous()
-        self.kept.append(x)
-        return x.data_ptr()
-
-    def address(self, x: Any) -> int:
-        """The same of an array of ctypes."""
-        self.kept.append(x)
-        return ctypes.addressof(x)
-
-    def field(self, encoded: Encoded, compiled: ctypes.CDLL | None, name: str) -> _Field:
-        """A program as the machine takes it, with its compiled function where there is one."""
-        native = None if compiled is None else address(compiled, name)
-        return _Field(encoded.by(native), ctypes.addressof(encoded.inputs), ctypes.addressof(encoded.outputs))
+    @property
+    def traced(self) -> Any:
+        """The field's program."""
+        return self.plan.traced
 
     def _native(self, way: str) -> ctypes.CDLL | None:
-        """The compiled functions of a way, "forward" or "backward", where they are wanted and there."""
-        if not self.engine.specialise:
-            return None
-        return compiled(WAYS[way], self.traced, self.end.dtype, self.width, self.engine.specialise == "wait")
-
-    def _outcome(self, samples: int) -> tuple[list[Tensor], _Outcome]:
-        whole = torch.zeros(6, samples, dtype=torch.int64)
-        start, row = self.at(whole), 8 * samples
-        counts = [*whole[:4].unbind(), *whole[4:].view(torch.float64).unbind()]
-        return counts, _Outcome(*range(start, start + 6 * row, row) if samples else [start] * 6)
-
-    def _width(self, samples: int) -> int:
-        """Vectors in a row of a tile: few lanes for few samples, many where there is little to compute."""
-        lanes = 8 if self.name == "float" else 4
-        # A vector more a row has more lanes standing still at the end, and products that are quicker by a tenth.
-        if 1.1 * -(-samples // lanes) < 2 * -(-samples // (2 * lanes)):
-            return 1
-        return 8 if self.traced.program.rows <= 48 and samples >= 16 * lanes else 2
-
-    def _times(self, controller: Controller) -> _Times:
-        table = timetable(self.problem, controller)
-        keys, stops, sign, jumps = table.keys, table.stops, table.sign, table.jumps
-        common = len(keys) == 1
-        addresses = map(self.at, (keys, stops, sign))
-        return _Times(
-            len(sign), keys.shape[1], stops.shape[1], common, *addresses, None if jumps is None else self.at(jumps)
-        )
-
-    @staticmethod
-    def _method(solver: RungeKutta, adaptive: bool) -> _Method:
-        tableau = solver.tableau
-        known = METHODS.get((id(tableau), adaptive))
-        if known is not None:
-            return known[1]
-        a = torch.zeros(tableau.dense_stages, tableau.dense_stages, dtype=torch.float64)
-        for i, row in enumerate((*tableau.a, *tableau.extra_a), start=1):
-            a[i, : len(row)] = torch.tensor(row, dtype=torch.float64)
-        dense = DenseStep.of(tableau, a)
-        error = tableau.b_error if adaptive else None
-        rows = [a, tableau.b, (*tableau.c, *tableau.extra_c), error or [0.0] * tableau.stages, dense.coefficients]
-        kept = [torch.as_tensor(row, dtype=torch.float64).contiguous() for row in rows]
-        sizes = tableau.stages, len(tableau.extra_c), tableau.fsal, len(kept[-1]), adaptive
-        method = _Method(*sizes, *(row.data_ptr() for row in kept), dense.center)
-        METHODS[id(tableau), adaptive] = tableau, method, kept
-        return method
-
-    def _control(self, controller: Controller, solver: RungeKutta) -> _Control:
-        key = controller, solver.error_order, self.problem.max_steps
-        try:
-            if (known := CONTROLS.get(key)) is not None:
-                return known
-        except TypeError:  # tensors of tolerances cannot be looked up
-            key = None
-        found = _Control()
-        found.max_steps = self.problem.max_steps
-        found.success, found.limit = int(Status.SUCCESS), int(Status.MAX_STEPS)
-        found.too_small, found.non_finite = int(Status.STEP_TOO_SMALL), int(Status.NON_FINITE)
-        if isinstance(controller, PID):
-            found.e0, found.e1, found.e2 = controller.exponents(solver.error_order)
-            for name in ("safety", "min_factor", "max_factor", "min_step", "max_step"):
-                setattr(found, name, getattr(controller, name))
-            found.first_step = -1.0 if controller.first_step is None else controller.first_step
-            found.error_order = solver.error_order
-        else:
-            found.max_step = math.inf
-        if key is not None and len(CONTROLS) < 1000:
-            CONTROLS[key] = found
-        return found
-
-    def _tolerances(self, controller: Controller) -> list[Tensor]:
-        if not isinstance(controller, PID):
-            return [self.end.new_zeros(self.size)] * 2
-        plain = all(x is None or isinstance(x, float) for x in (controller.rtol, controller.atol))
-        key = controller.rtol, controller.atol, self.size, self.end.dtype
-        if plain and key in TOLERANCES:
-            return TOLERANCES[key]
-        tolerance = Tolerance(controller, self.problem.field.layout)
-        found = [torch.as_tensor(x, dtype=self.end.dtype) for x in (tolerance.rtol, tolerance.atol)]
-        if any(x.dim() > 1 and len(x) > 1 for x in found):
-            raise CannotFuseError("the fused engine cannot take this problem: its tolerances differ between samples")
-        rows = [x.expand(1, self.size)[0].contiguous() for x in found]
-        if plain and self.size <= 1000 and len(TOLERANCES) < 1000:
-            TOLERANCES[key] = rows
-        return rows
+        """The compiled functions of a way, "forward" or "backward", where they are there."""
+        plan = self.plan
+        return compiled(WAYS[way], plan.traced, plan.dtype, plan.width, self.engine.specialise == "wait")
 
     def solve(self, want_tape: bool = False) -> Tensor:
         """Runs it, once: the observations (T, B, N). With a tape it can be pulled back."""
         tape = Pointer()
         into = ctypes.byref(tape) if want_tape else None
-        self._run("solve", ctypes.c_int(self.width), ctypes.byref(self.call), into, ctypes.c_int(threads()))
-        self.tape = Tape(tape.value or 0, self.name) if want_tape else None
+        self.failures = self._run("solve", ctypes.byref(self.call), into)
+        self.tape = Tape(tape.value or 0, self.plan.name) if want_tape else None
         ys = self.ys
         del self.ys
         return ys
 
-    def _run(self, what: str, *arguments: Any) -> None:
-        if getattr(library(), f"isocline_{what}_{self.name}")(*arguments):
+    def _run(self, what: str, *arguments: Any) -> int:
+        """What the machine returns: how many samples failed."""
+        found = getattr(library(), f"isocline_{what}_{self.plan.name}")(self.plan.width, *arguments, threads())
+        if found < 0:
             raise MemoryError("the fused engine ran out of memory; take fewer samples at once, or gradient='backsolve'")
+        return found
 
     def pull_back(self, grads: Tensor) -> list[Tensor]:
         """Cotangents of the observations (T, B, N) -> of y0, of the signals, of the further inputs, of the leaves."""
         assert self.tape is not None
-        kept = len(self.kept)
-        back, found = self._back(grads)
-        self._run(
-            "pull_back",
-            ctypes.c_int(self.width),
-            ctypes.byref(back),
-            Pointer(self.tape.address),
-            ctypes.c_int(threads()),
-        )
-        del self.kept[kept:]
+        back, found, _held = self._back(grads)
+        self._run("pull_back", ctypes.byref(back), Pointer(self.tape.address))
         return self._split(*found)
 
-    def _back(self, grads: Tensor) -> tuple[_Back, Any]:
+    def _back(self, grads: Tensor) -> tuple[Back, Any, Any]:
+        """What the machine is handed, the tensors it fills, and what must outlast the call beside them."""
+        plan = self.plan
+        grads = grads.to(plan.dtype).contiguous()
         grad_y0 = torch.zeros_like(self.end)
-        grad_u = grad_y0.new_zeros(len(grad_y0), self.call.further)
+        grad_u = grad_y0.new_zeros(plan.samples, self.call.further)
         grad_leaves = [torch.zeros_like(leaf) for leaf in self.leaves]
         grad_tables = [torch.zeros_like(table) for _, table in self.signals]
-        for curve, table in zip(self.curves, grad_tables, strict=False):
+        for curve, table in zip(self.curves if self.signals else (), grad_tables, strict=True):
             curve.grads = table.data_ptr()
-        functions = self._native("backward")
-        back = _Back(self.call, self.field(self.traced.encoded_derivative, functions, "derivative"))
-        back.call.field = self.field(self.traced.encoded, functions, "field")
-        back.grads, back.grad_y0, back.grad_u = map(self.at, (grads.to(grad_y0.dtype), grad_y0, grad_u))
-        back.grad_leaves = self.address(addresses(grad_leaves))
-        return back, (grad_y0, grad_tables, grad_u, grad_leaves)
+        pointers = addresses(grad_leaves)
+        back = Back.from_buffer_copy(plan.back)
+        back.call = self.call
+        native = self._native("backward") if self.engine.specialise else None
+        if native is not None:
+            back.derivative = plan.field(self.traced.encoded_derivative, address(native, "derivative"))
+        back.call.field = plan.field(self.traced.encoded, None if native is None else address(native, "field"))
+        back.grads, back.grad_y0, back.grad_u = grads.data_ptr(), grad_y0.data_ptr(), grad_u.data_ptr()
+        back.grad_leaves = ctypes.addressof(pointers)
+        return back, (grad_y0, grad_tables, grad_u, grad_leaves), (grads, pointers)
 
     def _split(self, grad_y0: Tensor, tables: list[Tensor], grad_u: Tensor, leaves: list[Tensor]) -> list[Tensor]:
         widths = [math.prod(shape[1:]) for shape in self.shapes]
@@ -330,27 +176,34 @@ class Run:
         Args:
             ys: the observations, and `grads` their cotangents, (T, B, N).
         """
-        kept = len(self.kept)
-        back, found = self._back(grads)
-        counts, back.call.outcome = self._outcome(len(self.end))
-        adaptive = isinstance(controller, PID)
-        back.call.method = self._method(solver, adaptive)
-        back.call.control = self._control(controller, solver)
-        back.call.times = self._times(controller)
-        back.call.rtol, back.call.atol = (self.at(x.repeat(2)) for x in self._tolerances(controller))
-        back.call.ys = self.at(ys.detach())
-        missed = torch.zeros(len(ys), len(self.end), dtype=torch.float64)
-        job = _Adjoint(back, self.at(missed))
-        self._run("adjoint", ctypes.c_int(self.width), ctypes.byref(job), ctypes.c_int(threads()))
-        del self.kept[kept:]
+        problem, ys = self.problem, ys.detach().contiguous()
+        back, found, _held = self._back(grads)
+        counts, back.call.outcome = _outcome(self.plan.samples)
+        back.call.method = method(solver, isinstance(controller, PID))
+        back.call.control = control(controller, solver, problem.max_steps)
+        back.call.times, _tables = times(problem, controller)
+        twice = [x.repeat(2) for x in tolerances_of(problem, controller, self.plan.dtype)]
+        back.call.rtol, back.call.atol = (x.data_ptr() for x in twice)
+        back.call.ys = ys.data_ptr()
+        missed = torch.zeros(len(ys), self.plan.samples, dtype=torch.float64)
+        self._run("adjoint", ctypes.byref(Job(back, missed.data_ptr())))
         status, _, _, evaluations, t, _ = counts
-        return Adjoint(self._split(*found), missed, status, t, evaluations)
+        return Adjoint(self._split(*found), missed, status, t.view(torch.float64), evaluations)
 
     def trajectory(self, ys: Tensor) -> Trajectory:
         """As the eager engine's."""
         found = Trajectory(ys, self.end, self.stats, self.status)
-        found.failure = Failure(self.t.to(self.problem.field.layout.clock_dtype), self.end, self.h)
+        if self.failures:
+            t, h = (x.view(torch.float64) for x in self.counts[4:])
+            found.failure = Failure(t.to(self.problem.field.layout.clock_dtype), self.end, h)
         return found
+
+
+def _outcome(samples: int) -> tuple[Sequence[Tensor], Outcome]:
+    """Zeros (B,) for the counts of each sample, the last two the bits of its t and h; and where they are."""
+    whole = torch.zeros(6, samples, dtype=torch.int64)
+    start, row = whole.data_ptr(), 8 * samples
+    return whole.unbind(), Outcome(*range(start, start + 6 * row, row) if samples else [start] * 6)
 
 
 @dataclass
@@ -392,12 +245,21 @@ def run_of(problem: Problem, y0: Tensor, engine: Fused) -> tuple[Run, list[Tenso
     Raises:
         CannotFuseError: naming what is in the way.
     """
+    y, alike = y0.detach().contiguous(), problem.alike
+    if alike is not None and "fused" in alike:
+        plan, kept = alike["fused"]
+        if kept.sure(problem.field.f):
+            prepared = Prepared(plan.traced, [], kept.leaves(()))
+            return Run(plan, problem, y, prepared, engine), prepared.leaves
     why = refusal(problem)
     if why is not None:
         raise CannotFuseError(f"the fused engine cannot take this problem: {why}")
-    prepared = prepare(problem.field, problem.ts[:, 0], y0.detach())
+    prepared = prepare(problem.field, problem.ts[:, 0], y)
     others = [*(table for _, table in prepared.signals), *prepared.further, *prepared.leaves]
-    return Run(problem, y0.detach().contiguous(), prepared, engine), others
+    plan = Plan(problem, prepared.traced, y.dtype)
+    if alike is not None and prepared.kept is not None:
+        alike["fused"] = plan, prepared.kept
+    return Run(plan, problem, y, prepared, engine), others
 
 
 def integrate(problem: Problem, y0: Tensor, engine: Fused = PLAIN) -> Trajectory:

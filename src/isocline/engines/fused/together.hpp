@@ -269,7 +269,7 @@ static void pull_back_together(const Back<T> &back, const Program<T> &field, con
   }
 }
 
-// 0, or 1 where memory ran out.
+// How many samples failed, or -1 where memory ran out.
 template <class T, int NV> static int solve(const Call<T> *call, Tape<T> **tape, int threads) {
   try {
     Program<T> program(call->field.code, call->leaves, call->n_leaves);
@@ -283,10 +283,13 @@ template <class T, int NV> static int solve(const Call<T> *call, Tape<T> **tape,
       solve_chunk<T, NV>(*call, program, first[i], first[i + 1], record);
     });
     if (tape) *tape = good ? made.release() : nullptr;
-    return good ? 0 : 1;
-  } catch (const std::bad_alloc &) { return 1; }
+    if (!good) return -1;
+    const int64_t *status = call->outcome.status;
+    return int(std::count_if(status, status + call->times.samples, [&](int64_t x) { return x != call->control.success; }));
+  } catch (const std::bad_alloc &) { return -1; }
 }
 
+// 0, or -1 likewise.
 template <class T, int NV> static int pull_back(const Back<T> *back, const Tape<T> *tape, int threads) {
   try {
     const Call<T> &c = back->call;
@@ -299,8 +302,8 @@ template <class T, int NV> static int pull_back(const Back<T> *back, const Tape<
           auto chunk = tape->chunks[i].tiles ? pull_back_together<T, NV> : pull_back_chunk<T, NV>;
           chunk(*back, field, slope, tape->chunks[i], tape->first[i], tape->first[i + 1], *shares.of[i]);
         }))
-      return 1;
+      return -1;
     shares.add_to(back->grad_leaves, c.leaf_sizes);
     return 0;
-  } catch (const std::bad_alloc &) { return 1; }
+  } catch (const std::bad_alloc &) { return -1; }
 }

@@ -1,6 +1,6 @@
 // Vectors of numbers, one a sample, and the functions of them; by the compiler's vector extensions, for any machine.
 //
-// Every function is within 4 units in the last place (tests/fused/test_machine.py measures it), keeps NaN, and is right
+// Every function is within 4 units in the last place, exp and tanh of float within 2 (tests/fused/test_machine.py measures it), keeps NaN, and is right
 // at 0, at infinity and where it overflows. With glibc's vector library the less common ones are its own.
 #pragma once
 #include <cmath>
@@ -112,33 +112,64 @@ MVEC1(log) MVEC1(log1p) MVEC1(sin) MVEC1(cos) MVEC1(tan) MVEC1(sinh) MVEC1(cosh)
   return each<T>(x, [](T a) { return std::sqrt(a); });
 }
 
-// tanh of float: e / (e + 2), e = exp(2|x|) − 1 = 2ⁿ p(r) + (2ⁿ − 1); ±1 exactly from 9.02 on.
-INLINE V<float> fast_tanh(V<float> x) {
-  V<float> a = magnitude<float>(x);
-  a = pick<float>(a > 9.1f, all<float>(9.1f), a); // NaN stays
-  V<float> z = a * 2.885390081777927f, n = z + 12582912.0f;
-  I<float> bits = (I<float>)n - 0x4b400000;
+// The smaller of x and a bound; NaN stays.
+INLINE V<float> at_most(V<float> x, float bound) {
+#if defined(__AVX512F__)
+  return (V<float>)_mm512_min_ps((__m512)all<float>(bound), (__m512)x);
+#elif defined(__AVX2__)
+  return (V<float>)_mm256_min_ps((__m256)all<float>(bound), (__m256)x);
+#else
+  return pick<float>(x > bound, all<float>(bound), x);
+#endif
+}
+
+// exp of float, within 1.1 units in the last place: 2ⁿ exp(r), the power in two factors, so that neither overflows.
+INLINE V<float> fast_exp(V<float> x) {
+  V<float> a = at_most(x, 89.0f);
+  a = -at_most(-a, 105.0f);
+  V<float> n = a * 1.442695041f + 12582912.0f;
+  I<float> power = (I<float>)n - 0x4b400000, half = power >> 1;
   n = n - 12582912.0f;
-  V<float> r = z - n;
+  V<float> r = a - n * 0.693359375f - n * -2.12194440e-4f;
+  V<float> p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.0f;
+  return p * (V<float>)((half + 127) << 23) * (V<float>)((power - half + 127) << 23);
+}
+INLINE V<double> fast_exp(V<double> x) { return v_exp(x); }
+
+// tanh of float: x + x³ p(x²) for |x| < 5/8 (Cephes' coefficients), else 1 − 2 / (exp(2|x|) + 1), ±1 exactly from 9.02 on.
+// Within 1.5 units in the last place; e / (e + 2) with e = exp(2|x|) − 1 is a fifth quicker and within 3.8.
+INLINE V<float> fast_tanh(V<float> x) {
+  V<float> a = at_most(magnitude<float>(x), 9.1f);
+  V<float> n = a * 2.885390081777927f + 12582912.0f; // in its last bits the power of 2
+  V<float> power = (V<float>)(((I<float>)n << 23) + 0x3f800000);
+  V<float> r = a * 2.885390081777927f - (n - 12582912.0f);
   V<float> p = r * 1.546144746e-04f + 1.339086735e-03f;
   p = p * r + 9.618056670e-03f;
   p = p * r + 5.550357104e-02f;
   p = p * r + 2.402265092e-01f;
   p = p * r + 6.931471880e-01f;
-  p = p * r;
-  V<float> s = (V<float>)((bits + 127) << 23);
-  V<float> e = p * s + (s - 1.0f), t = e / (e + 2.0f);
-  // n of NaN is NaN, and so is e: the bits of s do not matter then.
-  return signed_as<float>(magnitude<float>(t), x);
+  p = p * r + 1.0f;
+  V<float> large = 1.0f - 2.0f / (p * power + 1.0f);
+  V<float> z = x * x;
+  V<float> q = z * -5.70498872745e-3f + 2.06390887954e-2f;
+  q = q * z - 5.37397155531e-2f;
+  q = q * z + 1.33314422036e-1f;
+  q = q * z - 3.33332819422e-1f;
+  return pick<float>(a < 0.625f, q * (z * x) + x, signed_as<float>(large, x));
 }
 INLINE V<double> fast_tanh(V<double> x) { return v_tanh(x); }
 
 template <class T> INLINE V<T> v_sigmoid(V<T> x) {
-  V<T> e = v_exp(-magnitude<T>(x)), s = 1 / (1 + e);
+  V<T> e = fast_exp(-magnitude<T>(x)), s = 1 / (1 + e);
   return pick<T>(x >= 0, s, pick<T>(x != x, x, e * s));
 }
 template <class T> INLINE V<T> v_softplus(V<T> x) {
   V<T> high = pick<T>(x > 0, x, V<T>{});
   return pick<T>(x > 20, x,
-                 pick<T>(x != x, x, high + v_log1p(v_exp(-magnitude<T>(x))))); // as PyTorch: x itself above 20
+                 pick<T>(x != x, x, high + v_log1p(fast_exp(-magnitude<T>(x))))); // as PyTorch: x itself above 20
 }

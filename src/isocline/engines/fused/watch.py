@@ -12,6 +12,7 @@ import enum
 import functools
 import sys
 import types
+import weakref
 from collections.abc import Callable
 from itertools import chain
 from typing import Any
@@ -61,14 +62,15 @@ class Watch:
         self.empty: list[Any] = [modules._global_forward_hooks, modules._global_forward_pre_hooks]
         self.cells: list[Any] = []
         self.names: list[tuple[dict[str, Any], tuple[str, ...]]] = []
-        self.objects: list[Any] = []
+        self.objects: list[Any] = []  # referred to weakly: what is kept for a field must not keep it alive
         seen: set[int] = set()
+        roots = [f, f.__self__] if isinstance(f, types.MethodType) else [f]
         self.waiting: list[Any] = [f]
         while self.waiting:
             thing = self.waiting.pop()
             if id(thing) in seen:
-                if thing is f:
-                    raise UnwatchedError("it holds itself")  # and would be kept alive by what is kept for it
+                if any(thing is root for root in roots):
+                    raise UnwatchedError("it holds itself")
                 continue
             seen.add(id(thing))
             if len(seen) > MOST:
@@ -86,7 +88,7 @@ class Watch:
         return (
             list(map(id, chain.from_iterable(map(_values, self.dicts)))),
             list(map(id, chain.from_iterable(self.lists))),
-            list(map(type, self.objects)),
+            [type(ref()) for ref in self.objects],
             [id(cell.cell_contents) for cell in self.cells] if self.cells else None,
             [id(where.get(name)) for where, names in self.names for name in names] if self.names else None,
         )
@@ -113,7 +115,10 @@ class Watch:
             raise UnwatchedError(f"it holds a {type(thing).__name__}")
 
     def _object(self, thing: Any) -> None:
-        self.objects.append(thing)
+        try:
+            self.objects.append(weakref.ref(thing))
+        except TypeError:
+            raise UnwatchedError(f"it holds a {type(thing).__name__}") from None
         self._dict(vars(thing))
         self._class(type(thing))
 

@@ -24,7 +24,7 @@ from isocline.transforms import transformed
 
 MOST = 64  # of a field
 MOST_TIMES = 1000
-PLAIN = {type(None), bool, int, float, str}
+PLAIN, NUMBERS = {type(None), bool, int, float, str}, {int, float}
 KNOWN: WeakKeyDictionary[Any, dict[Any, Resolved]] = WeakKeyDictionary()  # by field; they go with it
 
 
@@ -97,7 +97,7 @@ def place(f: Any, y0: Any, ts: Any, *settings: Any) -> Place | None:
     if type(y0) not in (Tensor, nn.Parameter) or not y0.is_cpu or transformed():
         return None
     row = _row(ts)
-    if row is None or not all(map(_settled, settings)):
+    if row is None or not (PLAIN.issuperset(map(type, settings)) or all(map(_settled, settings))):
         return None
     try:
         thing, more = home(f)
@@ -112,7 +112,7 @@ def _row(ts: Any) -> Any:
     if type(ts) is Tensor:
         plain = ts.dim() == 1 and len(ts) <= MOST_TIMES and ts.is_floating_point() and not ts.requires_grad
         return (ts.dtype, *ts.tolist()) if plain else None
-    if type(ts) in (list, tuple) and len(ts) <= MOST_TIMES and all(type(t) is float or type(t) is int for t in ts):
+    if type(ts) in (list, tuple) and len(ts) <= MOST_TIMES and NUMBERS.issuperset(map(type, ts)):
         return tuple(ts)
     return None
 

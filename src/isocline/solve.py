@@ -165,7 +165,7 @@ def solve(
     nothing_else = all(x is None for x in (inputs, doses, step_ts, jump_ts, events, observer))
     if fused is not None and nothing_else and args == () and dense is False and progress is False and not exporting():
         settings = solver, controller, gradient, rtol, atol, step, max_step, max_steps, max_events
-        place = alike.place(field, y0, ts, attempt or fused, batching, *settings)
+        place = alike.place(field, y0, ts, fused.specialise, attempt and attempt.alone, batching, *settings)
         if place is not None and place.found is not None:
             return _solve_again(place.found, field, y0, ts, fused, throw)
     method = for_field(resolve_solver(solver), field)

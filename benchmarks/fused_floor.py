@@ -52,7 +52,7 @@ def peak() -> float:
         source, made = Path(folder) / "peak.cpp", Path(folder) / "peak.so"
         source.write_text(PEAK.replace("REGISTER", register))
         flags = ["-O2", "-march=native", "-ffp-contract=fast", "-shared", "-fPIC"]
-        subprocess.run([compiler(), *flags, str(source), "-o", str(made)], check=True, capture_output=True)
+        subprocess.run([*compiler(), *flags, str(source), "-o", str(made)], check=True, capture_output=True)
         run: Any = ctypes.CDLL(str(made)).turns
         out, count, best = ctypes.c_float(), 20_000_000, 0.0
         for _ in range(15):

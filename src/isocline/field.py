@@ -11,7 +11,6 @@ import math
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
@@ -94,17 +93,17 @@ class Layout:
             batch,
         )
 
-    @cached_property
+    @property
     def size(self) -> int:
         """Real numbers of one sample (or of the whole state)."""
         return sum(self.sizes)
 
-    @cached_property
+    @property
     def time_dtype(self) -> torch.dtype:
         """The real dtype `f` gets its time in: the widest of the leaves'."""
         return widest([REAL_OF.get(d, d) for d in self.dtypes])
 
-    @cached_property
+    @property
     def clock_dtype(self) -> torch.dtype:
         """The dtype of times kept on the device: float64 where it has that.
 
@@ -112,12 +111,12 @@ class Layout:
         """
         return torch.float32 if self.device.type in WITHOUT_FLOAT64 else torch.float64
 
-    @cached_property
+    @property
     def plain(self) -> bool:
         """A single real tensor that lies in the buffer as it is: the fast path."""
         return self.spec is None and self.dtypes[0] == self.dtype
 
-    @cached_property
+    @property
     def time_tail(self) -> tuple[int, ...]:
         """(1, …, 1): what the shape of the rows' times ends with, to broadcast against the leaf with most dimensions."""
         return (1,) * max(len(shape) for shape in self.shapes)

@@ -23,6 +23,7 @@ from isocline.solution import Solution, Stats
 from isocline.solvers import RungeKutta
 
 MOST = 10_000  # numbers that a field holds as a constant
+HOLDS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13)  # 2.11's compiler fails over what `told` tells
 FIELDS = ("inputs", "doses", "events", "dense", "save", "observer", "progress", "jump_ts")
 Recipe = tuple[tuple[Any, ...], ...]  # (operation, its arguments), each result the next of the values
 __all__ = ["describe", "fits", "operators", "solve_in_graph"]
@@ -31,10 +32,12 @@ __all__ = ["describe", "fits", "operators", "solve_in_graph"]
 def fits(field: Any, engine: Any, given: dict[str, Any]) -> bool:
     """Whether a solve can be an operator of a graph that is being made: of a module, with nothing that looks on.
 
-    Others stay outside of compiled graphs.
+    Others stay outside of compiled graphs, and all do with PyTorch before 2.13.
     """
     plain = not any(given.get(name) is not None and given.get(name) is not False for name in FIELDS)
-    return engine == "fused" and plain and isinstance(field, nn.Module) and given.get("batching") == "per_sample"
+    return (
+        HOLDS and engine == "fused" and plain and isinstance(field, nn.Module) and given.get("batching") == "per_sample"
+    )
 
 
 def solve_in_graph(told: Callable[..., Any], field: Any, y0: Tensor, ts: Any, args: tuple[Any, ...]) -> Solution:

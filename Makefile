@@ -3,6 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
 STAMP := .venv/.installed
+DOCS := .venv/.installed-docs
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: venv demo test sanitize lint bench reproduce docs clean
@@ -51,12 +52,20 @@ reproduce: $(STAMP)
 	$(BIN)/isocline reproduce all
 	$(BIN)/python -m pytest -m slow
 
-# The pages are Markdown; this writes the table of what works with what, and runs every example on the others.
-docs: $(STAMP)
+$(DOCS): $(STAMP)
+	$(PIP) --no-build-isolation -e '.[app,dev,docs]'
+	touch $@
+
+# Writes the pages that are made of results and of trials, runs every example, and builds the site from it all: a warning, a
+# cell that fails, a link or an anchor that leads nowhere ends it.
+docs: $(DOCS)
 	$(BIN)/python docs/support.py
 	$(BIN)/python docs/features.py
 	$(BIN)/python docs/experiments.py
 	$(BIN)/python docs/learn/checks.py
+	rm -rf docs/_build
+	$(BIN)/python -m sphinx -q -W --keep-going -n -E docs docs/_build/html
+	$(BIN)/python docs/links.py docs/_build/html
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist docs/_build

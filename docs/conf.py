@@ -1,0 +1,157 @@
+"""How the site is built: `make docs`, or `python -m sphinx docs docs/_build/html`. Nothing is fetched, no script is asked of a server."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from docutils.utils.math import latex2mathml
+from sphinx import addnodes
+from sphinx.application import Sphinx
+
+import isocline
+from isocline.report.svg import PALETTE
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+project, author, copyright = "isocline", "the isocline authors", "the isocline authors, Apache-2.0"
+version = release = isocline.__version__
+
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+exclude_patterns = ["_build", "**.ipynb_checkpoints"]
+nitpicky = True
+# The standard library and PyTorch have no pages here.
+nitpick_ignore_regex = [("py:.*", r"(?!isocline).*")]
+
+# ---- pages ----------------------------------------------------------------------------------------------------------
+myst_enable_extensions = ["dollarmath", "amsmath", "deflist", "attrs_inline", "attrs_block", "colon_fence"]
+myst_heading_anchors = 4
+myst_links_external_new_tab = False
+suppress_warnings = ["config.cache"]  # a function among the settings
+
+# Every cell is run at every build: what a page shows is what this version does.
+nb_execution_mode = "force"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 180
+nb_execution_show_tb = True
+nb_merge_streams = True
+nb_number_source_lines = False
+nb_code_prompt_show = "Show the code of the {type}"
+
+# ---- docstrings -----------------------------------------------------------------------------------------------------
+autodoc_typehints = "none"  # the docstrings say shapes, dtypes and units; the signatures stay readable
+autodoc_member_order = "bysource"
+autodoc_default_options = {"members": True}
+autoclass_content = "class"
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+napoleon_use_ivar = True
+python_use_unqualified_type_names = True
+default_role = "name"
+smartquotes = False  # docstrings quote code
+toc_object_entries_show_parents = "hide"
+
+# ---- looks ----------------------------------------------------------------------------------------------------------
+html_theme = "pydata_sphinx_theme"
+html_title = "isocline"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_show_sourcelink = False
+html_copy_source = False
+html_theme_options = {
+    "logo": {"text": "isocline"},
+    "navbar_align": "left",
+    "navbar_end": ["theme-switcher"],
+    "secondary_sidebar_items": ["page-toc"],
+    "show_toc_level": 2,
+    "show_nav_level": 2,
+    "navigation_depth": 2,
+    "header_links_before_dropdown": 6,
+    "footer_start": ["copyright"],
+    "footer_end": [],
+    "pygments_light_style": "a11y-high-contrast-light",
+    "pygments_dark_style": "a11y-high-contrast-dark",
+}
+html_sidebars = {"index": []}
+
+
+# ---- our own parts --------------------------------------------------------------------------------------------------
+def public_names() -> dict[str, str]:
+    """What `Name` in a docstring refers to: the public names, and the members of `Solution`."""
+    found = {name: f"isocline.{name}" for name in isocline.__all__ if not name.startswith("__")}
+    found |= {name: f"isocline.nn.{name}" for name in isocline.nn.__all__}
+    found |= {f"isocline.{name}": target for name, target in found.items()}
+    found |= {f"Solution.{name}": f"isocline.Solution.{name}" for name in ("at", "derivative")}
+    return {name: target for name, target in found.items() if target not in MODULES}
+
+
+MODULES = {"isocline.audit", "isocline.nn", "isocline.problems", "isocline.export"}
+NAMES = public_names()
+
+
+def name_role(role: str, raw: str, text: str, line: int, inliner: Any, *_: Any) -> tuple[list[Any], list[Any]]:
+    """Text in single backquotes: code, and a link where it is a public name."""
+    code = nodes.literal(raw, text, classes=["xref", "py"])
+    bare = text.removesuffix("()")
+    if bare not in NAMES:
+        return [nodes.literal(raw, text)], []
+    options = {"refdomain": "py", "reftype": "obj", "reftarget": NAMES[bare], "refexplicit": True, "refwarn": True}
+    reference = addnodes.pending_xref(raw, code, **options)
+    reference["refdoc"] = inliner.document.settings.env.current_document.docname
+    return [reference], []
+
+
+SPANS = re.compile(r"(``.+?``|`[^`]*`)")
+
+
+def plain_docstring(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """The docstrings are plain text with code in backquotes: a star or a bar is one. Examples stay as they are."""
+    example = False
+    for i, line in enumerate(lines):
+        example = bool(line.strip()) and (example or line.lstrip().startswith(">>>"))
+        if not example:
+            parts = SPANS.split(line)
+            parts[::2] = [re.sub(r"([*|])", r"\\\1", part) for part in parts[::2]]
+            lines[i] = "".join(parts)
+
+
+OUTSIDE = re.compile(r"\]\(\.\./benchmarks/(\w+)\.md(#[\w-]+)?\)")
+CLONE_ONLY = re.compile(r"\[([^\]]*)\]\(\.\./(?:README|CONTRIBUTING)\.md(?:#[\w-]+)?\)")
+
+
+def read_source(app: Sphinx, docname: str, source: list[str]) -> None:
+    """The guides are read in a clone too, where the benchmarks lie beside this folder; here they are pages of the site."""
+    text = OUTSIDE.sub(r"](benchmarks/\1.md\2)", source[0])
+    source[0] = CLONE_ONLY.sub(r"\1", text)
+
+
+def mathml(self: Any, node: Any) -> None:
+    """Formulas as MathML, which browsers draw themselves."""
+    tree = latex2mathml.tex2mathml(node.astext(), as_block=isinstance(node, nodes.math_block))
+    self.body.append(f'<div class="math">{tree}</div>' if isinstance(node, nodes.math_block) else tree)
+    raise nodes.SkipNode
+
+
+def colours() -> str:
+    """The figures' colours in both schemes, as CSS variables."""
+    light, dark = (";".join(f"--{name}:{pair[i]}" for name, pair in PALETTE.items()) for i in (0, 1))
+    return f"<style>html{{{light}}}html[data-theme=dark]{{{dark}}}</style>"
+
+
+def page_context(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    context["metatags"] = context.get("metatags", "") + colours()
+
+
+def setup(app: Sphinx) -> None:
+    app.add_role("name", name_role)
+    app.add_html_math_renderer("mathml", (mathml, None), (mathml, None))
+    app.connect("autodoc-process-docstring", plain_docstring, priority=400)  # before napoleon
+    app.connect("source-read", read_source)
+    app.connect("html-page-context", page_context)
+
+
+html_math_renderer = "mathml"

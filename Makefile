@@ -56,13 +56,13 @@ $(DOCS): $(STAMP)
 	$(PIP) --no-build-isolation -e '.[app,dev,docs]'
 	touch $@
 
-# Writes the pages that are made of results and of trials, runs every example, and builds the site from it all: a warning, a
-# cell that fails, a link or an anchor that leads nowhere ends it.
+# Writes the pages that are made of results and of trials, and builds the site, which runs every cell of its chapters: a
+# warning, a cell that fails, a link or an anchor that leads nowhere ends it.
 docs: $(DOCS)
 	$(BIN)/python docs/support.py
 	$(BIN)/python docs/features.py
 	$(BIN)/python docs/experiments.py
-	$(BIN)/python docs/learn/checks.py
+	$(BIN)/python docs/gallery.py
 	rm -rf docs/_build
 	$(BIN)/python -m sphinx -q -W --keep-going -n -E docs docs/_build/html
 	$(BIN)/python docs/links.py docs/_build/html

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from docutils import nodes
-from docutils.utils.math import latex2mathml
+from docutils.utils.math import MathError, latex2mathml
 from sphinx import addnodes
 from sphinx.application import Sphinx
+from sphinx.util import logging
 
 import isocline
 from isocline.report.svg import PALETTE
 
+logger = logging.getLogger(__name__)
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
@@ -36,11 +38,11 @@ suppress_warnings = ["config.cache"]  # a function among the settings
 # Every cell is run at every build: what a page shows is what this version does.
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
-nb_execution_timeout = 180
+nb_execution_timeout = 600
 nb_execution_show_tb = True
 nb_merge_streams = True
 nb_number_source_lines = False
-nb_code_prompt_show = "Show the code of the {type}"
+nb_code_prompt_show, nb_code_prompt_hide = "Code of the figure", "Code of the figure"
 
 # ---- docstrings -----------------------------------------------------------------------------------------------------
 autodoc_typehints = "none"  # the docstrings say shapes, dtypes and units; the signatures stay readable
@@ -129,10 +131,28 @@ def read_source(app: Sphinx, docname: str, source: list[str]) -> None:
     source[0] = CLONE_ONLY.sub(r"\1", text)
 
 
+NUMBERED = re.compile(r"^(.*?)(?:\\qquad\s*)+\((\d\.\d+)\)\s*$", re.DOTALL)
+
+
 def mathml(self: Any, node: Any) -> None:
-    """Formulas as MathML, which browsers draw themselves."""
-    tree = latex2mathml.tex2mathml(node.astext(), as_block=isinstance(node, nodes.math_block))
-    self.body.append(f'<div class="math">{tree}</div>' if isinstance(node, nodes.math_block) else tree)
+    """Formulas as MathML, which browsers draw themselves; of a block, the number at its end and the box around it are ours."""
+    block, text = isinstance(node, nodes.math_block), node.astext().replace("\\dots", "\\ldots").strip()
+    numbered = NUMBERED.match(text) if block else None
+    text, number = (numbered[1].strip(), numbered[2]) if numbered else (text, "")
+    boxed = block and text.startswith("\\boxed{")
+    text = text[len("\\boxed{") : -1] if boxed else text
+    try:
+        tree = latex2mathml.tex2mathml(text, as_block=block)
+    except MathError as error:
+        logger.warning("%s: %s", error, text, location=node)
+        tree = text
+    if block:
+        anchor = f' id="eq-{number}"' if number else ""
+        tail = f"<span>({number})</span>" if number else ""
+        tree = f'<div class="math{" boxed" if boxed else ""}"{anchor}><div>{tree}</div>{tail}</div>'
+    else:
+        tree = f'<span class="inline-math">{tree}</span>'
+    self.body.append(tree)
     raise nodes.SkipNode
 
 

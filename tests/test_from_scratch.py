@@ -1,8 +1,7 @@
 """The teaching version gives the right numbers, and the library's with the same steps; its pages print what they say."""
 
 import importlib.util
-import subprocess
-import sys
+import re
 from pathlib import Path
 
 import pytest
@@ -167,11 +166,6 @@ def test_it_learns_the_linear_spiral():
     assert losses[-1] < 1e-3 * losses[0]
 
 
-def test_every_example_on_the_pages_prints_what_it_should():
-    done = subprocess.run([sys.executable, LEARN / "checks.py"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
-
-
 def test_the_check_of_the_pages_finds_a_wrong_number(tmp_path):
     checks = load("checks")
     page = tmp_path / "page.md"
@@ -180,9 +174,30 @@ def test_the_check_of_the_pages_finds_a_wrong_number(tmp_path):
     assert (result.failed, result.attempted) == (1, 1)
 
 
-def test_the_figures_are_drawn_from_real_solves(tmp_path):
-    subprocess.run([sys.executable, LEARN / "figures.py", tmp_path], check=True, capture_output=True)
-    drawn = {path.stem for path in tmp_path.glob("*.svg")}
-    assert drawn == {path.stem for path in (LEARN / "figures").glob("*.svg")}
-    page = (LEARN / "adjoint.md").read_text()
-    assert all(f"(figures/{name}.svg)" in page for name in drawn)
+def test_the_cells_of_a_page_are_run_in_order_and_an_error_is_one(tmp_path):
+    checks = load("checks")
+    page = tmp_path / "page.md"
+    page.write_text("```{code-cell}\nx = 1\n```\n\n```{code-cell}\n:tags: [hide-input]\n\nassert x == 1\n```\n")
+    assert checks.run_cells(page) == 2
+    page.write_text(page.read_text().replace("x == 1", "x == 2"))
+    with pytest.raises(AssertionError):
+        checks.run_cells(page)
+
+
+CHAPTERS = sorted(page.stem for page in LEARN.glob("*.md") if "{code-cell}" in page.read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_the_cells_of_the_chapters_run(chapter):
+    assert load("checks").run_cells(LEARN / f"{chapter}.md") > 0
+
+
+def test_every_chapter_checks_its_equations_and_has_a_figure():
+    chapters = ("solving", "learning", "chain", "adjoint", "parameters", "sixty-lines", "choosing")
+    for number, name in enumerate(chapters, start=1):
+        text = (LEARN / f"{name}.md").read_text()
+        assert f"\n# {number}. " in text and "assert " in text and "drawing.show(" in text
+        if number < 6:  # every displayed equation has its number, and every number is displayed once
+            tags = re.findall(rf"\(({number}\.\d+)\)\s*\$\$", text)
+            assert tags == [f"{number}.{i}" for i in range(1, len(tags) + 1)] and len(tags) >= 3

@@ -1,6 +1,6 @@
 """A neural ODE from scratch: Euler's method forwards, the adjoint of Chen et al. (2018) backwards.
 
-Read it beside adjoint.md, which derives every line; the section numbers are its. `isocline.solve` does the same with
+Chapters 4 and 5 of these pages derive every line; the equation numbers are theirs. `isocline.solve` does the same with
 any solver, adaptive steps, batches of times, and refusals where the adjoint would be wrong.
 """
 
@@ -11,7 +11,7 @@ import torch
 
 
 def euler(f, state, t0, t1, h_max):
-    """state(t1) from state(t0), a list of tensors: equal steps no longer than h_max (section 1)."""
+    """state(t1) from state(t0), a list of tensors: equal steps no longer than h_max (1.4)."""
     n = max(1, ceil(abs(float(t1 - t0)) / h_max))
     h = (t1 - t0) / n
     for i in range(n):
@@ -21,7 +21,7 @@ def euler(f, state, t0, t1, h_max):
 
 
 def augmented(f, params):
-    """The right-hand side for [z, a, a_t, a_θ…]: the field, and −a [∂f/∂z, ∂f/∂t, ∂f/∂θ] in one product (section 5)."""
+    """The right-hand side for [z, a, a_t, a_θ…]: the field, and −a [∂f/∂z, ∂f/∂t, ∂f/∂θ] in one product (5.3)."""
 
     def slopes(t, state):
         z, a = state[:2]
@@ -49,11 +49,11 @@ class Adjoint(torch.autograd.Function):
         zs, ts, *params = ctx.saved_tensors
         a, a_t, *a_theta = [
             torch.zeros_like(x) for x in (zs[0], ts[0], *params)
-        ]  # L sees nothing after t_N (section 6)
+        ]  # L sees nothing after t_N (4.10, 5.4)
         grad_t = torch.zeros_like(ts)
         for i in reversed(range(1, len(ts))):
-            grad_t[i] = (g[i] * ctx.f(ts[i], zs[i])).sum()  # a later t_i moves z(t_i) along f (section 7)
-            a, a_t = a + g[i], a_t - grad_t[i]  # the jump (section 4)
+            grad_t[i] = (g[i] * ctx.f(ts[i], zs[i])).sum()  # a later t_i moves z(t_i) along f (5.5)
+            a, a_t = a + g[i], a_t - grad_t[i]  # the jumps (4.9, 5.7)
             start = [zs[i], a, a_t, *a_theta]  # from the stored z(t_i), not from the one that arrived
             _, a, a_t, *a_theta = euler(augmented(ctx.f, params), start, ts[i], ts[i - 1], ctx.h_max)
         grad_t[0] = a_t

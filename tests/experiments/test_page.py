@@ -1,4 +1,4 @@
-"""docs/experiments.md is what the records say."""
+"""docs/experiments.md is what the records say, and docs/gallery.md shows their pictures."""
 
 import importlib.util
 import json
@@ -33,6 +33,13 @@ def test_the_last_full_run_counts(writer, tmp_path, monkeypatch):
     runs = [{"quick": False, "seed": 1}, {"quick": False, "seed": 2}, {"quick": True, "seed": 3}]
     (tmp_path / "spiral.json").write_text(json.dumps(runs))
     assert writer.last_run("spiral")["seed"] == 2
+
+
+def test_the_gallery_is_written_from_the_records(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    gallery = importlib.import_module("gallery")
+    assert gallery.PAGE.read_text(encoding="utf-8") == gallery.page(), "docs/gallery.md is out of date: run `make docs`"
+    assert gallery.page().count("{container} tile\n") == len(experiments.names())
 
 
 def test_every_picture_of_a_record_is_there():

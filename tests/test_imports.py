@@ -25,6 +25,7 @@ LAYERS = [
     {"alike"},
     {"solve"},
     {"nn", "audit", "cite", "compat", "export", "parallel", "steady", "stepper"},
+    {"equations"},
     {"fit", "report"},
     {"experiments"},
     {"cli"},

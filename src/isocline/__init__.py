@@ -6,6 +6,7 @@ from isocline.cite import cite
 from isocline.control import PID, Controller, FixedStep, Observer
 from isocline.doses import Dose
 from isocline.engines.fused import Fused
+from isocline.equations import EquationError, Equations, Parameter
 from isocline.events import Event
 from isocline.gradients import (
     Backprop,
@@ -100,6 +101,8 @@ __all__ = [
     "Dopri5",
     "Dopri8",
     "Dose",
+    "EquationError",
+    "Equations",
     "Euler",
     "Event",
     "ExplicitRungeKutta",
@@ -130,6 +133,7 @@ __all__ = [
     "LinearInterpolation",
     "Midpoint",
     "Observer",
+    "Parameter",
     "Parareal",
     "RK4ThreeEighths",
     "RadauIIA3",

@@ -1,6 +1,7 @@
-"""Known physics in text: equations with named parameters, any mixture with networks."""
+"""Known physics in text: `Equations` is a vector field with named parameters, any mixture with networks."""
 
 from isocline.equations.errors import EquationError
+from isocline.equations.module import Equations
 from isocline.equations.parameters import Parameter
 
-__all__ = ["EquationError", "Parameter"]
+__all__ = ["EquationError", "Equations", "Parameter"]

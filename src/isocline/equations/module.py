@@ -134,7 +134,7 @@ class Equations(nn.Module):
     # ---- evaluation ---------------------------------------------------------------------------------------------------
     def forward(self, t: Tensor, y: Tensor, *args: Any) -> Tensor:
         """dy/dt; `args` are u, where there are inputs, and covariates, where there are any."""
-        u, covariates = self._split(args)
+        u, covariates = self.split(args)
         evaluation = self.evaluation(t, y, u, covariates)
         return torch.stack([self._full(x, y) for x, _ in self.rates(evaluation)], -1)
 
@@ -146,7 +146,7 @@ class Equations(nn.Module):
             >>> field.observe(["level"], torch.tensor(0.0), torch.ones(3, 1, dtype=torch.float64)).flatten().tolist()
             [2.0, 2.0, 2.0]
         """
-        evaluation = self.evaluation(t, y, *self._split(args))
+        evaluation = self.evaluation(t, y, *self.split(args))
         return torch.stack([self._full(x, y) for x, _ in self.observed(evaluation, names)], -1)
 
     def evaluation(
@@ -165,7 +165,9 @@ class Equations(nn.Module):
             jets["t"] = (t.squeeze(-1) if t.dim() and t.dim() == y.dim() else t), None
         for i, name in enumerate(self.states):
             jets[name] = y[..., i], None if tangents is None else tangents[i]
-        jets |= _columns("u", u, self.system.inputs, y) | _columns("covariates", covariates, self.system.covariates, y)
+        if t is not None:  # without a time there is no input: X(0) is asked for
+            jets |= _columns("u", u, self.system.inputs, y)
+        jets |= _columns("covariates", covariates, self.system.covariates, y)
         jets |= self.parameter_jets(y) if parameters is None else parameters
         return Evaluation(jets, self._nets(y) if nets is None else nets, y)
 
@@ -220,7 +222,8 @@ class Equations(nn.Module):
             return torch.full(y.shape[:-1], value, dtype=y.dtype, device=y.device)
         return value.expand(y.shape[:-1])
 
-    def _split(self, args: tuple[Any, ...]) -> tuple[Any, Any]:
+    def split(self, args: tuple[Any, ...]) -> tuple[Any, Any]:
+        """(u, covariates) of what a field was called with behind t and y, None where there are none."""
         wanted = [name for name, there in (("u", self.system.inputs), ("covariates", self.system.covariates)) if there]
         if len(args) != len(wanted):
             expected = ", ".join(["t", "y", *wanted])
@@ -257,7 +260,7 @@ class Equations(nn.Module):
             return jet
 
         with torch.no_grad():
-            u, covariates = self._split(args)
+            u, covariates = self.split(args)
             nets = {name: watched(i, name) for i, name in enumerate(self.nets)}
             rates = self.rates(self.evaluation(t, y, u, covariates, nets=nets))
             for i, (name, net) in enumerate(self.remainders.items()):

@@ -132,6 +132,10 @@ class Parameter:
                 return bound
         return None
 
+    def bound_of(self, raw: Tensor) -> float | None:
+        """The same of an unbounded number."""
+        return self.bound(self.value(float(raw)))
+
     def at(self, value: float) -> Parameter:
         """The same, starting elsewhere."""
         inside = self.low < value < self.high

@@ -1,0 +1,190 @@
+"""What was measured: series of times and columns, as equations are compared with them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from isocline.equations.errors import meant
+from isocline.equations.module import Equations
+from isocline.inputs import Signal
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One series.
+
+    Args:
+        ts: times (T,), not decreasing; equal ones are replicates.
+        columns: by the name of a state or a definition, what was measured, (T,), NaN where it was not.
+        covariates: numbers of this series, by name.
+        inputs: a `Signal` for each input, by name, with values (K,).
+        doses: by state, times and the amounts by which the state jumps there.
+        id: for messages and tables.
+
+    Raises:
+        ValueError: naming what does not fit.
+
+    Example:
+        >>> import torch
+        >>> subject = Measured([0.0, 1.0, 2.0], {"conc": [0.0, 5.1, float("nan")]}, covariates={"dose": 4.0})
+        >>> subject.count
+        2
+    """
+
+    ts: Any
+    columns: Mapping[str, Any]
+    covariates: Mapping[str, float] = field(default_factory=dict)
+    inputs: Mapping[str, Signal] = field(default_factory=dict)
+    doses: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    id: str = ""
+
+    def __post_init__(self) -> None:
+        ts = torch.as_tensor(self.ts, dtype=torch.float64).reshape(-1)
+        columns = {k: torch.as_tensor(v, dtype=torch.float64).reshape(-1) for k, v in self.columns.items()}
+        where = f"series {self.id}: " if self.id else ""
+        if not bool(ts.isfinite().all()) or bool((ts.diff() < 0).any()):
+            raise ValueError(f"{where}ts: expected finite times in order; sort the rows by time")
+        if not columns:
+            raise ValueError(f"{where}columns: none, expected at least one that was measured")
+        for name, values in columns.items():
+            if len(values) != len(ts):
+                raise ValueError(f"{where}{name}: {len(values)} values for {len(ts)} times")
+            if bool(values.isinf().any()):
+                raise ValueError(f"{where}{name}: an infinite value; write NaN where nothing was measured")
+        object.__setattr__(self, "ts", ts)
+        object.__setattr__(self, "columns", columns)
+
+    @property
+    def count(self) -> int:
+        """Numbers that were measured."""
+        return sum(int((~v.isnan()).sum()) for v in self.columns.values())
+
+
+NOISES = ("constant", "log")
+
+
+@dataclass(frozen=True)
+class Observations:
+    """All measured numbers of several series in one row, and how the solver gets to them.
+
+    Attributes:
+        series: as given.
+        columns: names, in the order of `column`.
+        noise: "constant" or "log" for each.
+        ts: (B, T) times of each series from its start on, NaN padded.
+        values: (n,) what was measured; logarithms where the noise is.
+        time, sample, column: (n,) where in `ts` and in which series and column.
+        begin: (B,) time at which the states start.
+    """
+
+    series: tuple[Measured, ...]
+    columns: tuple[str, ...]
+    noise: tuple[str, ...]
+    ts: Tensor
+    values: Tensor
+    time: Tensor
+    sample: Tensor
+    column: Tensor
+
+    @staticmethod
+    def of(model: Equations, data: Measured | Sequence[Measured], noise: str | Mapping[str, str]) -> Observations:
+        """Series brought together, checked against a model.
+
+        Raises:
+            ValueError: naming the series and what does not fit.
+        """
+        series = (data,) if isinstance(data, Measured) else tuple(data)
+        if not series:
+            raise ValueError("data: no series, expected at least one")
+        columns = tuple(dict.fromkeys(name for s in series for name in s.columns))
+        kinds = _kinds(columns, noise)
+        _check(model, series, columns)
+        rows: list[Tensor] = []
+        parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        for b, s in enumerate(series):
+            begin = 0.0 if model.system.initial else float(s.ts[0])
+            if s.ts[0] < begin:
+                raise ValueError(
+                    f"series {s.id or b}: starts at {float(s.ts[0]):g}, before 0, where the equations give the state"
+                )
+            times = torch.cat([torch.tensor([begin], dtype=torch.float64), s.ts]).unique()
+            rows.append(times)
+            at = torch.searchsorted(times, s.ts)
+            for c, (name, kind) in enumerate(zip(columns, kinds, strict=True)):
+                if name not in s.columns:
+                    continue
+                seen = (~s.columns[name].isnan()).nonzero().squeeze(1)
+                values = s.columns[name][seen]
+                if kind == "log" and bool((values <= 0).any()):
+                    raise ValueError(
+                        f"{name}: {float(values.min()):g} in series {s.id or b}, expected positive numbers with noise='log'; "
+                        f"write NaN for values below the limit of detection"
+                    )
+                ones = torch.ones(len(seen), dtype=torch.long)
+                parts.append((values.log() if kind == "log" else values, at[seen], b * ones, c * ones))
+        ts = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=math.nan)
+        values, time, sample, column = (torch.cat([p[i] for p in parts]) for i in range(4))
+        for c, name in enumerate(columns):
+            if not bool((column == c).any()):
+                raise ValueError(f"{name}: nothing measured in it, all is NaN; leave the column out")
+        return Observations(series, columns, kinds, ts, values, time, sample, column)
+
+    @property
+    def counts(self) -> Tensor:
+        """(C,) numbers in each column."""
+        return torch.bincount(self.column, minlength=len(self.columns))
+
+    def batches(self) -> list[list[int]]:
+        """Series that can be solved together: all without inputs and doses, and each of the others."""
+        alone = [b for b, s in enumerate(self.series) if s.inputs or s.doses]
+        together = [b for b in range(len(self.series)) if b not in alone]
+        return ([together] if together else []) + [[b] for b in alone]
+
+    def first(self, name: str, b: int) -> float | None:
+        """The first number of a column in a series."""
+        values = self.series[b].columns.get(name)
+        seen = values[~values.isnan()] if values is not None else []
+        return float(seen[0]) if len(seen) else None
+
+
+def _kinds(columns: tuple[str, ...], noise: str | Mapping[str, str]) -> tuple[str, ...]:
+    given = dict.fromkeys(columns, noise) if isinstance(noise, str) else {**dict.fromkeys(columns, "constant"), **noise}
+    for name, kind in given.items():
+        if name not in columns:
+            raise ValueError(
+                f"noise: {name} is no measured column{meant(name, columns)}; there are {', '.join(columns)}"
+            )
+        if kind not in NOISES:
+            raise ValueError(f"noise: {kind!r} for {name}, expected one of {', '.join(NOISES)}")
+    return tuple(given[name] for name in columns)
+
+
+def _check(model: Equations, series: tuple[Measured, ...], columns: tuple[str, ...]) -> None:
+    """ValueError where a series lacks what the equations need."""
+    system = model.system
+    known = [*system.states, *system.definitions]
+    for name in columns:
+        if name not in known:
+            raise ValueError(
+                f"{name}: measured, but neither a state nor a definition{meant(name, known)}; there are {', '.join(known)}"
+            )
+    for b, s in enumerate(series):
+        for what, wanted, given in (
+            ("covariates", system.covariates, s.covariates),
+            ("inputs", system.inputs, s.inputs),
+        ):
+            for name in wanted:
+                if name not in given:
+                    raise ValueError(f"series {s.id or b}: {what}: no {name}, expected {', '.join(wanted)}")
+        for name in s.doses:
+            if name not in system.states:
+                raise ValueError(f"doses: {name} is no state{meant(name, system.states)}")
+        for name in s.inputs:
+            if name not in system.inputs:
+                raise ValueError(f"inputs: {name} is no input of the equations{meant(name, system.inputs)}")

@@ -44,6 +44,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/gradients.py
+	$(BIN)/python benchmarks/loop.py
 	$(BIN)/python benchmarks/peers.py
 	$(BIN)/python benchmarks/work_precision.py
 

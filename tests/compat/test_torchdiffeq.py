@@ -1,5 +1,6 @@
 """The drop-in beside torchdiffeq itself, option by option, and where it does more."""
 
+import functools
 import math
 import sys
 import warnings
@@ -11,6 +12,7 @@ from torch import nn
 
 from isocline import GradientError, SolveError
 from isocline.compat import torchdiffeq as compat
+from isocline.compat.torchdiffeq import events
 from isocline.compat.torchdiffeq.methods import METHODS, method_named
 from isocline.solvers import AdamsBashforth, RK4ThreeEighths, Solver
 
@@ -106,7 +108,7 @@ def test_a_setting_of_the_solver_itself_reaches_it():
 def test_every_method_solves_forwards_and_backwards(method):
     exact = T(1.0, 0.9, 0.5).exp()
     for t in (T(1.0, 0.9, 0.5), T(0.5, 0.9, 1.0)):
-        options = {} if METHODS[method].adaptive else {"step_size": 0.0125}
+        options = {} if METHODS[method].adaptive else {"step_size": 0.025}
         y = compat.odeint(lambda t, y: y, t[:1].exp(), t, method=method, options=options)
         assert torch.allclose(y[:, 0], exact if t[0] == 1 else exact.flip(0), rtol=1e-2 if "euler" in method else 1e-3)
 
@@ -177,14 +179,22 @@ def test_single_precision_times_on_the_grid_are_not_interpolated():
     assert torch.allclose(y[:, 0], torch.exp(-t), atol=1e-6)
 
 
+@functools.cache
+def tight_gradients(t):
+    """torchdiffeq's, with next to no error."""
+    return gradients(
+        original.odeint, Pendulum(), T(1.0, 0.3), T(*t), T(1.0, -0.5, 0.3)[:, None], rtol=1e-10, atol=1e-12
+    )
+
+
 @pytest.mark.parametrize("method", ADAPTIVE)
 @pytest.mark.parametrize("t", [(0.0, 0.4, 3.0), (3.0, 1.0, 0.0)])
 def test_adaptive_steps_and_gradients_agree_to_the_tolerance(method, t):
+    want = tight_gradients(t)
     func, y0, t, weights = Pendulum(), T(1.0, 0.3), T(*t), T(1.0, -0.5, 0.3)[:, None]
     low = method in ("fehlberg2", "adaptive_heun")  # tens of thousands of steps at 1e-7
     tolerance = {"rtol": 1e-5 if low else 1e-7, "atol": 1e-6 if low else 1e-9, "method": method}
     assert torch.allclose(compat.odeint(func, y0, t, **tolerance), original.odeint(func, y0, t, **tolerance), atol=1e-3)
-    want = gradients(original.odeint, func, y0, t, weights, rtol=1e-10, atol=1e-12)
     for solve in (compat.odeint, compat.odeint_adjoint):
         for a, b in zip(gradients(solve, func, y0, t, weights, **tolerance), want, strict=True):
             assert torch.allclose(a, b, atol=1e-2 if low else 2e-4)
@@ -618,7 +628,7 @@ def test_the_first_of_several_entries_ends_the_search(reverse, levels):
     if not reached:
         with pytest.raises(SolveError, match="no event"):
             compat.odeint_event(
-                lambda t, y: torch.ones_like(y), T(0.0), T(0.0), options={"max_num_steps": 10**4}, **call
+                lambda t, y: torch.ones_like(y), T(0.0), T(0.0), options={"max_num_steps": 10**3}, **call
             )
         return
     t, y = compat.odeint_event(lambda t, y: torch.ones_like(y), T(0.0), T(0.0), **call)
@@ -644,11 +654,12 @@ def test_an_event_in_any_window_takes_the_steps_of_one_solve():
     assert max(starts) < 100  # a few steps a window, whose lengths double
 
 
-def test_a_search_without_an_event_ends(unchecked):
+def test_a_search_without_an_event_ends(unchecked, monkeypatch):
     with pytest.raises(SolveError, match=r"no event|max_steps"):
         compat.odeint_event(
             lambda t, y: -y, T(1.0), T(0.0), event_fn=lambda t, y: y[0] + 1, options={"max_num_steps": 200}
         )
+    monkeypatch.setattr(events, "FIXED_LIMIT", 500)
     with pytest.raises(SolveError, match=r"no event|max_steps"):
         compat.odeint_event(
             lambda t, y: -y, T(1.0), T(0.0), event_fn=lambda t, y: y[0] + 1, method="euler", options={"step_size": 0.1}

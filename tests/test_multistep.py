@@ -407,8 +407,7 @@ def test_bdf_takes_about_as_many_steps_as_scipys(f, y0, end, want, rtol, steps, 
 def test_the_order_rises_where_the_solution_is_smooth(unchecked):
     f = lambda t, y: -50 * (y - torch.cos(t)) - torch.sin(t)
     steps = {
-        q: ic.solve(f, one("shared"), [0.0, 10.0], solver=BDF(q), rtol=1e-7, atol=1e-9).stats.accepted
-        for q in (1, 2, 5)
+        q: ic.solve(f, one("shared"), [0.0, 2.0], solver=BDF(q), rtol=1e-7, atol=1e-9).stats.accepted for q in (1, 2, 5)
     }
     assert steps[5] < steps[2] / 4 and steps[2] < steps[1] / 5
 

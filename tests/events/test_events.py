@@ -480,7 +480,7 @@ def kicked_pendulum(batching, gradient, k, damping, angle, kick, y0, ts):
         batching=batching,
         gradient=gradient,
         solver="dopri8",
-        step=0.2,
+        step=0.3,
     )
     assert sol.event_ts.shape[0] == 3
     weights = T(1.0, -2.0, 0.5).view(3, *[1] * (sol.event_ts.dim() - 1))

@@ -122,14 +122,14 @@ def test_a_field_that_differentiates_itself(way, careful, batching):
         return torch.stack((g[..., 1], -g[..., 0]), -1)
 
     y0 = torch.tensor([[1.0, 0.0]], dtype=F64)
-    ys = ic.solve(hamiltonian, y0, [0.0, 2.0], **way, batching=batching, rtol=1e-9, atol=1e-11).ys
+    ys = ic.solve(hamiltonian, y0, [0.0, 1.0], **way, batching=batching, rtol=1e-9, atol=1e-11).ys
     root = math.sqrt(1.7)
-    assert ys[-1, 0, 0].item() == pytest.approx(math.cos(2 * root), rel=1e-6)
+    assert ys[-1, 0, 0].item() == pytest.approx(math.cos(root), rel=1e-6)
     (grad,) = torch.autograd.grad(ys[-1, 0, 0], k)
-    assert grad.item() == pytest.approx(-2 * math.sin(2 * root) / (2 * root), rel=1e-6)
+    assert grad.item() == pytest.approx(-math.sin(root) / (2 * root), rel=1e-6)
     assert not y0.requires_grad
     with torch.no_grad():
-        assert torch.allclose(ic.solve(hamiltonian, y0, [0.0, 2.0], batching=batching).ys[-1], ys[-1], rtol=1e-4)
+        assert torch.allclose(ic.solve(hamiltonian, y0, [0.0, 1.0], batching=batching).ys[-1], ys[-1], rtol=1e-4)
 
 
 @pytest.mark.parametrize("batching", ["shared", "per_sample"])
@@ -147,7 +147,7 @@ def test_autograd_inside_the_field_leaves_no_graph_where_nothing_is_differentiat
 
     y0 = torch.tensor([[1.0, 0.0], [0.0, 2.0]], dtype=F64)
     ts = torch.linspace(0, 1, 4, dtype=F64)
-    ys = ic.solve(f, y0, ts, solver=solver, step=0.02, gradient=gradient, batching=batching).ys
+    ys = ic.solve(f, y0, ts, solver=solver, step=0.05, gradient=gradient, batching=batching).ys
     assert ys[-1, 0].tolist() == pytest.approx([math.cos(1.0), -math.sin(1.0)], abs=1e-3)
     assert gradient == "backprop" or not ys.requires_grad  # that one records whatever has a graph
 

@@ -35,7 +35,8 @@ def assert_same(got, want):
 @pytest.mark.parametrize("batching", ["shared", "per_sample"])
 @pytest.mark.parametrize("solver", [*PLAIN, *PAIRS])
 def test_it_is_backprop_to_rounding_with_every_solver(solver, batching):
-    options = {"solver": solver, "batching": batching, "step": 0.15}
+    # As many steps as the solver looks back on, and more; three of one that looks at none.
+    options = {"solver": solver, "batching": batching, "step": 0.15 if Solver.registry[solver]().remembers else 0.35}
     assert_same(grads("forward", **options), grads("backprop", **options))
 
 
@@ -155,7 +156,7 @@ def test_backward_asks_no_field_and_may_be_repeated():
 
 def test_what_is_kept_does_not_grow_with_the_number_of_steps():
     kept = []
-    for step in (0.1, 0.001):
+    for step in (0.1, 0.01):
         k = torch.tensor(0.5, dtype=F64, requires_grad=True)
         sol = ic.solve(lambda t, y, k=k: -k * y, torch.ones(4, dtype=F64), [0.0, 1.0], step=step, gradient="forward")
         node = sol.ys.grad_fn

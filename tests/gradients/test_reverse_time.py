@@ -65,14 +65,21 @@ def same(back, mirrored, tolerance=1e-11):
 @pytest.mark.parametrize("batching", ["shared", "per_sample"])
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_every_solver_goes_back(solver, batching):
-    options = {"solver": solver, "batching": batching, "step": 0.05}
+    options = {"solver": solver, "batching": batching, "step": 0.1}
     same(solved(1.0, **options), solved(-1.0, **options))
 
 
+# Every solver with every gradient, in the two batchings by turns; the other half is slow.
+GRID = [
+    pytest.param(solver, batching, gradient, marks=[pytest.mark.slow] if (i + j + k) % 2 else [])
+    for i, solver in enumerate(KINDS)
+    for j, batching in enumerate(("shared", "per_sample"))
+    for k, gradient in enumerate(GRADIENTS)
+]
+
+
 @pytest.mark.filterwarnings("ignore:Backsolve. y integrated backwards")
-@pytest.mark.parametrize("gradient", GRADIENTS)
-@pytest.mark.parametrize("batching", ["shared", "per_sample"])
-@pytest.mark.parametrize("solver", KINDS)
+@pytest.mark.parametrize(("solver", "batching", "gradient"), GRID)
 def test_every_gradient_goes_back(solver, batching, gradient):
     # Newton's iterations end at rounding, not at the same bits: what is left of them is divided by the steps.
     options = {"solver": solver, "batching": batching, "gradient": GRADIENTS[gradient], "rtol": 1e-6, "atol": 1e-8}

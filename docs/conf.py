@@ -9,6 +9,7 @@ from typing import Any
 
 from docutils import nodes
 from docutils.utils.math import MathError, latex2mathml
+from jupyter_client.connect import ConnectionFileMixin
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.util import logging
@@ -37,12 +38,13 @@ suppress_warnings = ["config.cache"]  # a function among the settings
 
 # Every cell is run at every build: what a page shows is what this version does.
 nb_execution_mode = "force"
+ConnectionFileMixin.transport.default_value = "ipc"  # the kernels listen on files, not on ports that others could reach
 nb_execution_raise_on_error = True
 nb_execution_timeout = 600
 nb_execution_show_tb = True
 nb_merge_streams = True
 nb_number_source_lines = False
-nb_code_prompt_show, nb_code_prompt_hide = "Code of the figure", "Code of the figure"
+nb_code_prompt_show, nb_code_prompt_hide = "Code", "Code"
 
 # ---- docstrings -----------------------------------------------------------------------------------------------------
 autodoc_typehints = "none"  # the docstrings say shapes, dtypes and units; the signatures stay readable
@@ -78,7 +80,7 @@ html_theme_options = {
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
-html_sidebars = {"index": []}
+html_sidebars = {"index": [], "start": []}
 
 
 # ---- our own parts --------------------------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ class Picture:
 def panels(rows: int = 1, columns: int = 1, width: int = 720, height: int = 300, **options: Any) -> tuple[Figure, Any]:
     """A figure of so many pixels and its axes, as `Figure.subplots` gives them."""
     figure = pixels(width, height)
+    figure.patch.set_alpha(0)  # the page's own paper
     axes = figure.subplots(rows, columns, **options)
     for one in figure.axes:
         quiet(one)
@@ -47,6 +48,7 @@ def panels(rows: int = 1, columns: int = 1, width: int = 720, height: int = 300,
 
 def quiet(axes: Axes) -> None:
     """No box, thin pale lines, small labels."""
+    axes.patch.set_alpha(0)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(LINE)
     axes.tick_params(colors=MUTED, labelsize=11, width=0.8)

@@ -29,6 +29,7 @@ def tile(name: str) -> list[str]:
     run, experiment = last_run(name), experiments.find(name)
     if run is None or not run["pictures"]:
         return []
+    sentence = experiment.title[:1].upper() + experiment.title[1:] + ("" if experiment.title[-1] in ".?!" else ".")
     picture = FIRST.get(name, run["pictures"][0])
     return [
         "::::{container} tile",
@@ -36,7 +37,7 @@ def tile(name: str) -> list[str]:
         "",
         f"[{name}](experiments.md#{name})",
         "",
-        f"{experiment.title[:1].upper()}{experiment.title[1:]}. {took(run)}.",
+        f"{sentence} {took(run)}.",
         "::::",
         "",
     ]

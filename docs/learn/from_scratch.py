@@ -21,14 +21,15 @@ def euler(f, state, t0, t1, h_max):
 
 
 def augmented(f, params):
-    """The right-hand side for [z, a, a_t, a_θ…]: the field, and −a [∂f/∂z, ∂f/∂t, ∂f/∂θ] in one product (5.3)."""
+    """The right-hand side for [z, a, a_t, a_θ…]: f, and −a [∂f/∂z, ∂f/∂t, ∂f/∂θ] in one product (5.3)."""
 
     def slopes(t, state):
         z, a = state[:2]
         with torch.enable_grad():
             z, t = z.detach().requires_grad_(), t.detach().requires_grad_()
             dz = f(t, z)
-            products = torch.autograd.grad(dz, [z, t, *params], -a, allow_unused=True, materialize_grads=True)
+            unused = {"allow_unused": True, "materialize_grads": True}  # their product is zero
+            products = torch.autograd.grad(dz, [z, t, *params], -a, **unused)
         return [dz.detach(), *products]
 
     return slopes
@@ -38,7 +39,7 @@ class Adjoint(torch.autograd.Function):
     @staticmethod
     def forward(ctx, f, h_max, z0, ts, *params):
         zs = [z0]
-        for t0, t1 in pairwise(ts):  # no graph is recorded in here: no step is remembered, only the z(t_i)
+        for t0, t1 in pairwise(ts):  # no graph is recorded in here: of all steps only z(t_i) is kept
             zs += euler(lambda t, state: [f(t, state[0])], [zs[-1]], t0, t1, h_max)
         ctx.f, ctx.h_max = f, h_max
         ctx.save_for_backward(torch.stack(zs), ts, *params)
@@ -47,15 +48,15 @@ class Adjoint(torch.autograd.Function):
     @staticmethod
     def backward(ctx, g):  # g[i] = ∂L/∂z(t_i), with every other z(t_j) held fixed
         zs, ts, *params = ctx.saved_tensors
-        a, a_t, *a_theta = [
-            torch.zeros_like(x) for x in (zs[0], ts[0], *params)
-        ]  # L sees nothing after t_N (4.10, 5.4)
+        # L sees nothing after t_N (4.10, 5.4)
+        a, a_t, *a_theta = [torch.zeros_like(x) for x in (zs[0], ts[0], *params)]
         grad_t = torch.zeros_like(ts)
         for i in reversed(range(1, len(ts))):
             grad_t[i] = (g[i] * ctx.f(ts[i], zs[i])).sum()  # a later t_i moves z(t_i) along f (5.5)
             a, a_t = a + g[i], a_t - grad_t[i]  # the jumps (4.9, 5.7)
-            start = [zs[i], a, a_t, *a_theta]  # from the stored z(t_i), not from the one that arrived
-            _, a, a_t, *a_theta = euler(augmented(ctx.f, params), start, ts[i], ts[i - 1], ctx.h_max)
+            start = [zs[i], a, a_t, *a_theta]  # the stored z(t_i), not the one that arrived
+            back = augmented(ctx.f, params)
+            _, a, a_t, *a_theta = euler(back, start, ts[i], ts[i - 1], ctx.h_max)
         grad_t[0] = a_t
         return None, None, a + g[0], grad_t, *a_theta
 

@@ -9,7 +9,6 @@ from typing import Any
 
 from docutils import nodes
 from docutils.utils.math import MathError, latex2mathml
-from jupyter_client.connect import ConnectionFileMixin
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.util import logging
@@ -38,7 +37,6 @@ suppress_warnings = ["config.cache"]  # a function among the settings
 
 # Every cell is run at every build: what a page shows is what this version does.
 nb_execution_mode = "force"
-ConnectionFileMixin.transport.default_value = "ipc"  # the kernels listen on files, not on ports that others could reach
 nb_execution_raise_on_error = True
 nb_execution_timeout = 600
 nb_execution_show_tb = True

@@ -1,7 +1,8 @@
 """Shapes and types of isocline's own annotations are checked at run time, in the tests only.
 
-That takes three times as long as the tests themselves. So the cases of a test that has many differ: in one of eight types are
-checked. ISOCLINE_CHECK_TYPES=1 checks them in all, 0 in none.
+That takes three times as long as the tests themselves. So of every function the first calls of a test are checked, and few
+later ones; and the cases of a test that has many differ: in one of eight types are checked. ISOCLINE_CHECK_TYPES=1 checks
+every call in all, 0 none.
 """
 
 import os
@@ -10,10 +11,11 @@ import zlib
 import jaxtyping
 import pytest
 import torch
+import typecheck
 
 CHECKED = os.environ.get("ISOCLINE_CHECK_TYPES", "some")
 if CHECKED != "0":
-    jaxtyping.install_import_hook("isocline", "typecheck.check")
+    typecheck.install(every_call=CHECKED == "1")
 
 torch.set_num_threads(1)
 
@@ -28,6 +30,7 @@ def _some_checked(request):
     name = request.node.name
     off = CHECKED == "some" and "[" in name and zlib.crc32(name.encode()) % 8 > 0
     jaxtyping.config.update("jaxtyping_disable", off)
+    typecheck.counts.clear()
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
 

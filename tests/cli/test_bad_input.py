@@ -2,10 +2,13 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 
 from isocline.cli import main
+
+QUICK = ("--config", Path(__file__).with_name("quick.json"))  # seconds, not a good fit
 
 
 def call(capsys, *tokens):
@@ -79,7 +82,7 @@ def test_a_bad_table_is_refused_in_one_message(name, tmp_path, capsys):
         (["fit", "{table}", "--hold-out", "2"], "hold"),
         (["fit", "{table}", "--hold-out", "soon"], "hold"),
         (["fit", "{table}", "--hold-out", "series:b"], "series:b"),
-        (["fit", "{table}", "--iterations", "0"], "iterations"),
+        (["fit", "{table}", "--iterations", "-1"], "iterations"),
         (["fit", "{table}", "--iterations", "many"], "iterations"),
         (["fit", "{table}", "--no-such-option", "1"], "no-such-option"),
         (["fit", "--resume", "{folder}"], "not a run"),
@@ -118,7 +121,7 @@ def test_a_table_written_otherwise_is_read(name, tmp_path, capsys):
         content = content.replace(b"time,x,y", b"time;x;y")
     table.write_bytes(content)
     run = tmp_path / "run"
-    code, _, err = call(capsys, "fit", table, "--out", run, "--iterations", 20)
+    code, _, err = call(capsys, "fit", table, "--out", run, *QUICK)
     assert code == 0, err
     report = json.loads((run / "report.json").read_text())
     assert len(report["scores"]) == 3 and report["table"]["rows"] in (28, 30)

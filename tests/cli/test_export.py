@@ -26,7 +26,11 @@ def run(tmp_path_factory):
         t = 100 + 0.25 * i
         lines.append(f"{t},{math.exp(1.5 * math.sin(t) - 0.5 * math.cos(3 * t)):.6f},{-40 + 9 * math.cos(t):.5f}")
     (folder / "table.csv").write_text("\n".join(lines))
-    fit(folder / "table.csv", Config(iterations=40, starts=1, scale="auto"), folder / "run")
+    fit(
+        folder / "table.csv",
+        Config(iterations=5, polish=10, starts=1, blocks=0, members=0, scale="auto"),
+        folder / "run",
+    )
     return folder / "run"
 
 

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from test_bad_input import call, rows
+from test_bad_input import QUICK, call, rows
 
 from isocline.cli import fit as screen
 
@@ -16,16 +16,20 @@ def table(tmp_path):
 
 
 def test_roles_units_and_scales_come_before_the_training_and_the_verdict_last(table, tmp_path, capsys):
-    code, out, err = call(capsys, "fit", table, "--out", tmp_path / "run", "--iterations", 20)
+    code, out, err = call(capsys, "fit", table, "--out", tmp_path / "run", *QUICK)
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert lines[0] == f"{table}: 40 rows, 1 series"
-    first = next(i for i, line in enumerate(lines) if line.startswith("iteration 1/"))
+    first = next(i for i, line in enumerate(lines) if line.startswith("choosing by"))
     head = "\n".join(lines[:first])
     assert [word in head for word in ("level [V]", "state", "linear", "1 unit = ")] == [True] * 4
     assert "[bold]y[/bold]" in head  # markup in a name stays what it is
-    assert [line.split()[1] for line in lines if line.startswith("iteration")][-1] == "38/38"
-    assert "start 4/4" in out
+    for phase in ("choosing by held-out blocks", "fitting the record"):
+        told = [line.removeprefix(f"{phase}: ").split("  ")[0] for line in lines if line.startswith(phase)]
+        assert told == ["gradient matching", *(f"windows of {5 * 2**k}" for k in range(len(told) - 2)), "whole record"]
+        assert len(told) > 4
+    assert any(line.startswith("penalty ") and "held-out blocks" in line for line in lines)
+    assert any("inside the bands" in line for line in lines)
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert lines[-2:] == [report["verdict"], f"report: {tmp_path / 'run' / 'report.html'}"]
     assert "\x1b" not in out
@@ -34,11 +38,11 @@ def test_roles_units_and_scales_come_before_the_training_and_the_verdict_last(ta
 def test_a_bar_with_loss_and_time_left_on_a_terminal(table, tmp_path, capsys, monkeypatch):
     terminal = screen.Console(highlight=False, force_terminal=True, width=100)
     monkeypatch.setattr(screen, "console", terminal)
-    code, out, _ = call(capsys, "fit", table, "--out", tmp_path / "run", "--iterations", 20)
+    code, out, _ = call(capsys, "fit", table, "--out", tmp_path / "run", *QUICK)
     assert code == 0
     assert "\x1b[" in out
     assert "misfit" in out and "0:00:0" in out
-    assert "iteration 1/" not in out
+    assert "step 1/" not in out
 
 
 def test_many_states_are_shown_a_row_each(capsys):
@@ -52,11 +56,13 @@ def test_many_states_are_shown_a_row_each(capsys):
 
 def test_settings_come_from_a_file_and_options_go_over_them(table, tmp_path, capsys):
     config = tmp_path / "settings.json"
-    config.write_text(json.dumps({"iterations": 20, "seed": 5, "hidden": [8], "starts": 1, "hold_out": 0.3}))
+    config.write_text(
+        json.dumps({"iterations": 2, "polish": 2, "members": 0, "blocks": 0, "seed": 5, "hidden": [8], "hold_out": 0.3})
+    )
     tokens = ["fit", table, "--out", tmp_path / "run", "--config", config, "--seed", 7, "--ignore", "[bold]y[/bold]"]
     assert call(capsys, *tokens)[0] == 0
     kept = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
-    assert (kept["iterations"], kept["seed"], kept["hidden"], kept["hold_out"]) == (20, 7, [8], 0.3)
+    assert (kept["iterations"], kept["seed"], kept["hidden"], kept["hold_out"]) == (2, 7, [8], 0.3)
     assert kept["states"] == ["level [V]"]
 
 
@@ -77,7 +83,7 @@ def test_a_bad_settings_file_is_named(table, tmp_path, capsys, content, says):
 
 
 def test_resume_takes_its_settings_from_the_run(table, tmp_path, capsys):
-    call(capsys, "fit", table, "--out", tmp_path / "run", "--iterations", 20)
+    call(capsys, "fit", table, "--out", tmp_path / "run", *QUICK)
     code, _, err = call(capsys, "fit", "--resume", tmp_path / "run", "--seed", 3)
     assert code == 2 and "--resume takes all settings from the run" in err
     moved = table.rename(tmp_path / "moved.csv")
@@ -85,7 +91,7 @@ def test_resume_takes_its_settings_from_the_run(table, tmp_path, capsys):
 
 
 def test_a_prediction_goes_where_it_is_asked_to_and_nowhere_else(table, tmp_path, capsys):
-    call(capsys, "fit", table, "--out", tmp_path / "run", "--iterations", 20)
+    call(capsys, "fit", table, "--out", tmp_path / "run", *QUICK)
     code, _, err = call(capsys, "predict", tmp_path / "run", "--until", 12, "--out", tmp_path / "no" / "p.csv")
     assert code == 2 and "expected a file in a folder that exists" in err
     code, out, _ = call(capsys, "predict", tmp_path / "run", "--until", 12)

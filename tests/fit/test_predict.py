@@ -22,7 +22,7 @@ def circle(tmp_path_factory):
     (folder / "circle.csv").write_text(
         csv_of(T, rotation(T) + 0.02 * np.random.default_rng(0).standard_normal((60, 2)))
     )
-    fit(folder / "circle.csv", Config(iterations=300, starts=1), folder / "run")
+    fit(folder / "circle.csv", Config(polish=60, starts=1, blocks=2, members=4, penalty=(1e-2,)), folder / "run")
     return folder / "run"
 
 
@@ -35,7 +35,7 @@ def dated(tmp_path_factory):
         f"{name},{day},{k * np.exp(-i / 8):.6f}" for name, k in (("a", 40), ("b", 25)) for i, day in enumerate(days)
     ]
     (folder / "t.csv").write_text("\n".join(["id,date,x", *rows]) + "\n")
-    fit(folder / "t.csv", Config(iterations=100, starts=1), folder / "run")
+    fit(folder / "t.csv", Config(iterations=10, polish=20, starts=1, blocks=0, members=0), folder / "run")
     return folder / "run"
 
 

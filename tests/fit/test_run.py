@@ -15,7 +15,7 @@ from series import csv_of, rotation
 from isocline.fit import Config, UserError, fit, resume
 from isocline.fit.files import place, write
 
-QUICK = Config(iterations=40, starts=2, window=5)
+QUICK = Config(hidden=(8,), matching=30, iterations=4, polish=8, starts=2, members=3, blocks=2, penalty=(1e-4, 1e-2))
 T = np.arange(60) * 0.3
 
 
@@ -26,10 +26,21 @@ def table(tmp_path):
     return path
 
 
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """What the unbroken run says."""
+    folder = tmp_path_factory.mktemp("straight")
+    path = folder / "circle.csv"
+    path.write_text(csv_of(T, rotation(T) + 0.02 * np.random.default_rng(0).standard_normal((60, 2))))
+    fit(path, QUICK, folder / "run")
+    return numbers(folder / "run")
+
+
 def numbers(folder):
     report = json.loads((folder / "report.json").read_text())
     history = {k: v for k, v in report["history"].items() if k != "seconds"}
-    return (folder / "model.safetensors").read_bytes(), history, report["scores"], (folder / "states.json").read_bytes()
+    files = [(folder / name).read_bytes() for name in ("model.safetensors", "members.safetensors", "bands.json")]
+    return files, (history, report["chosen"]), report["scores"], (folder / "states.json").read_bytes()
 
 
 class After:
@@ -44,25 +55,25 @@ class After:
 
 
 # ---- the same numbers -------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("breaks", [[5], [4, 9, 20]], ids=str)
-def test_a_broken_run_goes_on_to_the_same_bits(table, tmp_path, breaks):
-    fit(table, QUICK, tmp_path / "straight")
+# The candidates take 40 steps or so and the final training 58: breaks in the first and in the last stages of both.
+@pytest.mark.parametrize("breaks", [[5], [35, 25, 30], [94]], ids=str)
+def test_a_broken_run_goes_on_to_the_same_bits(table, straight, tmp_path, breaks):
     report = fit(table, QUICK, tmp_path / "broken", stop=After(breaks[0]))
     assert report["stopped"] == "interrupted"
     for count in breaks[1:]:
-        resume(tmp_path / "broken", stop=After(count))
-    assert resume(tmp_path / "broken")["stopped"] == "iterations"
-    assert numbers(tmp_path / "broken") == numbers(tmp_path / "straight")
+        assert resume(tmp_path / "broken", stop=After(count))["stopped"] == "interrupted"
+    assert resume(tmp_path / "broken")["stopped"] == "done"
+    assert numbers(tmp_path / "broken") == straight
 
 
 def test_a_killed_run_goes_on_from_its_last_checkpoint_to_the_same_bits(table, tmp_path):
-    config = QUICK.model_copy(update={"iterations": 200})
-    fit(table, config, tmp_path / "straight")
+    fit(table, QUICK.model_copy(update={"iterations": 30}), tmp_path / "straight")
     code = (
-        "import sys, torch; from isocline.fit import Config, fit, loop; loop.SAVE_EVERY = 0.05; torch.set_num_threads(1);"
-        "fit(sys.argv[1], Config(iterations=200, starts=2, window=5), sys.argv[2])"
+        "import sys, torch; from isocline.fit import Config, fit, recipe; recipe.SAVE_EVERY = 0.05;"
+        "torch.set_num_threads(1); fit(sys.argv[1], Config.make(**eval(sys.argv[2])), sys.argv[3])"
     )
-    process = subprocess.Popen([sys.executable, "-c", code, str(table), str(tmp_path / "killed")])
+    settings = repr(QUICK.model_dump() | {"iterations": 30})
+    process = subprocess.Popen([sys.executable, "-c", code, str(table), settings, str(tmp_path / "killed")])
     checkpoint = tmp_path / "killed" / "checkpoint.pt"
     while not checkpoint.exists():
         assert process.poll() is None, "the run ended before it could be killed"
@@ -70,7 +81,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint_to_the_same_bits(table, t
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (tmp_path / "killed" / "report.json").exists()
-    assert torch.load(checkpoint, weights_only=True)["iteration"] < 200
+    assert torch.load(checkpoint, weights_only=True)["choice"] is None  # still choosing
     resume(tmp_path / "killed")
     assert numbers(tmp_path / "killed") == numbers(tmp_path / "straight")
 
@@ -84,8 +95,7 @@ def test_a_run_killed_before_its_first_checkpoint_starts_over(table, tmp_path):
 
 
 def test_a_finished_run_can_be_resumed_and_stays_what_it_is(table, tmp_path):
-    config = QUICK.model_copy(update={"patience": 1, "iterations": 200})
-    assert fit(table, config, tmp_path / "run")["stopped"] == "early stopping"
+    assert fit(table, QUICK, tmp_path / "run")["stopped"] == "done"
     before = numbers(tmp_path / "run")
     resume(tmp_path / "run")
     assert numbers(tmp_path / "run") == before
@@ -124,7 +134,11 @@ def test_irregular_gappy_series_are_fitted_and_one_of_them_held_out(tmp_path):
         y[rng.random(y.shape) < 0.2] = np.nan
         records.append((name, t, y))
     (tmp_path / "t.csv").write_text(text_of_series(*records))
-    report = fit(tmp_path / "t.csv", Config(iterations=150, starts=1, window=5, hold_out="series:b"), tmp_path / "run")
+    report = fit(
+        tmp_path / "t.csv",
+        Config(matching=100, iterations=20, polish=30, starts=1, members=0, blocks=0, hold_out="series:b"),
+        tmp_path / "run",
+    )
     assert [s["held_out"] for s in report["series"]] == [False, True, False]
     assert {p["id"] for p in report["model_path"]} == {"a", "b", "c"}
     assert "empty cells: masked" in " ".join(report["table"]["notes"])
@@ -160,7 +174,11 @@ def test_nothing_held_out(table, tmp_path):
 def test_a_long_table_is_fitted_on_a_part_of_it(tmp_path):
     t = np.arange(60_000) * 0.1
     (tmp_path / "long.csv").write_text(csv_of(t, rotation(t, 0.0)))
-    report = fit(tmp_path / "long.csv", Config(iterations=6, starts=1), tmp_path / "run")
+    report = fit(
+        tmp_path / "long.csv",
+        Config(matching=10, iterations=1, polish=1, starts=1, members=0, blocks=0),
+        tmp_path / "run",
+    )
     assert (tmp_path / "run" / "report.json").stat().st_size < 1_000_000
     assert len(report["series"][0]["t"]) <= 2000
 
@@ -181,7 +199,10 @@ def test_the_run_folder_tells_everything(table, tmp_path):
     )
     assert told == ["table", "scales", "judging", "report"]
     names = {p.name for p in (tmp_path / "run").iterdir()}
-    assert names == {"config.json", "checkpoint.pt", "model.safetensors", "states.json", "report.json", "report.html"}
+    assert names == {
+        "config.json", "checkpoint.pt", "model.safetensors", "members.safetensors", "bands.json", "states.json",
+        "report.json", "report.html",
+    }  # fmt: skip
     assert json.loads((tmp_path / "run" / "report.json").read_text()) == report
     assert finite(report)
     kept = json.loads((tmp_path / "run" / "config.json").read_text())
@@ -189,14 +210,25 @@ def test_the_run_folder_tells_everything(table, tmp_path):
     assert kept["config"]["states"] == ["x0", "x1"]
     assert {"isocline", "torch", "python", "created", "command"} <= set(kept)
     history = report["history"]
-    assert history["iteration"] == list(range(1, 41))
-    assert [i for i, v in zip(history["iteration"], history["valid"], strict=True) if v is not None] == [20, 40]
+    assert history["iteration"] == list(range(31, 31 + len(history["train"])))
+    assert list(dict.fromkeys(history["stage"])) == [f"windows of {5 * 2**k}" for k in range(5)] + ["whole record"]
+    stages = [(s["phase"], s["name"]) for s in report["stages"]]
+    assert stages[0] == ("choosing", "gradient matching") and stages[-1] == ("fitting", "whole record")
+    assert sum(s["seconds"] for s in report["stages"]) <= report["seconds"]
+    assert report["chosen"]["blocks"] == 2
+    assert report["chosen"]["penalty"] in [e["penalty"] for e in report["chosen"]["errors"]] == [1e-4, 1e-2]
+    assert report["bands"]["members"] == 3 and set(report["bands"]["coverage"]) == {"80", "95"}
     (series,) = report["series"]
     assert series["split"] == pytest.approx((T[47] + T[48]) / 2)
     fitted = [p for p in report["model_path"] if p["part"] == "fit"]
     ahead = [p for p in report["model_path"] if p["part"] == "forecast"]
     assert fitted[0]["t"][0] == 0
     assert fitted[-1]["t"][-1] == pytest.approx(T[47])
+    assert all(
+        low <= middle <= high
+        for bounds in (("low80", "high80"), ("low95", "high95"))
+        for low, middle, high in zip(ahead[0][bounds[0]][9], ahead[0]["y"][9], ahead[0][bounds[1]][9], strict=True)
+    )
     assert (ahead[0]["t"][0], ahead[0]["t"][-1]) == (pytest.approx(T[47]), pytest.approx(T[-1]))
 
 
@@ -257,7 +289,7 @@ def test_a_file_is_whole_or_not_there(tmp_path):
     ("settings", "message"),
     [
         ({"iteration": 5}, "no setting 'iteration'; did you mean 'iterations'"),
-        ({"iterations": 0}, "iterations=0: .*greater than or equal to 1"),
+        ({"iterations": -1}, "iterations=-1: .*greater than or equal to 0"),
         ({"scale": "cubic"}, "scale='cubic': .*'auto', 'linear' or 'log'"),
         ({"hold_out": 0.95}, "hold_out=0.95: expected a share"),
         ({"hold_out": "b"}, "hold_out='b': expected a share such as 0.2, or series:NAME"),

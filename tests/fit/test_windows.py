@@ -38,13 +38,6 @@ def test_a_whole_series_can_be_held_out():
     assert [s.id for s in split.taught] == ["a", "c"]
 
 
-def test_validation_is_cut_from_the_training_part():
-    table = table_of((np.arange(100.0), rotation(np.arange(100.0))))
-    ((fitted, chooses),) = Split.of(table, 0.2).validation(0.25)
-    assert (len(fitted.t), len(chooses.t)) == (60, 20)
-    assert chooses.t[-1] == 79
-
-
 @pytest.mark.parametrize(
     ("lengths", "hold_out", "message"),
     [

@@ -36,7 +36,7 @@ def lynx_hare_report(seed: int = 0) -> Report:
     field = np.array([[lotka_volterra(0.0, np.array([x, y]), *LEARNED) for x in gx] for y in gy])
     iterations = np.arange(0, 1200, 10)
     train = 0.9 * np.exp(-iterations / 260) + 0.034 * np.exp(0.1 * rng.standard_normal(len(iterations)))
-    valid = train * 1.2 + 0.02 + 1.5e-5 * np.maximum(0, iterations - 820)
+    half = 0.3 * path[720:]
     return {
         "isocline": "0.1.0",
         "command": "isocline fit lynx_hare.csv",
@@ -60,7 +60,12 @@ def lynx_hare_report(seed: int = 0) -> Report:
         "series": [{"id": "all", "t": years.tolist(), "y": nested(observed), "split": 1917.5, "held_out": False}],
         "model_path": [
             {"id": "all", "part": "fit", "t": fine[:720].tolist(), "y": nested(path[:720])},
-            {"id": "all", "part": "forecast", "t": fine[720:].tolist(), "y": nested(path[720:])},
+            {"id": "all", "part": "forecast", "t": fine[720:].tolist(), "y": nested(path[720:])}
+            | {
+                f"{side}{level}": nested(path[720:] + sign * z * half)
+                for level, z in ((80, 1.3), (95, 2.0))
+                for side, sign in (("low", -1), ("high", 1))
+            },
         ],
         "config": {
             "table": "lynx_hare.csv",
@@ -74,8 +79,25 @@ def lynx_hare_report(seed: int = 0) -> Report:
         "history": {
             "iteration": iterations.tolist(),
             "train": train.tolist(),
-            "valid": valid.tolist(),
+            "stage": np.where(iterations < 600, "windows of 5", "whole record").tolist(),
             "seconds": (iterations * 0.03).tolist(),
+        },
+        "stages": [
+            {"phase": phase, "name": name, "steps": 40, "seconds": 1.5, "misfit": 0.1}
+            for phase in ("choosing", "fitting")
+            for name in ("gradient matching", "windows of 5", "whole record")
+        ],
+        "chosen": {
+            "blocks": 4,
+            "penalty": 0.01,
+            "errors": [{"penalty": 1e-4, "error": None}, {"penalty": 0.01, "error": 0.61}],
+        },
+        "bands": {
+            "members": 8,
+            "factors": [1.5, 2.4],
+            "noise": [0.2, 0.3],
+            "points": 88,
+            "coverage": {"80": 0.78, "95": 0.94},
         },
         "scores": [
             {"model": "neural ODE", "rmse": {"hare": 11.9, "lynx": 7.4}, "nrmse": 0.47, "skill": 0.61},
@@ -105,8 +127,7 @@ def lynx_hare_report(seed: int = 0) -> Report:
             "rejected": 12,
             "reconstruction": 3.1e-4,
         },
-        "stopped": "early stopping",
-        "best_iteration": 810,
+        "stopped": "done",
         "seconds": 41.3,
         "warnings": [],
     }
@@ -122,10 +143,11 @@ def with_states(count: int, names: list[str] | None = None) -> Report:
         for k, name in enumerate(names)
     ]
     for part in (*report["series"], *report["model_path"]):
-        rows = np.array(part["y"], dtype=float)
-        shift = len(rows) // 60
-        columns = [np.roll(rows[:, k % 2], shift * k) * 10.0 ** (k % 7 - 3) for k in range(count)]
-        part["y"] = nested(np.stack(columns, axis=1))
+        for values in part.keys() & {"y", "low80", "high80", "low95", "high95"}:
+            rows = np.array(part[values], dtype=float)
+            shift = len(rows) // 60
+            columns = [np.roll(rows[:, k % 2], shift * k) * 10.0 ** (k % 7 - 3) for k in range(count)]
+            part[values] = nested(np.stack(columns, axis=1))
     for score in report["scores"]:
         score["rmse"] = {name: 0.3 * (k + 1) * (1 + score["nrmse"]) for k, name in enumerate(names)}
     if count < 2:
@@ -157,7 +179,7 @@ def with_series(count: int) -> Report:
 
 
 def bare_report() -> Report:
-    """As little as a fit can say: no held-out part, no scores, no validation, no phase portrait."""
+    """As little as a fit can say: no held-out part, no scores, no bands, no phase portrait."""
     report = copy.deepcopy(with_states(1))
     report["series"][0]["split"] = None
     for path in report["model_path"]:
@@ -165,7 +187,8 @@ def bare_report() -> Report:
     report["scores"] = []
     report["won"] = False
     report["verdict"] = "Nothing was held out, so nothing is compared."
-    report["history"]["valid"] = [None] * len(report["history"]["train"])
+    report["chosen"] = report["bands"] = None
+    report["stages"] = report["stages"][3:]
     report["table"]["notes"] = []
     report["solver"] = {
         "solver": "rk4",

@@ -56,7 +56,7 @@ def fit(
     hold_out:
         Share at the end of every series that is never trained on (0.2), or series:NAME.
     iterations:
-        Training steps (900).
+        Steps at each length of the training windows (40).
     seed:
         Of the initial weights (0).
     overwrite:
@@ -76,6 +76,7 @@ def predict(
     until: str | None = None,
     times: Path | None = None,
     from_: Annotated[Path | None, Parameter(name="--from")] = None,
+    bands: Annotated[bool, Parameter(negative="")] = False,
     out: Path | None = None,
 ) -> int:
     """Forecast with a fitted run and write a CSV.
@@ -90,12 +91,14 @@ def predict(
         Instead: a CSV with the times to predict (and the series, where there are several).
     from_:
         A CSV with one complete row a series to start from. Default: the end of the record.
+    bands:
+        Add the bounds of 80 and 95 % bands for every state.
     out:
         The CSV to write. Default: prediction.csv in the run's folder.
     """
     from isocline.cli.predict import predict_command
 
-    return predict_command(run, until, times, from_, out)
+    return predict_command(run, until, times, from_, bands, out)
 
 
 @app.command

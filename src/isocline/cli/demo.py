@@ -26,7 +26,8 @@ def demo_command(out: Path, seed: int, quick: bool) -> int:
     console.print("1. A neural ODE learns a spiral from one noisy trajectory", style="bold")
     learn_spiral(out, seed, quick)
     console.print("\n2. The same for measured data: pelts of hares and lynxes, 1845-1935", style="bold")
-    config = Config(seed=seed, iterations=90 if quick else 900)
+    quickly = {"matching": 100, "iterations": 5, "polish": 20, "penalty": (1.0,), "members": 3, "blocks": 2}
+    config = Config.make(seed=seed, **(quickly if quick else {}))
     folder = out / "lynx-hare"
     with as_file(files("isocline").joinpath("data/lynx_hare.csv")) as table:
         command = "isocline fit lynx_hare.csv"
@@ -58,12 +59,11 @@ def learn_spiral(out: Path, seed: int, quick: bool) -> None:
     history = {
         "iteration": list(range(len(result.losses))),
         "train": result.losses,
-        "valid": [None] * len(result.losses),
     }
     text = page(
         "spiral.html",
         gif=base64.b64encode((out / "spiral.gif").read_bytes()).decode(),
-        losses=losses({"history": history, "best_iteration": 0}),
+        losses=losses({"history": history}),
         points=len(result.data.ts),
         iterations=iterations,
         seconds=seconds,

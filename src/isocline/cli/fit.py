@@ -18,11 +18,12 @@ from isocline.cli import fail
 from isocline.fit import Config, UserError
 from isocline.fit import fit as fit_table
 from isocline.fit import resume as resume_run
-from isocline.fit.loop import Trainer
+from isocline.fit.recipe import Recipe
 from isocline.fit.scale import Scales
 from isocline.fit.table import Table
 
 console = Console(highlight=False)
+PHASES = {"choosing": "choosing by held-out blocks", "fitting": "fitting the record"}
 
 
 def fit_command(
@@ -99,7 +100,8 @@ class Screen:
         self.progress = Progress(*columns, console=console) if console.is_terminal else None
         self.table: Table | None = None
         self.task: Any = None
-        self.shown = -1
+        self.phase = ""
+        self.told: tuple[str, str] | None = None
 
     def __enter__(self) -> Screen:
         return self
@@ -117,25 +119,21 @@ class Screen:
         elif what == "judging" and self.progress is not None:
             self.progress.stop()
 
-    def tell(self, trainer: Trainer) -> None:
-        """After every iteration."""
-        (done, total), history = trainer.progress, trainer.history
-        valid = next((v for v in reversed(history.valid) if v is not None), None)
-        trial = (
-            f"start {trainer.trial + 1}/{trainer.config.starts}  " if trainer.trial < trainer.config.starts > 1 else ""
-        )
-        loss = f"{trial}misfit {history.train[-1]:.3g}" + (f"  validation {valid:.3g}" if valid is not None else "")
+    def tell(self, recipe: Recipe) -> None:
+        """After every step: a bar for each phase, or a line for each stage."""
+        trainer = recipe.trainer
+        (done, total), seconds = trainer.progress, trainer.history.seconds[-1]
+        stage = trainer.stages[trainer.history.stage[-1]].title(recipe.config.window)
+        what = f"misfit {trainer.history.misfit[-1]:.3g}"
         if self.progress is not None:
-            if self.task is None:
-                self.progress.start()
-                self.task = self.progress.add_task("training", total=total, loss="")
-            self.progress.update(self.task, completed=done, loss=loss)
-            return
-        tenth = 10 * done // total
-        if tenth > self.shown:
-            self.shown = tenth
-            left = history.seconds[-1] / done * (total - done)
-            print(f"iteration {done}/{total}  {loss}  {history.seconds[-1]:.0f} s, {left:.0f} s left", flush=True)
+            self.progress.start()
+            if recipe.phase != self.phase:
+                self.phase = recipe.phase
+                self.task = self.progress.add_task(PHASES[recipe.phase], total=total, loss="")
+            self.progress.update(self.task, completed=done, total=total, loss=f"{stage}  {what}")
+        elif (recipe.phase, stage) != self.told:
+            self.told = (recipe.phase, stage)
+            print(f"{PHASES[recipe.phase]}: {stage}  step {done}/{total}  {what}  {seconds:.0f} s", flush=True)
 
 
 def roles(table: Table, scales: Scales) -> None:
@@ -163,9 +161,16 @@ def say(message: str, style: str = "") -> None:
 
 
 def show(report: dict[str, Any], folder: Path) -> None:
-    """The scores and where everything is."""
+    """How it was chosen, the scores, how good the bands are, and where everything is."""
+    chosen, bands = report["chosen"], report["bands"]
+    if chosen and len(chosen["errors"]) > 1:
+        errors = ", ".join(f"{e['penalty']:g}: {e['error']:.3g}" for e in chosen["errors"])
+        say(f"penalty {chosen['penalty']:g}, by {chosen['blocks']} held-out blocks (error by penalty: {errors})")
     if report["scores"]:
         console.print(scores(report["scores"]))
+    if bands and bands["coverage"]:
+        shares = " and ".join(f"{bands['coverage'][level]:.0%} ({level} %)" for level in ("80", "95"))
+        say(f"observations of the held-out part inside the bands: {shares}")
     for warning in report["warnings"]:
         say(f"warning: {warning}")
     say(report["verdict"], "bold")

@@ -13,11 +13,13 @@ from isocline.fit import predict as predict_run
 from isocline.fit.files import write
 
 
-def predict_command(run: Path, until: str | None, times: Path | None, start: Path | None, out: Path | None) -> int:
+def predict_command(
+    run: Path, until: str | None, times: Path | None, start: Path | None, bands: bool, out: Path | None
+) -> int:
     """0 when every time was reached, 1 when a forecast could not go on; exits with 2 on bad input."""
     path = out or run / "prediction.csv"
     try:
-        header, rows, lost = predict_run(run, until=until, times=times, start=start)
+        header, rows, lost = predict_run(run, until=until, times=times, start=start, bands=bands)
         if path.is_dir() or not path.parent.is_dir():
             raise UserError(f"--out {path}: expected a file in a folder that exists")
     except UserError as error:

@@ -20,15 +20,18 @@ class Config(BaseModel):
         ignore: headers that play no role.
         scale: of the states: "auto" takes logarithms of columns that are positive and skewed.
         hold_out: the share of every series at its end that is never trained on, or "series:NAME" for a whole one.
-        validation: share of what is left, at its end, that chooses the stopping point.
+        blocks: held-out blocks, spread over the record, that choose the penalty and calibrate the bands; 0 skips both.
         hidden: widths of the hidden layers (tanh).
+        matching: Adam steps of gradient matching on the smoothed record; 0 skips it.
         window: observations in the shortest training window; windows grow by doubling.
-        starts: networks that begin; the best after a third of the iterations goes on.
-        iterations: Adam steps of the one that is kept.
-        learning_rate: of Adam; falls to a tenth along a cosine.
+        iterations: L-BFGS iterations at each window length (of long records, five Adam steps for each); 0 skips multiple shooting.
+        polish: L-BFGS iterations (or Adam, likewise) on windows of full length; 0 skips them.
+        learning_rate: of Adam on windows; falls to a tenth along a cosine at each length.
         continuity: weight of the gaps between the end of a window and the free start of the next.
-        penalty: weight of the squared parameters.
-        patience: stop after so many iterations at full length without a better validation loss.
+        noise: of every column: "learned", or what the smoothing spline left ("smoothed").
+        penalty: weight of the squared parameters of the network; of several the held-out blocks choose one.
+        starts: networks fitted to the data; the one with the lowest loss is the model.
+        members: networks fitted to the data with noise added, for the bands; 0 skips them.
         seed: of the initial weights and the choice of windows.
 
     Example:
@@ -44,15 +47,18 @@ class Config(BaseModel):
     ignore: tuple[str, ...] = ()
     scale: Literal["auto", "linear", "log"] = "auto"
     hold_out: float | str = 0.2
-    validation: float = Field(0.15, ge=0.0, lt=0.8)
+    blocks: int = Field(4, ge=0, le=20)
     hidden: tuple[PositiveInt, ...] = (32,)
-    window: int = Field(10, ge=2)
-    starts: int = Field(4, ge=1)
-    iterations: int = Field(900, ge=1)
-    learning_rate: float = Field(1e-2, gt=0)
+    matching: int = Field(400, ge=0)
+    window: int = Field(5, ge=2)
+    iterations: int = Field(40, ge=0)
+    polish: int = Field(200, ge=0)
+    learning_rate: float = Field(5e-3, gt=0)
     continuity: float = Field(1.0, ge=0)
-    penalty: float = Field(1e-4, ge=0)
-    patience: int = Field(200, ge=1)
+    noise: Literal["learned", "smoothed"] = "learned"
+    penalty: tuple[float, ...] = (1e-4, 1e-2, 1.0)
+    starts: int = Field(4, ge=1)
+    members: int = Field(8, ge=0)
     seed: int = Field(0, ge=0, lt=2**31)
 
     @staticmethod

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
 from torch import nn
 
 from isocline.fit.clock import Clock
 from isocline.fit.config import Config
+from isocline.fit.ensemble import Ensemble
 from isocline.fit.errors import UserError
 from isocline.fit.files import read_run
-from isocline.fit.loop import network
 from isocline.fit.scale import Scales
 
 
@@ -24,7 +23,7 @@ class Fitted:
     Attributes:
         folder: of the run.
         table: the path of its table.
-        field: in scaled coordinates.
+        ensemble: the model, in scaled coordinates, and its members.
     """
 
     folder: Path
@@ -32,7 +31,12 @@ class Fitted:
     config: Config
     scales: Scales
     clock: Clock
-    field: nn.Module
+    ensemble: Ensemble
+
+    @property
+    def field(self) -> nn.Module:
+        """The model, in scaled coordinates."""
+        return self.ensemble.model
 
     @staticmethod
     def read(folder: Path) -> Fitted:
@@ -41,11 +45,9 @@ class Fitted:
         if not (folder / "states.json").exists():
             raise UserError(f"{folder}: the run has no model yet; finish it with: isocline fit --resume {folder}")
         config = Config.make(**kept["config"])
-        field = network(len(config.states), config)
-        field.load_state_dict(load_file(folder / "model.safetensors"))
-        return Fitted.of(folder, kept, config, Scales.from_dict(kept["scales"]), field)
+        return Fitted.of(folder, kept, config, Scales.from_dict(kept["scales"]), Ensemble.read(folder, config))
 
     @staticmethod
-    def of(folder: Path, kept: dict[str, Any], config: Config, scales: Scales, field: nn.Module) -> Fitted:
+    def of(folder: Path, kept: dict[str, Any], config: Config, scales: Scales, ensemble: Ensemble) -> Fitted:
         """From its parts; `kept` is config.json."""
-        return Fitted(folder, Path(kept["table"]), config, scales, Clock(**kept["clock"]), field)
+        return Fitted(folder, Path(kept["table"]), config, scales, Clock(**kept["clock"]), ensemble)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from isocline.fit.networks import Networks
 from isocline.solve import solve
 
 # (states (B, d), times (B, T) padded with NaN at the end) -> paths (T, B, d), NaN or inf where a path cannot go on.
@@ -25,6 +26,28 @@ def flow_of(field: nn.Module) -> Flow:
                 field,
                 states,
                 ts,
+                engine="auto",
+                batching="per_sample",
+                rtol=RTOL,
+                atol=ATOL,
+                max_steps=MAX_STEPS,
+                throw=False,
+            ).ys
+
+    return flow
+
+
+def flow_of_rows(networks: Networks, theta: Tensor) -> Flow:
+    """Paths of many networks, sample b by the network of row b of θ (B, size); so is sample B + b, and so on."""
+
+    def flow(states: Tensor, ts: Tensor) -> Tensor:
+        parts = tuple(p.repeat(len(states) // len(theta), *[1] * (p.dim() - 1)) for p in networks.parts(theta))
+        with torch.no_grad():
+            return solve(
+                networks.field,
+                states,
+                ts,
+                args=parts,
                 engine="auto",
                 batching="per_sample",
                 rtol=RTOL,

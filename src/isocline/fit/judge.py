@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from isocline.fit.bands import LEVELS
 from isocline.fit.baselines import LinearODE, last_values
+from isocline.fit.ensemble import Ensemble
 from isocline.fit.flow import flow_of
 from isocline.fit.forecast import forecast
 from isocline.fit.scale import Scales
@@ -24,8 +26,10 @@ CLOSE = 0.03  # errors that differ by less than this share count as equal, howev
 Scores = list[dict[str, Any]]
 
 
-def judge(model: nn.Module, table: Table, split: Split, scales: Scales, window: int) -> tuple[Scores, list[str]]:
-    """Scores of the three models, and warnings.
+def judge(
+    model: nn.Module, table: Table, split: Split, scales: Scales, window: int, ensemble: Ensemble | None = None
+) -> tuple[Scores, list[str]]:
+    """Scores of the three models, and warnings; with an ensemble that has bands, what share of the points they hold.
 
     Every model starts from the training part: persistence from the last observed value, the two ODEs from a state
     settled on its last rows. The linear ODE learns from all of the training part, validation rows too.
@@ -51,7 +55,22 @@ def judge(model: nn.Module, table: Table, split: Split, scales: Scales, window: 
     }
     for name in (NEURAL, LINEAR):
         warnings += _lost(name, forecasts[name], held, table)
-    return _scores(forecasts, held, scales, table), warnings
+    scores = _scores(forecasts, held, scales, table)
+    if ensemble is not None and ensemble.bands is not None:
+        scores[0]["coverage"] = _coverage(ensemble, forecasts[NEURAL], trains, held, scales)
+    return scores, warnings
+
+
+def _coverage(
+    ensemble: Ensemble, paths: Sequence[np.ndarray], trains: Sequence[Series], held: Sequence[Series], scales: Scales
+) -> dict[str, float | None]:
+    """Share of the held-out observations inside each band."""
+    assert ensemble.bands is not None
+    spreads = ensemble.spread(trains, [h.t for h in held], scales)
+    error = np.abs(np.concatenate(paths) - scales.scaled(np.concatenate([h.y for h in held])))
+    seen = ~np.isnan(error)
+    inside = {level: error <= ensemble.bands.half_widths(np.concatenate(spreads), level) for level in LEVELS}
+    return {f"{100 * level:.0f}": number(float(inside[level][seen].mean())) for level in LEVELS}
 
 
 def _lost(name: str, paths: Sequence[np.ndarray], held: Sequence[Series], table: Table) -> list[str]:

@@ -1,273 +1,250 @@
-"""The training loop: Adam on windows that grow, a checkpoint every few seconds, the same numbers after a break."""
+"""Training of a batch of members, stage by stage: slopes, windows that double, the whole record."""
 
 from __future__ import annotations
 
 import copy
 import math
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from isocline.fit.batch import Batch
 from isocline.fit.config import Config
-from isocline.fit.files import place
-from isocline.fit.warm_start import match_slopes
-from isocline.fit.windows import Record, Windows, choose
-from isocline.nn import MLP
-from isocline.solve import solve
+from isocline.fit.networks import Networks
+from isocline.fit.objective import Objective
+from isocline.fit.rows import LBFGS, Adam
+from isocline.fit.warm_start import Slopes
+from isocline.fit.windows import Windows
 
-CHECK_EVERY = 20  # iterations between looks at the validation part
-SAVE_EVERY = 2.0  # seconds between checkpoints
-BOUND = 20.0  # standard deviations a state may reach in a window before it counts as lost
-MAX_STEP = 0.6  # in scaled time, where an oscillation turns by 0.6 rad: RK4 then errs by 6e-4 rad a step in phase
-GROWING = 0.75  # share of the iterations in which windows grow; the rest is for the longest
+MATCHING_RATE = 1e-2  # of Adam on slopes, where it is safe; on windows it makes more starts fail
+SHORT = 60_000  # observations of all members up to which L-BFGS sees all of them each time; beyond, Adam sees a choice
+LONGER = 5  # steps of Adam for one of L-BFGS
+PARTS = 4  # of the polish: before each, and after the last, the solver's steps are judged
+EXTRA = 3  # such parts at most that are added where steps had to be halved after the last
+LEAST_STEP = 0.02  # of the solver, scaled time
+OFF = 0.1  # relative change of the misfit with halved steps that is too much
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of the training: its kind ("matching", "shooting" or "polish"), its steps and the level of its windows."""
+
+    kind: str
+    steps: int
+    level: int = 0
+    adam: bool = True
+
+    def title(self, window: int) -> str:
+        """In words; `window` observations in the shortest window."""
+        if self.kind == "matching":
+            return "gradient matching"
+        return f"windows of {window * 2**self.level}" if self.kind == "shooting" else "whole record"
 
 
 @dataclass
 class History:
-    """Losses over the iterations; validation where it was looked at, else None."""
+    """By step: the number of the stage, the misfit (mean square, scaled units) of the best unperturbed member, seconds."""
 
-    iteration: list[int] = field(default_factory=list)
-    train: list[float] = field(default_factory=list)
-    valid: list[float | None] = field(default_factory=list)
+    stage: list[int] = field(default_factory=list)
+    misfit: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
 
 
-def network(dim: int, config: Config, seed: int = 0) -> MLP:
-    """The field of a run, as it is before training. In double precision: at this size it costs nothing."""
-    return MLP((dim, *config.hidden, dim), seed=seed, last_gain=0.2, dtype=torch.float64)
-
-
-class Bounded(nn.Module):
-    """The learned field, held finite far from the data: a window that runs away costs much, not everything."""
-
-    def __init__(self, field: nn.Module) -> None:
-        super().__init__()
-        self.inner = field
-
-    def forward(self, t: Tensor, y: Tensor) -> Tensor:
-        """dy/dt."""
-        return self.inner(t, y.clamp(-BOUND, BOUND))
-
-
 class Trainer:
-    """Trains one field on one record.
-
-    Several networks start (`config.starts`); after a third of the iterations, when windows have doubled once or twice,
-    the one with the lowest training misfit goes on. Some starts end in a path that lies flat through the data, and the
-    misfit shows it by then; the validation part is too short to ask.
+    """Trains all members of a batch together.
 
     Args:
         config: of the run.
-        record: what is trained on, in scaled units.
-        validate: loss of a field on the validation part; None without one.
-        folder: where the checkpoint goes; None keeps nothing.
+        batch: their records.
+        penalty: (M,) of the squared weights of each.
+        seeds: of their first weights.
+        lead: how many of the first members are the unperturbed ones, of which the best leads.
+        share: of the steps of each stage.
     """
 
     def __init__(
-        self,
-        config: Config,
-        record: Record,
-        validate: Callable[[nn.Module], float] | None = None,
-        folder: Path | None = None,
+        self, config: Config, batch: Batch, penalty: Tensor, seeds: list[int], lead: int, share: float = 1.0
     ) -> None:
-        self.config, self.record, self.validate, self.folder = config, record, validate, folder
-        self.levels = record.levels
-        self.trial = 0
-        self.rival: dict[str, Any] | None = None  # the best of the earlier starts: its state and misfit
-        self.before = 0.0  # seconds of earlier sessions
-        self.evaluations = 0
-        self._begin()
-
-    def _begin(self) -> None:
-        """A new start: weights of its own, matched to the slopes of the smoothed record."""
-        seed = self.config.seed * self.config.starts + self.trial
-        self.model = network(self.record.y[0].shape[1], self.config, seed)
-        match_slopes(self.model, self.record, self.config.penalty)
-        self.field = Bounded(self.model)
-        self.starts = nn.Parameter(self.record.starts())
-        groups = [{"params": list(self.model.parameters())}, {"params": [self.starts]}]
-        self.optimizer = torch.optim.Adam(groups, lr=self.config.learning_rate)
-        self.iteration = 0
+        self.config, self.batch, self.lead = config, batch, lead
+        self.networks = Networks(batch.dim, config.hidden)
+        self.objective = Objective(self.networks, batch, penalty, config.continuity, config.noise == "learned")
+        self.stages = self._plan(share)
+        self.theta = self.objective.begin(self.networks.begin(seeds))
+        self.stage = self.step = self.extra = 0
+        self.loss = torch.full((len(seeds),), torch.inf, dtype=torch.float64)
+        self.misfit = self.loss.clone()
         self.history = History()
-        self.best: dict[str, Any] = {"iteration": 0, "valid": math.inf}
+        self.optimizer: Adam | LBFGS | None = None
+        self._windows: tuple[int, Windows] | None = None
 
-    # ---- one run --------------------------------------------------------------------------------------------------
-    def run(self, tell: Callable[[Trainer], None], stop: Callable[[], bool] = lambda: False) -> str:
-        """Trains to the end; returns why it ended: "iterations", "early stopping" or "interrupted".
+    def _plan(self, share: float) -> list[Stage]:
+        config, short = self.config, self.batch.rows <= SHORT
+        shooting, part = (
+            math.ceil(share * n) * (1 if short else LONGER) for n in (config.iterations, config.polish / PARTS)
+        )
+        stages = [Stage("matching", config.matching)]
+        stages += [Stage("shooting", shooting, level, not short) for level in range(self.batch.levels)]
+        stages += [Stage("polish", part, self.batch.levels - 1, not short)] * PARTS
+        return [s for s in stages if s.steps]
 
-        Args:
-            tell: called after every iteration.
-            stop: asked before every iteration.
-        """
-        began = saved = time.monotonic()
-        reason = "iterations"
-        windows: tuple[int, Windows] | None = None
-        while self.iteration < self.config.iterations:
-            if self.trial < self.config.starts and self.iteration == self.screening:
-                self._compare()
-            if self._stale:
-                reason = "early stopping"
-                break
-            if stop():
-                reason = "interrupted"
-                break
-            if windows is None or windows[0] != self.level:
-                windows = (self.level, self.record.windows(self.level))
-            self._step(windows[1])
-            now = time.monotonic()
-            self.history.seconds.append(self.before + now - began)
-            tell(self)
-            if self.folder and now - saved > SAVE_EVERY:
-                self.save(self.before + now - began)
-                saved = now
-        self.before += time.monotonic() - began
-        if self.folder:
-            self.save(self.before)
-        return reason
+    @cached_property
+    def slopes(self) -> Slopes:
+        """What gradient matching makes small: its penalty is in the units of the slopes, not of the noise."""
+        return Slopes(self.networks, self.batch, self.objective.penalty * self.objective.noise0.square().mean(1))
 
+    # ---- steps ----------------------------------------------------------------------------------------------------
     @property
-    def screening(self) -> int:
-        """Iterations after which starts are compared; none where there is one start."""
-        return max(1, self.config.iterations // 3) if self.config.starts > 1 else -1
-
-    def _compare(self) -> None:
-        """Keeps the better of this start and the best before it; begins the next, or goes on with the winner."""
-        recent = self.history.train[-CHECK_EVERY:]
-        misfit = sum(recent) / len(recent)
-        if self.rival is None or misfit < self.rival["misfit"]:
-            self.rival = {"misfit": misfit, "state": self._state()}
-        self.trial += 1
-        if self.trial < self.config.starts:
-            self._begin()
-        else:
-            self._restore(self.rival["state"])
-            self.rival = None
+    def done(self) -> bool:
+        """Whether all stages are."""
+        return self.stage == len(self.stages)
 
     @property
     def progress(self) -> tuple[int, int]:
-        """(iterations done, in all), those of all starts counted."""
-        extra = max(0, self.screening)
-        trials = self.config.starts - 1
-        return min(self.trial, trials) * extra + self.iteration, trials * extra + self.config.iterations
+        """Steps done, and in all."""
+        return sum(s.steps for s in self.stages[: self.stage]) + self.step, sum(s.steps for s in self.stages)
 
     @property
-    def level(self) -> int:
-        """How often the windows have doubled."""
-        return min(self.iteration // self._per_level, self.levels - 1)
+    def now(self) -> Stage:
+        """The stage that the next step belongs to, or the last."""
+        return self.stages[min(self.stage, len(self.stages) - 1)]
 
     @property
-    def _per_level(self) -> int:
-        return max(1, int(GROWING * self.config.iterations) // self.levels)
+    def best(self) -> int:
+        """The unperturbed member with the lowest loss."""
+        return int(self.loss[: self.lead].nan_to_num(torch.inf).argmin())
 
-    @property
-    def _grown(self) -> int:
-        """The iteration from which windows have their full length."""
-        return self._per_level * (self.levels - 1)
-
-    @property
-    def _stale(self) -> bool:
-        """At full length and without a better validation loss for `patience` iterations."""
-        return self.iteration - max(self.best["iteration"], self._grown) >= self.config.patience
-
-    def _step(self, windows: Windows) -> None:
-        for group in self.optimizer.param_groups:
-            share = self.iteration / self.config.iterations
-            group["lr"] = self.config.learning_rate * (0.55 + 0.45 * math.cos(math.pi * share))
-        # A generator of its own for every iteration: a resumed run draws what the unbroken one drew.
-        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + self.iteration)
-        self.optimizer.zero_grad()
-        loss, misfit = self.loss(choose(windows, generator))
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_([*self.model.parameters(), self.starts], 10.0)
-        if bool(torch.isfinite(norm)):
-            self.optimizer.step()
-        self.iteration += 1
-        self.history.iteration.append(self.iteration)
-        self.history.train.append(misfit)
-        self.history.valid.append(None)
-        if self.iteration % CHECK_EVERY == 0 or self.iteration == self.config.iterations:
-            self._look(misfit)
-
-    def _look(self, misfit: float) -> None:
-        """Keeps the best field, by validation where there is a validation part, else the last."""
-        value = misfit if self.validate is None else self.validate(self.model)
-        self.history.valid[-1] = value if self.validate and math.isfinite(value) else None
-        # Until windows span the record the latest field is the best: on a short validation part an early one wins by luck.
-        growing = self.best["iteration"] <= self._grown
-        if value < self.best["valid"] or growing or self.validate is None:
-            self.best = {"iteration": self.iteration, "valid": value, **self._parameters()}
-
-    def _parameters(self) -> dict[str, Any]:
-        model = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
-        return {"model": model, "starts": self.starts.detach().clone()}
-
-    def take_best(self) -> None:
-        """Puts the best field in place, after the last checkpoint was saved."""
-        if self.best["iteration"] > 0:
-            self.model.load_state_dict(self.best["model"])
-            with torch.no_grad():
-                self.starts.copy_(self.best["starts"])
-
-    def loss(self, windows: Windows) -> tuple[Tensor, float]:
-        """The training loss and the plain misfit (mean square, scaled units) of some windows."""
-        start, common = self.starts[windows.start], windows.common
-        # The graphs of these short solves fit in memory, and stepping together saves half the time where it can be done.
-        options = {"solver": "rk4", "max_step": MAX_STEP, "gradient": "backprop", "engine": "auto", "throw": False}
-        if common is None:
-            sol = solve(self.field, start, windows.ts, batching="per_sample", **options)
+    def advance(self) -> None:
+        """One step of the present stage."""
+        stage = self.now
+        if stage.kind == "polish" and not self.step:
+            self._judge_steps(stage)
+        if stage.kind == "matching":
+            self._match(stage)
+        elif stage.adam:
+            self._by_adam(stage)
         else:
-            sol = solve(self.field, start, common, batching=None, **options)
-        self.evaluations += int(torch.as_tensor(sol.stats.evaluations).sum())
-        ys = sol.ys
-        seen = ~windows.y.isnan() & ~ys.isnan()
-        error = torch.where(seen, ys.nan_to_num(0.0) - windows.y.nan_to_num(0.0), 0.0)
-        misfit = error.square().sum() / seen.sum().clamp(min=1)
-        inner = (windows.end >= 0).nonzero().squeeze(1)
-        gap = ys.new_zeros(())
-        if len(inner):
-            arrived = ys[windows.last[inner], inner].nan_to_num(BOUND)
-            gap = (arrived - self.starts[windows.end[inner]]).square().mean()
-        penalty = torch.stack([p.square().sum() for p in self.model.parameters()]).sum()
-        return misfit + self.config.continuity * gap + self.config.penalty * penalty, float(misfit.detach())
+            self._by_lbfgs(stage)
+        self.history.stage.append(self.stage)
+        self.history.misfit.append(float(self.misfit[self.best]))
+        self.step += 1
+        finished = isinstance(self.optimizer, LBFGS) and bool(self.optimizer.done.all())
+        if self.step >= stage.steps or finished:
+            self.stage, self.step = self.stage + 1, 0
+            if self.done or self.now.kind != "polish" or stage.kind != "polish":
+                self.optimizer = None  # else the parts of the polish go on with what L-BFGS knows
+            if self.done and stage.kind == "polish" and self._judge_steps(stage) and self.extra < EXTRA:
+                self.extra += 1
+                self.stages.append(stage)
+
+    def _judge_steps(self, stage: Stage) -> bool:
+        """Halves the solver's steps where that changes the misfit: a network can learn to profit from their error.
+
+        van der Pol's relaxation oscillation does: with RK4 steps of 0.2 the misfit is that of the noise, and forty times it
+        for the field that was learned. The loss of every member is from then on the one with small steps.
+        """
+        windows, members = self.batch.some(self._of_level(stage.level), self.config.seed), torch.arange(len(self.theta))
+        halved = False
+        while True:
+            _, _, misfit = self.objective.value(self.theta, members, windows)
+            self.objective.max_step /= 2
+            self.loss, _, finer = self.objective.value(self.theta, members, windows)
+            off = (finer - misfit).abs() / misfit
+            best = self.best
+            if max(float(off.median()), float(off[best])) <= OFF or self.objective.max_step < LEAST_STEP:
+                self.objective.max_step *= 2
+                self.misfit = finer
+                return halved
+            halved, self.optimizer = True, None
+
+    def _match(self, stage: Stage) -> None:
+        networks = self.objective.network(self.theta)
+        optimizer = self.optimizer = self.optimizer or Adam(networks)
+        assert isinstance(optimizer, Adam)
+        optimizer.theta = networks  # a view: θ itself is changed
+        self.misfit, gradient = self.slopes.value(networks)
+        self.loss = self.misfit
+        optimizer.step(gradient, MATCHING_RATE * _falling(self.step / stage.steps))
+
+    def _by_adam(self, stage: Stage) -> None:
+        optimizer = self.optimizer = self.optimizer or Adam(self.theta)
+        assert isinstance(optimizer, Adam)
+        # A generator of its own for every step: a resumed run draws what the unbroken one drew.
+        seed = self.config.seed * 1_000_003 + 10_007 * self.stage + self.step
+        windows = self.batch.some(self._of_level(stage.level), seed)
+        self.loss, gradient, self.misfit = self.objective.value(self.theta, torch.arange(len(self.theta)), windows)
+        optimizer.step(gradient, self.config.learning_rate * _falling(self.step / stage.steps))
+
+    def _by_lbfgs(self, stage: Stage) -> None:
+        windows = self._of_level(stage.level)
+
+        def value(theta: Tensor, members: Tensor) -> tuple[Tensor, Tensor]:
+            loss, gradient, misfit = self.objective.value(theta, members, windows)
+            self._tried[members] = misfit
+            return loss, gradient
+
+        self._tried = self.misfit.clone()
+        if self.optimizer is None:
+            self.optimizer = LBFGS(self.theta, value)
+        optimizer = self.optimizer
+        assert isinstance(optimizer, LBFGS)
+        optimizer.theta, optimizer.value = self.theta, value
+        optimizer.step()
+        self.loss = optimizer.loss.clone()
+        self.misfit = self._tried
+
+    def _of_level(self, level: int) -> Windows:
+        if self._windows is None or self._windows[0] != level:
+            self._windows = (level, self.batch.windows(level))
+        return self._windows[1]
+
+    @property
+    def title(self) -> str:
+        """Of the present stage, in words."""
+        return self.now.title(self.config.window)
+
+    def told(self) -> list[dict[str, Any]]:
+        """Stages so far: name, steps, seconds, and the misfit at their end."""
+        out: list[dict[str, Any]] = []
+        history, began = self.history, 0.0
+        for i, misfit, seconds in zip(history.stage, history.misfit, history.seconds, strict=True):
+            name = self.stages[i].title(self.config.window)
+            if not out or out[-1]["name"] != name:
+                began = out[-1]["until"] if out else history.seconds[0]
+                out.append({"name": name, "steps": 0, "seconds": 0.0})
+            out[-1] |= {"steps": out[-1]["steps"] + 1, "seconds": seconds - began, "until": seconds, "misfit": misfit}
+        return [{k: v for k, v in stage.items() if k != "until"} for stage in out]
 
     # ---- keeping --------------------------------------------------------------------------------------------------
-    def _state(self) -> dict[str, Any]:
-        """Of the current start; a copy."""
+    def state(self) -> dict[str, Any]:
+        """All that a resumed training needs; a copy."""
+        optimizer = self.optimizer and {"adam": isinstance(self.optimizer, Adam), **self.optimizer.state()}
         state = {
-            "iteration": self.iteration,
-            "model": self.model.state_dict(),
-            "starts": self.starts.detach(),
-            "optimizer": self.optimizer.state_dict(),
-            "history": vars(self.history),
-            "best": self.best,
-        }
+            "theta": self.theta, "stage": self.stage, "step": self.step, "loss": self.loss, "misfit": self.misfit,
+            "history": vars(self.history), "optimizer": optimizer, "evaluations": self.objective.evaluations,
+            "extra": self.extra, "max_step": self.objective.max_step,
+        }  # fmt: skip
         return copy.deepcopy(state)
 
-    def _restore(self, state: dict[str, Any]) -> None:
-        self.iteration = state["iteration"]
-        self.model.load_state_dict(state["model"])
-        with torch.no_grad():
-            self.starts.copy_(state["starts"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.history, self.best = History(**state["history"]), state["best"]
+    def load(self, state: dict[str, Any]) -> None:
+        """Goes on from what `state` gave."""
+        self.theta, self.loss, self.misfit = state["theta"], state["loss"], state["misfit"]
+        self.stage, self.step, self.history = state["stage"], state["step"], History(**state["history"])
+        self.objective.evaluations, self.objective.max_step = state["evaluations"], state["max_step"]
+        self.extra = state["extra"]
+        self.stages += self.stages[-1:] * self.extra
+        kept = state["optimizer"]
+        self.optimizer = None
+        if kept and kept["adam"]:
+            matching = self.now.kind == "matching"
+            self.optimizer = Adam(self.objective.network(self.theta) if matching else self.theta)
+            self.optimizer.load(kept)
+        elif kept:
+            self.optimizer = LBFGS.resumed(self.theta, kept)
 
-    def save(self, seconds: float) -> None:
-        """The whole state, written aside and moved into place."""
-        assert self.folder is not None
-        whole = {
-            **self._state(), "trial": self.trial, "rival": self.rival, "seconds": seconds, "evaluations": self.evaluations,
-        }  # fmt: skip
-        place(self.folder / "checkpoint.pt", lambda aside: torch.save(whole, aside))
 
-    def load(self) -> None:
-        """Goes on from the checkpoint of the folder."""
-        assert self.folder is not None
-        whole = torch.load(self.folder / "checkpoint.pt", weights_only=True)
-        self._restore(whole)
-        self.trial, self.rival = whole["trial"], whole["rival"]
-        self.before, self.evaluations = whole["seconds"], whole["evaluations"]
+def _falling(share: float) -> float:
+    """From 1 to a tenth along a cosine."""
+    return 0.55 + 0.45 * math.cos(math.pi * share)

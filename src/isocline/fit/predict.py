@@ -10,8 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from isocline.fit.bands import spread_of
 from isocline.fit.clock import Clock
 from isocline.fit.config import Config
+from isocline.fit.ensemble import Ensemble
 from isocline.fit.errors import UserError
 from isocline.fit.fitted import Fitted
 from isocline.fit.flow import flow_of
@@ -19,6 +21,7 @@ from isocline.fit.reader import read_cells
 from isocline.fit.scale import Scales
 
 MAX_ROWS = 1_000_000
+BOUNDS = ("low80", "high80", "low95", "high95")
 
 
 def predict(
@@ -27,6 +30,7 @@ def predict(
     until: str | float | None = None,
     times: str | Path | None = None,
     start: str | Path | None = None,
+    bands: bool = False,
 ) -> tuple[list[str], list[list[Any]], list[str]]:
     """Forecasts of a run, in the units and with the headers of its table.
 
@@ -36,6 +40,8 @@ def predict(
         times: instead: a table with the times (and series) to predict.
         start: a table with one complete row a series to start from; None: the end of each record, from a state settled
             on its last rows.
+        bands: after the states, the bounds of their 80 and 95 % bands: "x low80", "x high80", "x low95", "x high95". From
+            a given state the networks of the ensemble start alike; from the end of the record each from its own.
 
     Returns:
         Header, rows, and a sentence for every forecast that could not go on to its end.
@@ -49,37 +55,63 @@ def predict(
         raise UserError("expected one of --until T and --times FILE")
     config, scales, clock = fitted.config, fitted.scales, fitted.clock
     flow = flow_of(fitted.field)
-    starts = _saved_starts(folder) if start is None else _given_starts(Path(start), config, scales, clock)
+    if bands and fitted.ensemble.bands is None:
+        raise UserError(
+            f"{folder}: the run has no bands (members={config.members}); fit it with members, or leave out --bands"
+        )
+    starts = _saved_starts(folder) if start is None else _given_starts(Path(start), fitted)
     wanted = (
         _until(until, starts, clock, folder) if until is not None else _times(Path(str(times)), starts, config, clock)
     )
-    header = [*([config.id] if config.id else []), str(config.time), *config.states]
+    bounds = [f"{state} {bound}" for bound in BOUNDS for state in config.states] if bands else []
+    header = [*([config.id] if config.id else []), str(config.time), *config.states, *bounds]
     rows: list[list[Any]] = []
     lost = []
     for name, ts in wanted.items():
-        begin, state = starts[name]
+        begin, state, members = starts[name]
         later = ts[ts > begin]
-        grid = torch.tensor(np.concatenate([[begin], later]) - begin) / scales.tau
-        path = flow(state[None], grid[None])[:, 0] if len(later) else state[None]
-        y = scales.unscaled(path.numpy())
+        at = np.concatenate([[begin], later])
+        grid = torch.tensor(at - begin) / scales.tau
+        path = (flow(state[None], grid[None])[:, 0] if len(later) else state[None]).numpy()
+        y = scales.unscaled(path)
         good = np.isfinite(y).all(1)
         if not good.all():
             of = f"series {name!r}: " if config.id else ""
-            last = clock.text(np.concatenate([[begin], later])[good].max())
-            lost.append(f"{of}the forecast is finite only up to {config.time} {last}")
+            lost.append(f"{of}the forecast is finite only up to {config.time} {clock.text(at[good].max())}")
+        if bands:
+            y = np.concatenate([y, *_bounds(fitted.ensemble, path, members, grid, scales)], 1)
         keep = good & np.concatenate([[bool((ts == begin).any())], np.ones(len(later), dtype=bool)])
-        for t, values in zip(np.concatenate([[begin], later])[keep], y[keep], strict=True):
+        for t, values in zip(at[keep], y[keep], strict=True):
             rows.append([*([name] if config.id else []), clock.text(t), *values.tolist()])
     return header, rows, lost
 
 
+def _bounds(ensemble: Ensemble, path: np.ndarray, states: Tensor, grid: Tensor, scales: Scales) -> list[np.ndarray]:
+    """Each of `BOUNDS` (n, d) about a scaled path (n, d), from the states (M, d) of the members where it begins."""
+    paths = ensemble.crowd(states, grid.expand(len(states), -1)).movedim(1, 0) if len(grid) > 1 else states[:, None]
+    bounds = ensemble.intervals(path, spread_of(paths.numpy()), scales)
+    return [bounds[name] for name in BOUNDS]
+
+
 # ---- where to start ---------------------------------------------------------------------------------------------------
-def _saved_starts(folder: Path) -> dict[str, tuple[float, Tensor]]:
+# By series: the time, the state (d,) of the model and those (M, d) of the members.
+Starts = dict[str, tuple[float, Tensor, Tensor]]
+
+
+def _saved_starts(folder: Path) -> Starts:
     saved = json.loads((folder / "states.json").read_text(encoding="utf-8"))
-    return {name: (s["t"], torch.tensor(s["state"], dtype=torch.float64)) for name, s in saved.items()}
+    return {
+        name: (
+            s["t"],
+            torch.tensor(s["state"], dtype=torch.float64),
+            torch.tensor(s.get("members", []), dtype=torch.float64),
+        )
+        for name, s in saved.items()
+    }
 
 
-def _given_starts(path: Path, config: Config, scales: Scales, clock: Clock) -> dict[str, tuple[float, Tensor]]:
+def _given_starts(path: Path, fitted: Fitted) -> Starts:
+    config, scales, clock = fitted.config, fitted.scales, fitted.clock
     cells = read_cells(path)
     cells.require(*filter(None, [config.time, config.id]), *config.states)
     ts = clock.numbers(cells, str(config.time))
@@ -92,30 +124,28 @@ def _given_starts(path: Path, config: Config, scales: Scales, clock: Clock) -> d
         columns.append(scale.scaled(values))
     names = cells.text(config.id).tolist() if config.id else [""] * len(ts)
     states = torch.tensor(np.stack(columns, 1), dtype=torch.float64)
-    out: dict[str, tuple[float, Tensor]] = {}
+    out: Starts = {}
     for name, t, state, line in zip(names, ts, states, cells.lines, strict=True):
         if name in out:
             of = f" for series {name!r}" if config.id else ""
             raise UserError(f"{path}: line {line}: a second starting row{of}; expected one")
-        out[name] = (float(t), state)
+        out[name] = (float(t), state, state.expand(len(fitted.ensemble.members), -1))
     return out
 
 
 # ---- where to go ------------------------------------------------------------------------------------------------------
-def _until(
-    until: str | float, starts: dict[str, tuple[float, Tensor]], clock: Clock, folder: Path
-) -> dict[str, np.ndarray]:
+def _until(until: str | float, starts: Starts, clock: Clock, folder: Path) -> dict[str, np.ndarray]:
     """From each start, at the record's usual spacing, up to and including `until`."""
     end = clock.number(str(until))
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     spacing = float(np.median(np.concatenate([np.diff(s["t"]) for s in report["series"]])))
-    first = min(begin for begin, _ in starts.values())
-    if sum(max(0.0, end - begin) for begin, _ in starts.values()) / spacing > MAX_ROWS:
+    first = min(begin for begin, *_ in starts.values())
+    if sum(max(0.0, end - begin) for begin, *_ in starts.values()) / spacing > MAX_ROWS:
         raise UserError(
             f"--until {until}: more than {MAX_ROWS:,} rows at the record's spacing of {spacing:g}; give --times FILE"
         )
     out = {}
-    for name, (begin, _) in starts.items():
+    for name, (begin, *_) in starts.items():
         grid = begin + spacing * np.arange(1, int((end - begin) / spacing + 1e-6) + 1) if end > begin else np.empty(0)
         if end > begin:
             grid = np.append(grid[grid < end - 1e-6 * spacing], end)
@@ -128,7 +158,7 @@ def _until(
     return out
 
 
-def _times(path: Path, starts: dict[str, tuple[float, Tensor]], config: Config, clock: Clock) -> dict[str, np.ndarray]:
+def _times(path: Path, starts: Starts, config: Config, clock: Clock) -> dict[str, np.ndarray]:
     """By series, sorted."""
     cells = read_cells(path, one_column=True)
     if len(cells.columns) == 1 and not config.id:

@@ -10,38 +10,37 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
 
 from isocline._version import __version__
 from isocline.fit.config import Config
+from isocline.fit.ensemble import Ensemble
 from isocline.fit.errors import UserError
 from isocline.fit.export import TARGETS, source
-from isocline.fit.files import place, read_run, write
+from isocline.fit.files import read_run, write
 from isocline.fit.fitted import Fitted
-from isocline.fit.flow import Flow, flow_of
-from isocline.fit.forecast import anchor, forecast, settled
+from isocline.fit.flow import Flow, flow_of_rows
+from isocline.fit.forecast import anchor, settled
 from isocline.fit.judge import judge
-from isocline.fit.loop import Trainer
+from isocline.fit.recipe import Recipe
 from isocline.fit.scale import Scales
 from isocline.fit.split import Split
 from isocline.fit.summary import summary
 from isocline.fit.table import Series, Table, read_table
-from isocline.fit.windows import Record
 
-Tell = Callable[[Trainer], None]
+Tell = Callable[[Recipe], None]
 Notify = Callable[[str, Any], None]
 RESULTS = (
     "checkpoint.pt",
     "model.safetensors",
+    "members.safetensors",
+    "bands.json",
     "states.json",
     "report.json",
     "report.html",
     "prediction.csv",
     *TARGETS.values(),
 )
-MAX_VALIDATION, VALIDATED = 200, 32  # rows of a series, and series, that choose the stopping point
 
 
 def fit(
@@ -49,7 +48,7 @@ def fit(
     config: Config,
     out: str | Path,
     *,
-    tell: Tell = lambda trainer: None,
+    tell: Tell = lambda recipe: None,
     notify: Notify = lambda what, value: None,
     stop: Callable[[], bool] = lambda: False,
     overwrite: bool = False,
@@ -61,9 +60,9 @@ def fit(
         path: the table.
         config: the settings.
         out: the run folder; made once the table is accepted.
-        tell: called after every iteration with the trainer.
+        tell: called after every step with the recipe.
         notify: called with ("table", Table), ("scales", Scales), ("judging", None), ("report", dict) as they are known.
-        stop: asked before every iteration; True saves and ends the training.
+        stop: asked before every step; True saves and ends the training.
         overwrite: replace an earlier run in `out`.
         command: as typed, for the report.
 
@@ -114,7 +113,7 @@ def resume(
     folder: str | Path,
     path: str | Path | None = None,
     *,
-    tell: Tell = lambda trainer: None,
+    tell: Tell = lambda recipe: None,
     notify: Notify = lambda what, value: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
@@ -154,25 +153,20 @@ def _go(
     notify: Notify,
     stop: Callable[[], bool],
 ) -> dict[str, Any]:
-    from safetensors.torch import save
-
     from isocline.report import write_report
 
-    parts = split.validation(config.validation)
-    record = Record.of([fitted for fitted, _ in parts], scales, config.window)
-    trainer = Trainer(config, record, _validation(parts, scales), folder)
+    recipe = Recipe(config, split.taught, scales, folder)
     if (folder / "checkpoint.pt").exists():
-        trainer.load()
-    reason = trainer.run(tell, stop)
-    trainer.take_best()
+        recipe.load()
+    reason = recipe.run(tell, stop)
+    ensemble = recipe.ensemble()
     notify("judging", None)
-    scores, warnings = judge(trainer.model, table, split, scales, config.window)
-    report = summary(table, split, scales, trainer, reason, kept, scores, warnings)
-    weights = {k: v.detach().contiguous() for k, v in trainer.model.state_dict().items()}
-    place(folder / "model.safetensors", lambda aside: aside.write_bytes(save(weights)))
-    write(folder / "states.json", json.dumps(end_states(flow_of(trainer.model), table.series, scales)))
+    scores, warnings = judge(ensemble.model, table, split, scales, config.window, ensemble)
+    report = summary(table, split, scales, recipe, ensemble, reason, kept, scores, warnings)
+    ensemble.write(folder)
+    write(folder / "states.json", json.dumps(end_states(ensemble, table.series, scales)))
     write(folder / "report.json", json.dumps(report, indent=1, allow_nan=False))
-    fitted = Fitted.of(folder, kept, config, scales, trainer.model)
+    fitted = Fitted.of(folder, kept, config, scales, ensemble)
     write_report(report, folder / "report.html", _module(fitted) if report["phase"] else None)
     notify("report", report)
     return report
@@ -186,35 +180,26 @@ def _module(fitted: Fitted) -> str | None:
         return None
 
 
-def _validation(parts: list[tuple[Series, Series]], scales: Scales) -> Callable[[nn.Module], float] | None:
-    """Mean square error of the forecast of what follows the fitted part."""
-    parts = [(fitted, Series(v.id, v.t[:MAX_VALIDATION], v.y[:MAX_VALIDATION])) for fitted, v in parts if len(v.t)]
-    if not parts:
-        return None
-    parts = [parts[k] for k in np.unique(np.linspace(0, len(parts) - 1, VALIDATED).round().astype(int))]
-    seen = np.concatenate([scales.scaled(v.y) for _, v in parts])
-
-    def validate(model: nn.Module) -> float:
-        paths = forecast(flow_of(model), [fitted for fitted, _ in parts], [v.t for _, v in parts], scales)
-        error = np.concatenate(paths) - seen
-        return float(np.square(error[~np.isnan(seen)]).mean())
-
-    return validate
-
-
-def end_states(flow: Flow, series: list[Series], scales: Scales) -> dict[str, dict[str, Any]]:
-    """By series: the state at its last observation, settled on its last rows: where a forecast starts."""
+def end_states(ensemble: Ensemble, series: list[Series], scales: Scales) -> dict[str, dict[str, Any]]:
+    """By series: the state at its last observation, settled on its last rows: where a forecast starts; and the members'."""
     out = {}
     for first in range(0, len(series), 200):
         group = series[first : first + 200]
         anchors = [anchor(s, scales) for s in group]
-        states = settled(flow, anchors, scales)
-        times = torch.tensor([[0.0, (a.t[-1] - a.t[0]) / scales.tau] for a in anchors], dtype=torch.float64)
-        moving = times[:, 1] > 0
-        ends = states.clone()
-        if bool(moving.any()):
-            ends[moving] = flow(states[moving], times[moving])[-1]
-        for a, end, state in zip(anchors, ends, states, strict=True):
-            good = end if bool(end.isfinite().all()) else state
-            out[a.id] = {"t": float(a.t[-1]), "state": good.tolist()}
+        states = _ends(ensemble.flow, anchors, scales)
+        count = len(ensemble.members)
+        crowd = flow_of_rows(ensemble.networks, ensemble.members.repeat_interleave(len(group), 0))
+        others = _ends(crowd, anchors * count, scales).view(count, len(group), -1) if count else None
+        for i, (a, state) in enumerate(zip(anchors, states, strict=True)):
+            out[a.id] = {"t": float(a.t[-1]), "state": state.tolist()}
+            if others is not None:
+                out[a.id]["members"] = others[:, i].tolist()
     return out
+
+
+def _ends(flow: Flow, anchors: list[Series], scales: Scales) -> torch.Tensor:
+    """(B, d) states at the last rows; where a path is lost, those at the first."""
+    states = settled(flow, anchors, scales)
+    times = torch.tensor([[0.0, max((a.t[-1] - a.t[0]) / scales.tau, 1e-9)] for a in anchors], dtype=torch.float64)
+    ends = flow(states, times)[-1]
+    return torch.where(ends.isfinite().all(1, keepdim=True), ends, states)

@@ -1,4 +1,4 @@
-"""Which rows teach, which choose the stopping point, which judge."""
+"""Which rows teach and which judge."""
 
 from __future__ import annotations
 
@@ -60,10 +60,6 @@ class Split:
     def taught(self) -> list[Series]:
         """Training parts of the series that are learned from."""
         return [s for s, yes in zip(self.train, self.learned, strict=True) if yes]
-
-    def validation(self, share: float) -> list[tuple[Series, Series]]:
-        """(what is fitted, what chooses the stopping point) of every series that is learned from."""
-        return [cut(s, len(s.t) - _share(len(s.t), share)) for s in self.taught]
 
 
 def _share(n: int, share: float) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,12 @@ import torch
 from torch import nn
 
 from isocline import audit
+from isocline.fit.bands import spread_of
+from isocline.fit.ensemble import Ensemble
 from isocline.fit.flow import flow_of
 from isocline.fit.forecast import anchor, settled
 from isocline.fit.judge import Scores, number, verdict
-from isocline.fit.loop import MAX_STEP, Trainer
+from isocline.fit.recipe import Recipe
 from isocline.fit.scale import Scales
 from isocline.fit.split import Split
 from isocline.fit.table import Series, Table
@@ -28,19 +31,19 @@ PASS = 400  # rows of the longest series over which the solver is watched
 
 
 def summary(
-    table: Table, split: Split, scales: Scales, trainer: Trainer, reason: str, kept: dict[str, Any],
+    table: Table, split: Split, scales: Scales, recipe: Recipe, ensemble: Ensemble, reason: str, kept: dict[str, Any],
     scores: Scores, warnings: list[str],
 ) -> dict[str, Any]:  # fmt: skip
     """The report of a run; all numbers finite or None.
 
     Args:
-        trainer: with the best field in place.
+        recipe: when its training is over; `ensemble` what it left.
         kept: config.json.
         scores, warnings: of `judge`.
     """
-    model = trainer.model
-    paths = _paths(model, split, scales, trainer)
-    solver = _solver(model, split, scales, trainer)
+    model = ensemble.model
+    paths = _paths(ensemble, split, scales, recipe)
+    solver = _solver(model, split, scales, recipe)
     if (solver["reconstruction"] or 0.0) > 1e-2:
         warnings = [
             *warnings,
@@ -57,7 +60,10 @@ def summary(
         "series": [_series(*parts) for parts in shown],
         "model_path": paths,
         "config": kept["config"],
-        "history": {k: plain(v) for k, v in vars(trainer.history).items()},
+        "history": _history(recipe),
+        "stages": [{k: plain(v) for k, v in stage.items()} for stage in recipe.told()],
+        "chosen": _chosen(recipe),
+        "bands": _bands(ensemble, scores),
         "scores": scores,
         "score_scale": "NRMSE: root mean square error in the scaled coordinates the model works in, all states together",
         "verdict": sentence,
@@ -65,8 +71,7 @@ def summary(
         "phase": _phase(model, split.train, scales, table, paths),
         "solver": solver,
         "stopped": reason,
-        "best_iteration": trainer.best["iteration"],
-        "seconds": round(trainer.before, 2),
+        "seconds": round(recipe.before, 2),
         "warnings": warnings,
     }
 
@@ -78,6 +83,40 @@ def plain(values: Any) -> Any:
     if isinstance(values, (list, tuple)):
         return [plain(v) for v in values]
     return number(values) if isinstance(values, float) else values
+
+
+def _history(recipe: Recipe) -> dict[str, Any]:
+    """Misfit of the model over the steps, from where it is one of states: gradient matching has slopes."""
+    trainer = recipe.trainer
+    history = trainer.history
+    names = [trainer.stages[i].title(trainer.config.window) for i in history.stage]
+    rows = [i for i, stage in enumerate(history.stage) if trainer.stages[stage].kind != "matching"]
+    return {
+        "iteration": [i + 1 for i in rows],
+        "stage": [names[i] for i in rows],
+        "train": [number(history.misfit[i]) for i in rows],
+        "seconds": [history.seconds[i] for i in rows],
+    }
+
+
+def _chosen(recipe: Recipe) -> dict[str, Any] | None:
+    """How the penalty was chosen; None where there were no blocks."""
+    if recipe.choice is None:
+        return None
+    pairs = zip(recipe.config.penalty, recipe.choice.errors, strict=True)
+    return {
+        "blocks": len(recipe.folds),
+        "penalty": recipe.choice.penalty,
+        "errors": [{"penalty": p, "error": number(e)} for p, e in pairs],
+    }
+
+
+def _bands(ensemble: Ensemble, scores: Scores) -> dict[str, Any] | None:
+    if ensemble.bands is None:
+        return None
+    coverage = scores[0].get("coverage") if scores else None
+    described = {k: plain(v) for k, v in asdict(ensemble.bands).items()}
+    return {"members": len(ensemble.members), **described, "coverage": coverage}
 
 
 def _described(table: Table, scales: Scales) -> dict[str, Any]:
@@ -104,9 +143,10 @@ def _series(train: Series, held: Series, learned: bool) -> dict[str, Any]:
 
 
 # ---- paths ------------------------------------------------------------------------------------------------------------
-def _paths(model: nn.Module, split: Split, scales: Scales, trainer: Trainer) -> list[dict[str, Any]]:
+def _paths(ensemble: Ensemble, split: Split, scales: Scales, recipe: Recipe) -> list[dict[str, Any]]:
     """The fitted windows from their trained starts, then from the settled state through validation and held-out part."""
-    flow, record = flow_of(model), trainer.record
+    flow, record, trainer = ensemble.flow, recipe.record, recipe.trainer
+    starts = trainer.objective.starts(trainer.theta)[trainer.best].detach()
     taught = [i for i, yes in enumerate(split.learned) if yes]
     first_knot = np.cumsum([0, *(len(k) for k in record.knots)])
     out = []
@@ -116,7 +156,7 @@ def _paths(model: nn.Module, split: Split, scales: Scales, trainer: Trainer) -> 
         segments = [k for k, i in enumerate(record.series) if taught[i] == number_][:MAX_PIECES]
         for k in segments:
             begin, end = record.begin[k], record.begin[k] + record.t[k][-1] * scales.tau
-            state = trainer.starts[first_knot[k]].detach()
+            state = starts[first_knot[k]]
             out.append(_fine(flow, state, begin, begin, end, FINE // len(segments), scales, train.id, "fit"))
         start = anchor(train, scales)
         state = settled(flow, [start], scales)[0]
@@ -128,7 +168,21 @@ def _paths(model: nn.Module, split: Split, scales: Scales, trainer: Trainer) -> 
         if len(held.t):
             end = held.t[min(len(held.t), MAX_POINTS) - 1]
             out.append(_fine(flow, state, start.t[0], train.t[-1], end, FINE, scales, train.id, "forecast"))
+            if ensemble.bands is not None:
+                out[-1] |= _bounds(ensemble, start, train.t[-1], out[-1], scales)
     return out
+
+
+def _bounds(
+    ensemble: Ensemble, start: Series, begin: float, path: dict[str, Any], scales: Scales
+) -> dict[str, list[list[float | None]]]:
+    """The bands about a forecast."""
+    t, y = np.array(path["t"]), np.array(path["y"])
+    ts = torch.tensor(np.concatenate([[start.t[0]], t[t > start.t[0]]]) - start.t[0]) / scales.tau
+    states = ensemble.settled(start, scales)
+    paths = ensemble.crowd(states, ts.expand(len(states), -1)).movedim(1, 0).numpy()[:, -len(t) :]
+    bounds = ensemble.intervals(scales.scaled(y), spread_of(paths), scales)
+    return {name: plain(values) for name, values in bounds.items()}
 
 
 def _fine(
@@ -185,8 +239,9 @@ def _phase(
     }
 
 
-def _solver(model: nn.Module, split: Split, scales: Scales, trainer: Trainer) -> dict[str, Any]:
+def _solver(model: nn.Module, split: Split, scales: Scales, recipe: Recipe) -> dict[str, Any]:
     """What one pass over the longest series costs, and whether it can be run backwards."""
+    objective = recipe.trainer.objective
     longest = max(split.taught, key=lambda s: len(s.t))
     rows = slice(0, PASS)
     ts = torch.tensor((longest.t[rows][[0, -1]] - longest.t[0]) / scales.tau)
@@ -201,11 +256,11 @@ def _solver(model: nn.Module, split: Split, scales: Scales, trainer: Trainer) ->
         except SolveError:
             back = None
     return {
-        "solver": f"tsit5, rtol 1e-6, atol 1e-7 (training: rk4, steps of at most {MAX_STEP} scaled time units)",
+        "solver": f"tsit5, rtol 1e-6, atol 1e-7 (training: rk4, steps of at most {objective.max_step:g} scaled time units)",
         "evaluations": int(sol.stats.evaluations),
         "evaluations_backward": int(sol.stats.evaluations_backward),
         "accepted": int(sol.stats.accepted),
         "rejected": int(sol.stats.rejected),
         "reconstruction": number(back),
-        "evaluations_training": trainer.evaluations,
+        "evaluations_training": objective.evaluations,
     }

@@ -12,7 +12,7 @@ A start that is a parameter is neither a noisy observation taken for truth nor a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -22,9 +22,10 @@ from isocline.fit.scale import Scales
 from isocline.fit.smooth import smoothed
 from isocline.fit.table import Series
 
-MAX_ROWS = 4000  # observations a training step looks at; of longer records, a random choice of windows each time
+MAX_ROWS = 4000  # observations the linear ODE is fitted to; of longer records, a random choice of windows
 MAX_RECORD = 20_000  # rows that are trained on at all; of longer records, segments spread over the whole
-DOUBLINGS = 4  # at most: a segment has no more than 16 base windows
+DOUBLINGS = 6  # at most: a segment has no more than 64 base windows
+LEAST_NOISE = 1e-3  # of a column's standard deviation: exact data must not make a loss of infinities
 GAP = 20.0  # scaled units of time without an observation that no window bridges
 DENSE = 0.1  # rows closer than this (scaled time) tell little new: every k-th is trained on, k spacings to make 0.1
 
@@ -38,6 +39,7 @@ class Windows:
         y: (T, W, d) scaled observations, NaN where missing or padded.
         start: (W,) index of the knot each begins at.
         end: (W,) knot it ends at, −1 at the end of a segment; `last`: (W,) position of that end in T.
+        member: (W,) of the batch each belongs to.
     """
 
     ts: Tensor
@@ -45,6 +47,7 @@ class Windows:
     start: Tensor
     end: Tensor
     last: Tensor
+    member: Tensor
 
     @property
     def common(self) -> Tensor | None:
@@ -55,7 +58,9 @@ class Windows:
 
     def pick(self, rows: Tensor) -> Windows:
         """Some of them."""
-        return Windows(self.ts[rows], self.y[:, rows], self.start[rows], self.end[rows], self.last[rows])
+        return Windows(
+            self.ts[rows], self.y[:, rows], self.start[rows], self.end[rows], self.last[rows], self.member[rows]
+        )
 
 
 @dataclass
@@ -105,6 +110,19 @@ class Record:
         """Window lengths there are: the shortest, then doubled until one spans the longest segment."""
         return 1 + max(int(np.ceil(np.log2(len(k)))) for k in self.knots)
 
+    def noise(self) -> Tensor:
+        """(d,) standard deviation of what the smoothing spline left of every column."""
+        left = np.concatenate([y - s[0] for y, s in zip(self.y, self.smooth, strict=True)])
+        count = np.maximum((~np.isnan(left)).sum(0), 1)
+        return torch.tensor(np.sqrt(np.nansum(left**2, 0) / count)).clamp(min=LEAST_NOISE)
+
+    def perturbed(self, noise: Tensor, seed: int) -> Record:
+        """The same with fresh Gaussian noise (d,) on every observation; starts are guessed from the data as they were."""
+        generator = torch.Generator().manual_seed(seed)
+        return replace(
+            self, y=[y + (noise * torch.randn(y.shape, generator=generator, dtype=noise.dtype)).numpy() for y in self.y]
+        )
+
     def starts(self) -> Tensor:
         """(K, d): first guesses of the states at all knots."""
         return torch.tensor(np.concatenate([s[0][k] for s, k in zip(self.smooth, self.knots, strict=True)]))
@@ -126,7 +144,7 @@ class Record:
             ts[w, : len(t)], ys[: len(t), w] = t - t[0], y
         start, end = (torch.tensor([p[k] for p in pieces]) for k in (2, 3))
         last = torch.tensor([len(p[0]) - 1 for p in pieces])
-        return Windows(torch.tensor(ts), torch.tensor(ys), start, end, last)
+        return Windows(torch.tensor(ts), torch.tensor(ys), start, end, last, torch.zeros_like(start))
 
 
 def _segments(s: Series, scales: Scales, longest: int) -> list[np.ndarray]:

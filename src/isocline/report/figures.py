@@ -93,9 +93,19 @@ def _trajectory(axes: Axes, series: dict[str, Any], paths: list[dict[str, Any]],
         if held and size > 3:  # hollow: a smaller dot in the colour of the ground
             _dots(axes, t[chosen], y[chosen], size - 2, LIGHT["held"])
     curves = [(np.array(p["t"], dtype=float), np.array([row[i] for row in p["y"]], dtype=float)) for p in paths]
+    for path in paths:
+        _bands(axes, path, i)
     for (at, value), path in zip(curves, paths, strict=True):
         axes.plot(at, value, color=LIGHT["forecast" if path["part"] == "forecast" else "model"], lw=1.7, zorder=3)
     axes.set_ylim(*_bounds(y, np.concatenate([value for _, value in curves] or [y])))
+
+
+def _bands(axes: Axes, path: dict[str, Any], i: int) -> None:
+    """The 95 % band, and the 80 % band darker on it."""
+    for level in ("95", "80"):
+        if f"low{level}" in path:
+            low, high = (np.array([row[i] for row in path[f"{side}{level}"]], dtype=float) for side in ("low", "high"))
+            axes.fill_between(path["t"], low, high, color=LIGHT["forecast"], alpha=0.14, lw=0, zorder=1)
 
 
 def _bounds(seen: np.ndarray, model: np.ndarray) -> tuple[float, float]:
@@ -129,35 +139,27 @@ def _dots(axes: Axes, x: np.ndarray, y: np.ndarray, size: float, colour: str) ->
 
 
 def losses(report: dict[str, Any]) -> str:
-    """Misfit over the iterations, the chosen one marked."""
+    """Misfit over the steps; a line where a stage begins."""
     history = report["history"]
     figure = pixels(440, 300)
     axes = figure.subplots()
-    handles = []
-    for name, colour, label in (("train", "model", "training"), ("valid", "forecast", "validation")):
-        pairs = [(i, v) for i, v in zip(history["iteration"], history[name], strict=True) if v is not None and v > 0]
-        if pairs:
-            marker = "o" if len(pairs) < 80 else ""
-            handles += axes.plot(
-                *zip(*pairs, strict=True), color=LIGHT[colour], lw=1.3, marker=marker, ms=2.6, label=label
-            )
-    low, high = axes.dataLim.intervaly
-    if handles:
-        axes.set_yscale("log")
-        _log_axis(axes.yaxis, *log_ticks(low, high))
-    if report["best_iteration"]:
-        handles.append(
-            axes.axvline(report["best_iteration"], color=LIGHT["muted"], lw=1, ls=(0, (3, 3)), label="kept", zorder=1)
+    pairs = [(i, v) for i, v in zip(history["iteration"], history["train"], strict=True) if v is not None and v > 0]
+    if pairs:
+        axes.plot(
+            *zip(*pairs, strict=True), color=LIGHT["model"], lw=1.3, marker="o" if len(pairs) < 80 else "", ms=2.6
         )
-    axes.set_xlabel("iteration")
+        axes.set_yscale("log")
+        _log_axis(axes.yaxis, *log_ticks(*axes.dataLim.intervaly))
+    stages = history.get("stage", [])
+    for before, after, at in zip(stages, stages[1:], history["iteration"][1:], strict=False):
+        if before != after:
+            axes.axvline(at, color=LIGHT["muted"], lw=0.8, ls=(0, (3, 3)), zorder=1)
+    axes.set_xlabel("step")
     axes.xaxis.set_major_formatter(Plain())
     axes.locator_params(axis="x", nbins=6)
     axes.set_title("mean square error", loc="left", fontsize=12, color=LIGHT["ink"], pad=8)
     _quiet(axes)
-    if len(handles) > 1:
-        figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=11,
-                      labelcolor=LIGHT["muted"])  # fmt: skip
-    return to_svg(figure, "Training and validation error over the iterations", "losses")
+    return to_svg(figure, "Training error over the steps", "losses")
 
 
 @dataclass(frozen=True)

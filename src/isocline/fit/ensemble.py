@@ -1,0 +1,91 @@
+"""The model and its companions: networks fitted to the data, and to the data with noise added."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from isocline.fit.bands import LEVELS, Bands, spread_of
+from isocline.fit.config import Config
+from isocline.fit.files import place, write
+from isocline.fit.flow import Flow, flow_of, flow_of_rows
+from isocline.fit.forecast import forecast, settled
+from isocline.fit.networks import Field, Networks
+from isocline.fit.scale import Scales
+from isocline.fit.table import Series
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """What a fit leaves.
+
+    Attributes:
+        model: the field, in scaled coordinates.
+        networks: the layout of the members' parameters.
+        members: (M, size) parameters of networks fitted to perturbed data; no rows without bands.
+        bands: how to make bands of their spread; None without bands.
+    """
+
+    model: nn.Module
+    networks: Networks
+    members: Tensor
+    bands: Bands | None
+
+    @property
+    def flow(self) -> Flow:
+        """Paths of the model."""
+        return flow_of(self.model)
+
+    @property
+    def crowd(self) -> Flow:
+        """Paths of all members, one a sample."""
+        return flow_of_rows(self.networks, self.members)
+
+    def spread(self, records: Sequence[Series], later: Sequence[np.ndarray], scales: Scales) -> list[np.ndarray]:
+        """(n, d) how far members part at later times of each record, each settled on its end; scaled."""
+        flow = flow_of_rows(self.networks, self.members.repeat_interleave(len(records), 0))
+        paths = forecast(flow, list(records) * len(self.members), list(later) * len(self.members), scales)
+        return [spread_of(np.stack(paths[i :: len(records)])) for i in range(len(records))]
+
+    def settled(self, record: Series, scales: Scales) -> Tensor:
+        """(M, d) states of all members at the first row of one record."""
+        return settled(self.crowd, [record] * len(self.members), scales)
+
+    def intervals(self, path: np.ndarray, spread: np.ndarray, scales: Scales) -> dict[str, np.ndarray]:
+        """Bounds (n, d) in the table's units: "low80", "high80", "low95", "high95" about a scaled path (n, d)."""
+        assert self.bands is not None
+        out = {}
+        for level in LEVELS:
+            half = self.bands.half_widths(spread, level)
+            out[f"low{100 * level:.0f}"] = scales.unscaled(path - half)
+            out[f"high{100 * level:.0f}"] = scales.unscaled(path + half)
+        return out
+
+    # ---- keeping --------------------------------------------------------------------------------------------------
+    def write(self, folder: Path) -> None:
+        """model.safetensors, and with bands members.safetensors and bands.json."""
+        weights = {k: v.detach().contiguous() for k, v in self.model.state_dict().items()}
+        place(folder / "model.safetensors", lambda aside: aside.write_bytes(save(weights)))
+        if self.bands is not None:
+            members = {"members": self.members.contiguous()}
+            place(folder / "members.safetensors", lambda aside: aside.write_bytes(save(members)))
+            write(folder / "bands.json", json.dumps(asdict(self.bands), indent=1))
+
+    @staticmethod
+    def read(folder: Path, config: Config) -> Ensemble:
+        """From a run's folder."""
+        dim = len(config.states)
+        networks, model = Networks(dim, config.hidden), Field(dim, config.hidden)
+        model.load_state_dict(load_file(folder / "model.safetensors"))
+        if not (folder / "bands.json").exists():
+            return Ensemble(model, networks, torch.zeros(0, networks.size, dtype=torch.float64), None)
+        kept = json.loads((folder / "bands.json").read_text(encoding="utf-8"))
+        bands = Bands(tuple(kept["factors"]), tuple(kept["noise"]), kept["points"])
+        return Ensemble(model, networks, load_file(folder / "members.safetensors")["members"], bands)

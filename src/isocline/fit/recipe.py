@@ -1,0 +1,150 @@
+"""The recipe: choose by held-out blocks, then fit everything; a checkpoint every few seconds, the same numbers after a break."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from isocline.fit.bands import Bands, kept
+from isocline.fit.batch import Batch
+from isocline.fit.blocks import folds
+from isocline.fit.choose import Choice, candidates, choose
+from isocline.fit.config import Config
+from isocline.fit.ensemble import Ensemble
+from isocline.fit.files import place
+from isocline.fit.loop import Trainer
+from isocline.fit.scale import Scales
+from isocline.fit.table import Series
+from isocline.fit.windows import Record
+
+SAVE_EVERY = 2.0  # seconds between checkpoints
+FEWEST = 3  # members without which there are no bands
+
+
+class Recipe:
+    """Trains candidates on the record without its blocks, chooses, then trains starts and members on all of it.
+
+    Args:
+        config: of the run.
+        series: what is trained on, in the table's units.
+        scales: of states and time.
+        folder: where the checkpoint goes; None keeps nothing.
+
+    Attributes:
+        record: of all training rows, in scaled units.
+        trainer: the training that is under way.
+        choice: what the blocks said; None before, and where there are none.
+        stages: of the training of candidates, once it is over.
+    """
+
+    def __init__(self, config: Config, series: Sequence[Series], scales: Scales, folder: Path | None = None) -> None:
+        self.config, self.scales, self.folder = config, scales, folder
+        self.record = Record.of(series, scales, config.window)
+        self.folds = folds(series, config.blocks) if config.blocks else []
+        self.choice: Choice | None = None
+        self.stages: list[dict[str, Any]] = []
+        self.before = 0.0  # seconds of earlier sessions
+        self.trainer = candidates(config, self.folds, scales) if self.choosing else self._final()
+
+    @property
+    def choosing(self) -> bool:
+        """Whether the training under way is that of candidates: where a penalty is to be chosen, or bands calibrated."""
+        return bool(self.folds) and self.choice is None and (len(self.config.penalty) > 1 or self.config.members > 0)
+
+    def _final(self) -> Trainer:
+        """Starts on the data as they are, members on the data with noise added."""
+        config, choice = self.config, self.choice
+        noise = torch.tensor(choice.noise, dtype=torch.float64) if choice else self.record.noise()
+        count = config.starts + config.members
+        noisy = [self.record.perturbed(noise, 1_000_000 + 1000 * config.seed + m) for m in range(config.members)]
+        penalty = torch.full((count,), choice.penalty if choice else config.penalty[0], dtype=torch.float64)
+        seeds = [config.seed * 1000 + m for m in range(count)]
+        return Trainer(config, Batch([self.record] * config.starts + noisy), penalty, seeds, lead=config.starts)
+
+    # ---- one run --------------------------------------------------------------------------------------------------
+    def run(self, tell: Callable[[Recipe], None], stop: Callable[[], bool] = lambda: False) -> str:
+        """Goes on to the end; returns how it ended: "done" or "interrupted".
+
+        Args:
+            tell: called after every step.
+            stop: asked before every step.
+        """
+        began = saved = time.monotonic()
+        reason = "done"
+        while self.choosing or not self.trainer.done:
+            if self.trainer.done:
+                self.stages = self.trainer.told()
+                self.choice = choose(self.config, self.folds, self.scales, self.trainer)
+                self.trainer = self._final()
+                continue
+            if stop():
+                reason = "interrupted"
+                break
+            self.trainer.advance()
+            now = time.monotonic()
+            self.trainer.history.seconds.append(self.before + now - began)
+            tell(self)
+            if self.folder and now - saved > SAVE_EVERY:
+                self.save(self.before + now - began)
+                saved = now
+        self.before += time.monotonic() - began
+        if self.folder:
+            self.save(self.before)
+        if self.choosing:  # nothing of the candidates is a model of the record: what a second can give
+            self.trainer = self._final()
+            while not self.trainer.done and self.trainer.now.kind == "matching":
+                self.trainer.advance()
+                self.trainer.history.seconds.append(self.before)
+        return reason
+
+    def told(self) -> list[dict[str, Any]]:
+        """All stages so far, with the phase they belong to."""
+        if self.choosing:
+            return [{"phase": "choosing", **s} for s in self.trainer.told()]
+        return [{"phase": "choosing", **s} for s in self.stages] + [
+            {"phase": "fitting", **s} for s in self.trainer.told()
+        ]
+
+    @property
+    def phase(self) -> str:
+        """What the present step is for, in words."""
+        return "choosing" if self.choosing else "fitting"
+
+    def ensemble(self) -> Ensemble:
+        """The best start as the model, the good members as its company."""
+        trainer, config = self.trainer, self.config
+        networks = trainer.objective.network(trainer.theta).detach()
+        model = trainer.networks.module(networks[trainer.best])
+        members = slice(config.starts, None)
+        good = networks[members][kept(trainer.misfit[members])] if config.members else networks[members]
+        if len(good) < FEWEST:
+            return Ensemble(model, trainer.networks, good[:0], None)
+        noise = trainer.objective.noise(trainer.theta).detach()[trainer.best].tolist()
+        bands = Bands.calibrated(self.choice.ratios, noise) if self.choice else Bands.normal(noise)
+        return Ensemble(model, trainer.networks, good, bands)
+
+    # ---- keeping --------------------------------------------------------------------------------------------------
+    def save(self, seconds: float) -> None:
+        """The whole state, written aside and moved into place."""
+        assert self.folder is not None
+        whole = {
+            "trainer": self.trainer.state(),
+            "choice": self.choice and self.choice.state(),
+            "stages": self.stages,
+            "seconds": seconds,
+        }
+        place(self.folder / "checkpoint.pt", lambda aside: torch.save(whole, aside))
+
+    def load(self) -> None:
+        """Goes on from the checkpoint of the folder."""
+        assert self.folder is not None
+        whole: dict[str, Any] = torch.load(self.folder / "checkpoint.pt", weights_only=True)
+        self.before, self.stages = whole["seconds"], whole["stages"]
+        if whole["choice"]:
+            self.choice = Choice.of_state(whole["choice"])
+            self.trainer = self._final()
+        self.trainer.load(whole["trainer"])

@@ -1,0 +1,155 @@
+"""Many networks in one batch: each is what it would be alone, and none touches another."""
+
+import numpy as np
+import pytest
+import torch
+from series import rotation, table_of
+
+from isocline.fit import Config
+from isocline.fit.batch import Batch
+from isocline.fit.blocks import folds
+from isocline.fit.loop import Trainer
+from isocline.fit.networks import Field, Networks
+from isocline.fit.objective import Objective
+from isocline.fit.rows import LBFGS, Adam
+from isocline.fit.scale import Scales
+from isocline.fit.table import Series
+from isocline.fit.windows import Record
+
+T = np.arange(40) * 0.3
+
+
+def record_of(y, t=T, window=5):
+    table = table_of((t, y))
+    return Record.of(table.series, Scales.of(table, table.series, "linear"), window)
+
+
+# ---- networks ---------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("hidden", [(), (8,), (5, 7)], ids=str)
+def test_rows_of_a_matrix_are_the_fields_they_came_from(hidden):
+    nets = Networks(3, hidden)
+    theta = nets.begin([4, 5])
+    theta += 0.1 * torch.randn(theta.shape, generator=torch.Generator().manual_seed(0), dtype=theta.dtype)
+    y = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(1), dtype=theta.dtype)
+    slopes, now = nets.slopes(theta, y), torch.tensor(0.0)
+    for m in range(2):
+        torch.testing.assert_close(nets.module(theta[m])(now, y[m]), slopes[m])
+        samples = [p.expand(6, *p.shape[1:]) for p in nets.parts(theta[m : m + 1])]
+        torch.testing.assert_close(nets.field(now, y[m], *samples), slopes[m])
+    fresh = torch.cat([p.detach().flatten() for p in Field(3, hidden, 4).parameters()])
+    torch.testing.assert_close(nets.begin([4])[0], fresh)
+
+
+# ---- minimizers -------------------------------------------------------------------------------------------------------
+def rosenbrock(theta, members):
+    x = theta.detach().requires_grad_()
+    value = (1 - x[:, 0]) ** 2 + 100 * (x[:, 1] - x[:, 0] ** 2) ** 2
+    value.sum().backward()
+    return value.detach(), x.grad
+
+
+def test_every_row_reaches_its_minimum_and_is_what_it_would_be_alone():
+    start = torch.tensor([[-1.2, 1.0], [2.0, -1.0], [0.0, 3.0]], dtype=torch.float64)
+    together = start.clone()
+    optimizer = LBFGS(together, rosenbrock)
+    for _ in range(60):
+        optimizer.step()
+    torch.testing.assert_close(together, torch.ones_like(together), atol=1e-3, rtol=0)
+    for m in range(3):
+        alone = start[m : m + 1].clone()
+        optimizer = LBFGS(alone, rosenbrock)
+        for _ in range(60):
+            optimizer.step()
+        torch.testing.assert_close(alone[0], together[m])
+
+
+def test_a_row_without_a_finite_gradient_stands_still_and_stops_no_other():
+    def value(theta, members):
+        loss, gradient = rosenbrock(theta, members)
+        lost = members == 0
+        return torch.where(lost, torch.nan, loss), torch.where(lost[:, None], torch.nan, gradient)
+
+    start = torch.tensor([[0.5, 0.5], [0.0, 0.0]], dtype=torch.float64)
+    for kind in (LBFGS, Adam):
+        theta = start.clone()
+        optimizer = kind(theta, value) if kind is LBFGS else kind(theta)
+        for _ in range(30):
+            if isinstance(optimizer, LBFGS):
+                optimizer.step()
+            else:
+                optimizer.step(value(theta, torch.arange(2))[1], 0.05)
+        torch.testing.assert_close(theta[0], start[0])
+        assert rosenbrock(theta, None)[0][1] < rosenbrock(start, None)[0][1]
+
+
+# ---- the loss ---------------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def objective():
+    """Two members, the second with gaps and noise of its own, on windows of ten rows."""
+    record = record_of(rotation(T))
+    other = record.perturbed(torch.tensor([0.1, 0.2], dtype=torch.float64), 3)
+    other.y[0][7, 1] = np.nan
+    batch = Batch([record, other])
+    objective = Objective(Networks(2, (4,)), batch, torch.tensor([1e-3, 1e-1], dtype=torch.float64), 1.0)
+    theta = objective.begin(objective.networks.begin([0, 1]))
+    theta += 0.1 * torch.randn(theta.shape, generator=torch.Generator().manual_seed(0), dtype=theta.dtype)
+    return objective, theta, batch.windows(1)
+
+
+def test_a_gradient_is_that_of_its_member(objective):
+    loss, theta, windows = objective
+    everyone = torch.arange(2)
+    value, gradient, _ = loss.value(theta, everyone, windows)
+    for place in (0, 9, loss.networks.size, loss.networks.size + 2, theta.shape[1] - 5):
+        step = torch.zeros_like(theta)
+        step[1, place] = 1e-5
+        high, low = (loss.value(theta + sign * step, everyone, windows)[0] for sign in (1, -1))
+        # Gaps are measured by the noise, which is held there: the derivative by the noise leaves them out.
+        if not loss.networks.size <= place < loss.networks.size + 2:
+            assert float((high - low)[1] / 2e-5) == pytest.approx(float(gradient[1, place]), rel=1e-4, abs=1e-6)
+        assert float((high - low)[0]) == 0
+    assert bool(value.isfinite().all())
+
+
+def test_some_members_have_the_values_they_have_among_all(objective):
+    loss, theta, windows = objective
+    value, gradient, misfit = loss.value(theta, torch.arange(2), windows)
+    for m in range(2):
+        alone = loss.value(theta[m : m + 1], torch.tensor([m]), windows)
+        for a, b in zip(alone, (value, gradient, misfit), strict=True):
+            torch.testing.assert_close(a[0], b[m])
+
+
+def test_the_noise_that_is_learned_is_the_noise_there_is():
+    sd = np.array([0.03, 0.15])
+    y = rotation(T, 0.02) + sd * np.random.default_rng(0).standard_normal((40, 2))
+    table = table_of((T, y))
+    scales = Scales.of(table, table.series, "linear")
+    config = Config(hidden=(), matching=50, iterations=10, polish=40)
+    record = Record.of(table.series, scales, 5)
+    trainer = Trainer(config, Batch([record]), torch.zeros(1, dtype=torch.float64), [0], lead=1)
+    while not trainer.done:
+        trainer.advance()
+    learned = trainer.objective.noise(trainer.theta)[0].numpy() * [s.sd for s in scales.states]
+    # The standard error of a standard deviation from 40 values is 11 %, and 4 parameters a column take some of it.
+    np.testing.assert_allclose(learned, sd, rtol=0.3)
+
+
+# ---- held-out blocks --------------------------------------------------------------------------------------------------
+def test_blocks_lie_apart_and_are_not_taught():
+    s = Series("a", T, rotation(T))
+    made = folds([s], 4)
+    assert len(made) == 4 and made[-1].blocks[0].t[-1] == T[-1]
+    seen = [set(f.blocks[0].t) for f in made]
+    assert all(not (a & b) for i, a in enumerate(seen) for b in seen[:i])
+    for fold in made:
+        taught = {t for piece in fold.taught for t in piece.t}
+        assert not taught & set(fold.blocks[0].t) and len(taught) >= 30
+        assert fold.before[0].t[-1] < fold.blocks[0].t[0]
+
+
+def test_short_series_take_turns_and_a_single_short_one_has_no_blocks():
+    short = [Series(str(k), T[:12], rotation(T[:12])) for k in range(6)]
+    made = folds(short, 3)
+    assert [len(f.blocks) for f in made] == [2, 2, 2]
+    assert folds(short[:1], 3) == []

@@ -5,10 +5,11 @@ import pytest
 import torch
 from series import rotation, table_of
 
+from isocline.fit.autoregression import Autoregression, equal_steps
 from isocline.fit.baselines import LinearODE
 from isocline.fit.flow import flow_of, settle
 from isocline.fit.forecast import anchor, forecast
-from isocline.fit.judge import LAST, LINEAR, NEURAL, judge, verdict
+from isocline.fit.judge import AUTO, LAST, LINEAR, NEURAL, judge, verdict
 from isocline.fit.scale import Scales
 from isocline.fit.split import Split
 from isocline.fit.table import Series
@@ -91,6 +92,30 @@ def test_the_linear_ode_finds_a_linear_system_from_irregular_gappy_noisy_rows():
     np.testing.assert_allclose(scales.unscaled(ahead), rotation(t[-1] + np.array([1.0, 5.0])), atol=0.03)
 
 
+# ---- autoregression --------------------------------------------------------------------------------------------------
+def test_the_autoregression_finds_the_recurrence_behind_gaps_and_its_order():
+    rng = np.random.default_rng(0)
+    y = np.zeros(400)
+    for i in range(2, 400):
+        y[i] = 1.6 * y[i - 1] - 0.8 * y[i - 2] + rng.standard_normal()
+    y[[50, 51, 200]] = np.nan
+    t = np.arange(400.0)
+    table = table_of((t, np.stack([y, rng.standard_normal(400)], 1)))
+    scales = Scales.of(table, table.series, "linear")
+    model = Autoregression(table.series, scales)
+    assert 2 <= model.orders[0] <= 5 and model.orders[1] <= 2
+    # The standard error of a coefficient of 400 rows is at most 5 %, more where the order is too large by one.
+    assert model.coefficients[0][1] == pytest.approx(1.6, abs=0.12)
+    far = model.forecast(table.series[0], 300)
+    assert np.abs(scales.unscaled(far[-1:])[0] - [np.nanmean(y), 0.0]).max() < 0.6  # it ends at the mean
+
+
+def test_steps_are_equal_or_not():
+    months = np.cumsum([0, 31, 28, 31, 30, 31, 30.0])
+    assert equal_steps([Series("", months, np.zeros((7, 1)))])
+    assert not equal_steps([Series("", np.array([0.0, 1, 2, 4]), np.zeros((4, 1)))])
+
+
 # ---- judge ------------------------------------------------------------------------------------------------------------
 def judged(model, hold_out=0.2):
     t = np.arange(100) * 0.3
@@ -103,9 +128,10 @@ def judged(model, hold_out=0.2):
 def test_scores_are_in_the_user_s_unit_and_beside_baselines():
     scores, warnings = judged(Rotation())
     by = {s["model"]: s for s in scores}
-    assert list(by) == [NEURAL, LAST, LINEAR]
+    assert list(by) == [NEURAL, LAST, LINEAR, AUTO]
     assert by[LAST]["skill"] == 0
     assert by[LINEAR]["nrmse"] < 1e-2  # the data are linear
+    assert by[AUTO]["nrmse"] < 1e-2  # and so is their recurrence
     t = np.arange(100) * 0.3
     y = rotation(t)
     assert by[LAST]["rmse"]["x0"] == pytest.approx(np.sqrt(np.mean((y[80:, 0] - y[79, 0]) ** 2)))

@@ -1,4 +1,4 @@
-"""The verdict: scores on the held-out part, beside persistence and a linear ODE."""
+"""The verdict: scores on the held-out part, beside persistence, a linear ODE and an autoregression."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from isocline.fit.autoregression import Autoregression, equal_steps
 from isocline.fit.bands import LEVELS
 from isocline.fit.baselines import LinearODE, last_values
 from isocline.fit.ensemble import Ensemble
@@ -19,7 +20,7 @@ from isocline.fit.split import Split
 from isocline.fit.table import Series, Table
 from isocline.fit.windows import Record
 
-NEURAL, LAST, LINEAR = "neural ODE", "persistence", "linear ODE"
+NEURAL, LAST, LINEAR, AUTO = "neural ODE", "persistence", "linear ODE", "autoregression"
 MAX_HORIZON, MAX_SCORED = 1000, 200  # held-out rows of a series, and series, that are scored
 CLOSE = 0.03  # errors that differ by less than this share count as equal, however many observations there are
 
@@ -29,10 +30,10 @@ Scores = list[dict[str, Any]]
 def judge(
     model: nn.Module, table: Table, split: Split, scales: Scales, window: int, ensemble: Ensemble | None = None
 ) -> tuple[Scores, list[str]]:
-    """Scores of the three models, and warnings; with an ensemble that has bands, what share of the points they hold.
+    """Scores of the model and its rivals, and warnings; with an ensemble that has bands, what share of the points they hold.
 
     Every model starts from the training part: persistence from the last observed value, the two ODEs from a state
-    settled on its last rows. The linear ODE learns from all of the training part, validation rows too.
+    settled on its last rows. With equal steps an autoregression is among the rivals.
     """
     chosen = [i for i, h in enumerate(split.held) if len(h.t)]
     if not chosen:
@@ -53,6 +54,14 @@ def judge(
         LAST: last,
         LINEAR: forecast(linear.flow, trains, times, scales),
     }
+    if equal_steps(
+        [
+            Series(s.id, *(np.concatenate(p) for p in ((s.t, h.t), (s.y, h.y))))
+            for s, h in zip(trains, held, strict=True)
+        ]
+    ):
+        auto = Autoregression(split.taught, scales)
+        forecasts[AUTO] = [auto.forecast(s, len(t)) for s, t in zip(trains, times, strict=True)]
     for name in (NEURAL, LINEAR):
         warnings += _lost(name, forecasts[name], held, table)
     scores = _scores(forecasts, held, scales, table)
@@ -130,7 +139,7 @@ def verdict(scores: Scores) -> tuple[str, bool]:
             False,
         )
     by = {s["model"]: math.inf if s["nrmse"] is None else s["nrmse"] for s in scores}
-    neural, rival = by[NEURAL], min((LAST, LINEAR), key=lambda m: by[m])
+    neural, rival = by[NEURAL], min((m for m in by if m != NEURAL), key=lambda m: by[m])
     best, count = by[rival], scores[0]["observations"]
     close = max(CLOSE, 1 / math.sqrt(count))
     if neural == math.inf:

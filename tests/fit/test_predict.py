@@ -22,7 +22,11 @@ def circle(tmp_path_factory):
     (folder / "circle.csv").write_text(
         csv_of(T, rotation(T) + 0.02 * np.random.default_rng(0).standard_normal((60, 2)))
     )
-    fit(folder / "circle.csv", Config(polish=60, starts=1, blocks=2, members=4, penalty=(1e-2,)), folder / "run")
+    fit(
+        folder / "circle.csv",
+        Config(hidden=(8,), matching=100, iterations=10, polish=40, starts=1, blocks=2, members=4, penalty=(1e-2,)),
+        folder / "run",
+    )
     return folder / "run"
 
 
@@ -50,6 +54,31 @@ def test_until_goes_on_from_the_end_of_the_record_at_its_spacing(circle):
     ts = np.array([float(r[0]) for r in rows])
     np.testing.assert_allclose(ts, [*(T[-1] + 0.3 * np.arange(1, 11)), T[-1] + 3.1], rtol=1e-9)
     np.testing.assert_allclose([r[1:] for r in rows], rotation(ts), atol=0.25)
+
+
+def test_bands_lie_about_the_forecast_and_widen_with_the_members(circle, dated):
+    header, rows, _ = predict(circle, until=float(T[-1]) + 6.0, bands=True)
+    assert header[3:] == [f"x{k} {bound}" for bound in ("low80", "high80", "low95", "high95") for k in (0, 1)]
+    values = np.array([r[1:] for r in rows])
+    middle, low80, high80, low95, high95 = np.split(values, 5, axis=1)
+    assert (low95 < low80).all() and (low80 < middle).all() and (middle < high80).all() and (high80 < high95).all()
+    # Noise of 0.02 alone makes a 95 % band 0.08 wide.
+    assert (high95 - low95).min() > 0.05 and (high95 - low95).mean() < 2.0
+    truth = rotation(np.array([float(r[0]) for r in rows]))
+    assert np.mean((low95 <= truth) & (truth <= high95)) > 0.8
+    with pytest.raises(UserError, match=r"no bands \(members=0\)"):
+        predict(dated, until="2024-04-05", bands=True)
+
+
+def test_from_a_given_state_members_start_alike(circle, tmp_path):
+    start = write(tmp_path / "from.csv", csv_of(np.array([1.0]), rotation(np.array([1.0]))))
+    times = write(tmp_path / "times.csv", "t\n1\n9\n")
+    _, rows, _ = predict(circle, times=times, start=start, bands=True)
+    kept = json.loads((circle / "bands.json").read_text())
+    scales = json.loads((circle / "config.json").read_text())["scales"]["states"]
+    width = [2 * kept["factors"][0] * n * s["sd"] for n, s in zip(kept["noise"], scales, strict=True)]
+    np.testing.assert_allclose(np.array(rows[0][5:7]) - np.array(rows[0][3:5]), width, rtol=1e-6)
+    assert (np.array(rows[1][5:7]) - np.array(rows[1][3:5]) > width).all()
 
 
 def test_a_given_state_at_given_times(circle, tmp_path):

@@ -69,7 +69,7 @@ def test_noisy_van_der_pol_is_forecast_without_a_failure():
 def test_van_der_pol_once_and_quickly():
     t, y, noisy = van_der_pol(3)
     n = int(0.7 * len(t))
-    quick = {"polish": 120, "starts": 2, "members": 0, "blocks": 0}
+    quick = {"matching": 200, "polish": 100, "starts": 1, "members": 0, "blocks": 0, "penalty": (1e-3,)}
     recipe, series, scales = recipe_of(t[:n], noisy[:n], **quick)
     (path,) = forecast(recipe.ensemble().flow, series, [t[n:]], scales)
     assert np.sqrt(np.mean(((scales.unscaled(path) - y[n:]) / y.std(0)) ** 2)) < 0.3

@@ -32,6 +32,26 @@ def test_on_linear_data_the_blocks_choose_the_network_that_is_held_back():
     assert max(recipe.choice.errors) < 1.5
 
 
+def test_starts_and_members_that_end_badly_are_told():
+    t = np.arange(30) * 0.4
+    quick = {"hidden": (4,), "matching": 20, "iterations": 2, "polish": 4, "starts": 3, "members": 4, "blocks": 0}
+    recipe, _, _ = recipe_of(t, rotation(t) + 0.05 * np.random.default_rng(0).standard_normal((30, 2)), **quick)
+    recipe.trainer.misfit = torch.tensor([1.0, 1.1, 9.0, 1.2, 1.3, 9.0, 9.0], dtype=torch.float64)
+    first, second, *_ = recipe.warnings()
+    assert first == "1 of 3 starts ended in a much worse fit; the model is the best of them"
+    assert second == "no bands: 2 of 4 networks fitted to noisier data fit well, 3 are needed"
+    assert recipe.ensemble().bands is None
+
+
+def test_a_state_that_something_unseen_moves_is_told():
+    """A triangle wave forced from outside: no field of the state alone has it rise and fall at the same values."""
+    t = np.arange(60) * 0.25
+    y = np.abs((t % 4.0) - 2.0)[:, None] + 0.01 * np.random.default_rng(0).standard_normal((60, 1))
+    quick = {"hidden": (8,), "matching": 50, "iterations": 8, "polish": 24, "starts": 1, "members": 0, "blocks": 0}
+    recipe, _, _ = recipe_of(t, y, **quick)
+    assert any("something moves it" in warning for warning in recipe.warnings())
+
+
 def test_what_is_skipped_is_not_done():
     t = np.arange(30) * 0.4
     recipe, _, _ = recipe_of(t, rotation(t), matching=0, iterations=0, polish=4, blocks=0, members=0, starts=2)

@@ -22,6 +22,7 @@ from isocline.fit.table import Series
 from isocline.fit.windows import Record
 
 SAVE_EVERY = 2.0  # seconds between checkpoints
+MISFIT = 3.0  # times the noise that the smoothing spline leaves, above which a fit is not good
 FEWEST = 3  # members without which there are no bands
 
 
@@ -126,6 +127,28 @@ class Recipe:
         noise = trainer.objective.noise(trainer.theta).detach()[trainer.best].tolist()
         bands = Bands.calibrated(self.choice.ratios, noise) if self.choice else Bands.normal(noise)
         return Ensemble(model, trainer.networks, good, bands)
+
+    def warnings(self) -> list[str]:
+        """What the report should say of starts and members that did not end well."""
+        trainer, config, out = self.trainer, self.config, []
+        if not trainer.done:
+            return out
+        starts, members = trainer.misfit[: config.starts], trainer.misfit[config.starts :]
+        worse = int((~kept(starts)).sum())
+        if worse:
+            out.append(f"{worse} of {config.starts} starts ended in a much worse fit; the model is the best of them")
+        good = int(kept(members).sum()) if config.members else 0
+        if config.members > 0 and good < FEWEST:
+            out.append(
+                f"no bands: {good} of {config.members} networks fitted to noisier data fit well, {FEWEST} are needed"
+            )
+        noise, smooth = trainer.objective.noise(trainer.theta)[trainer.best], self.record.noise()
+        if bool((noise > MISFIT * smooth).any()):
+            out.append(
+                f"the misfit of a state is more than {MISFIT:.0f} times what a smooth curve leaves: something moves it that "
+                f"the other states do not tell (an input, a hidden state), or the model has not found the dynamics"
+            )
+        return out
 
     # ---- keeping --------------------------------------------------------------------------------------------------
     def save(self, seconds: float) -> None:

@@ -162,7 +162,7 @@ def _go(
     ensemble = recipe.ensemble()
     notify("judging", None)
     scores, warnings = judge(ensemble.model, table, split, scales, config.window, ensemble)
-    report = summary(table, split, scales, recipe, ensemble, reason, kept, scores, warnings)
+    report = summary(table, split, scales, recipe, ensemble, reason, kept, scores, [*recipe.warnings(), *warnings])
     ensemble.write(folder)
     write(folder / "states.json", json.dumps(end_states(ensemble, table.series, scales)))
     write(folder / "report.json", json.dumps(report, indent=1, allow_nan=False))

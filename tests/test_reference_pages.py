@@ -19,4 +19,6 @@ def test_every_public_name_is_in_the_reference():
     assert len(there) == len(set(there)), "a name stands twice"
     assert wanted <= set(there), wanted - set(there)
     others = set(there) - wanted
-    assert all(name.startswith(("equations.", "fit.", "report.", "compat.", "solvers.Scipy")) for name in others), others
+    assert all(name.startswith(("equations.", "fit.", "report.", "compat.", "solvers.Scipy")) for name in others), (
+        others
+    )

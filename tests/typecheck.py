@@ -52,6 +52,11 @@ def sparingly(fn=None, *, typechecker, wrap=jaxtyping.jaxtyped):
     return called
 
 
+def unwrapped(fn):
+    """The function that was wrapped here; None where it was not."""
+    return fn.__wrapped__ if getattr(fn, "__code__", None) is sparingly(install, typechecker=check).__code__ else None
+
+
 def install(every_call):
     """From here on isocline is imported with its annotations checked."""
     if not every_call:

@@ -56,7 +56,7 @@ def test_what_cannot_be_declared_is_pointed_at(text, pointed, says):
     assert str(caught.value).startswith("parameter: ")
 
 
-def test_declarations_come_in_any_form_and_once():
+def test_declarations_come_in_any_form_and_once(unchecked):
     assert [p.name for p in declared("a = 1; b > 0\n\nc  # the last")] == ["a", "b", "c"]
     assert [p.name for p in declared(["a = 1", Parameter("b")])] == ["a", "b"]
     with pytest.raises(ValueError, match="parameter a: declared 2 times"):

@@ -91,7 +91,7 @@ def test_every_function_is_what_its_name_says(name):
         (lambda f, y: Equations(3), "text: expected equations"),
     ],
 )
-def test_a_wrong_argument_is_named(call, says):
+def test_a_wrong_argument_is_named(unchecked, call, says):
     with pytest.raises((TypeError, ValueError), match=says):
         call(tanks(), torch.ones(5, 2, dtype=F64))
 

@@ -29,9 +29,13 @@ def reached(x: Tensor) -> frozenset[int]:
     return frozenset(found)
 
 
-def near(ours: Sequence[Tensor], exact: Sequence[Tensor]) -> bool:
+def near(ours: Sequence[Tensor], exact: Sequence[Tensor], pulled: float = 0.0) -> bool:
     """Whether tensors agree but for rounding: each in units of its own size, and what is nothing but the rounding of the
     largest of them left out.
+
+    Args:
+        ours, exact: the tensors.
+        pulled: of gradients, the size of the cotangents they were pulled back from: what cancels leaves a rounding of it.
 
     Example:
         >>> near([torch.tensor([1e-6])], [torch.tensor([1.1e-6])]), near([torch.tensor(1.0)], [torch.tensor(1.00001)])
@@ -40,7 +44,7 @@ def near(ours: Sequence[Tensor], exact: Sequence[Tensor]) -> bool:
     sizes = [float(b.detach()[b.isfinite()].abs().max()) if bool(b.isfinite().any()) else 0.0 for b in exact]
     for a, b, size in zip(ours, exact, sizes, strict=True):
         eps = torch.finfo(b.dtype).eps
-        slack = 1e4 * eps * max(size, eps**0.5 * max(sizes))
+        slack = max(1e4 * eps * max(size, eps**0.5 * max(sizes)), eps * pulled)
         finite = b.isfinite()
         if not torch.equal(a.isfinite(), finite) or bool(((a - b)[finite].abs() > slack).any()):
             return False

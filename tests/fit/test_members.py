@@ -1,11 +1,15 @@
 """Many networks in one batch: each is what it would be alone, and none touches another."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from series import rotation, table_of
 
+from isocline import solve
 from isocline.fit import Config
+from isocline.fit import objective as module
 from isocline.fit.batch import Batch
 from isocline.fit.blocks import folds
 from isocline.fit.loop import Trainer
@@ -118,6 +122,18 @@ def test_some_members_have_the_values_they_have_among_all(objective):
         alone = loss.value(theta[m : m + 1], torch.tensor([m]), windows)
         for a, b in zip(alone, (value, gradient, misfit), strict=True):
             torch.testing.assert_close(a[0], b[m])
+
+
+@pytest.mark.parametrize("stretch", [0.0, 0.01], ids=["common times", "times of their own"])
+def test_without_the_machine_the_losses_are_the_same(objective, monkeypatch, stretch):
+    loss, theta, windows = objective
+    everyone = torch.arange(2)
+    windows = replace(windows, ts=windows.ts * (1 + stretch * windows.member)[:, None])
+    assert (windows.common is None) == (stretch > 0)
+    auto = loss.value(theta, everyone, windows)
+    monkeypatch.setattr(module, "solve", lambda *a, **k: solve(*a, **{**k, "engine": "eager"}))
+    for a, b in zip(auto, loss.value(theta, everyone, windows), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-8)
 
 
 def test_the_noise_that_is_learned_is_the_noise_there_is():

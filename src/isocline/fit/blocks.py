@@ -16,7 +16,7 @@ from isocline.fit.table import Series
 
 SHARE = 0.15  # of a series that a block takes
 FIRST = 0.25  # of a series before the first block, to start from
-BLOCKED = 20  # rows from which a series has blocks of its own; of shorter ones the second half is a block
+BLOCKED = 14  # rows from which a series has blocks of its own; of shorter ones the second half is a block
 SCORED, ROWS = 32, 200  # series a fold is scored on, and rows of a block
 PIECE = 5  # rows a remaining piece has at least
 
@@ -38,7 +38,7 @@ class Fold:
 def folds(series: Sequence[Series], count: int) -> list[Fold]:
     """`count` folds, or none where the series are too short and too few.
 
-    The blocks of a series are as far apart as they can be, the last at its end. Of series with fewer than 20 rows every
+    The blocks of a series are as far apart as they can be, the last at its end. Of series with fewer than 14 rows every
     `count`-th loses its second half.
     """
     out = [Fold() for _ in range(count)]

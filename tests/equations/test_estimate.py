@@ -173,6 +173,23 @@ def test_several_starts_find_what_one_misses():
     assert several["w"].value == pytest.approx(3, abs=0.1) and field.values["w"] == several["w"].value
 
 
+def test_a_profile_that_comes_upon_a_better_fit_takes_it_and_leaves_no_interval_behind():
+    """The search is stopped at a poor place on purpose, where the profile of k finds what is better."""
+    field = Equations("dx = -k*x; x(0) = a", parameters=["a = 2", "k = 0.2"])
+    fit = estimate(field, Measured(T, {"x": DECAY}), max_evaluations=1)
+    poor = fit.best.loss
+    assert not fit.converged and any("did not end" in m for m in fit.messages)
+    fit.search.max_evaluations = 100
+    assert len(fit.profiles()) == 2
+    assert fit.best.loss < poor - 1 and fit.converged
+    for name, value in (("k", 0.6), ("a", 2.0)):
+        p = fit[name].interval
+        assert p.low < fit[name].value < p.high and fit[name].value == pytest.approx(value, abs=0.05)
+        assert min(p.losses) == 0
+    assert any("came upon a better fit" in m for m in fit.messages)
+    assert field.values["k"] == fit["k"].value
+
+
 # ---- what cannot be known ---------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("text", "parameters", "says", "undetermined"),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from isocline.equations.inference import Optimum, Search
 
 LEVEL = 0.95
+PASSES = 4  # over the profiles of all parameters, where one comes upon a better fit
 
 
 @dataclass(frozen=True)
@@ -185,8 +186,19 @@ class Estimates:
 
     def profiles(self, names: Sequence[str] | None = None, level: float = LEVEL) -> list[Profile]:
         """Those of all parameters that were fitted, or of some names."""
-        wanted = self.search.misfit.field.names if names is None else names
-        return [self.profile(name, level) for name in wanted]
+        wanted = list(self.search.misfit.field.names if names is None else names)
+        for _ in range(PASSES):
+            # A better fit that one profile comes upon makes those before it void.
+            void = [name for name in wanted if not self._has(name, level)]
+            for name in void:
+                self.profile(name, level)
+            if not void:
+                break
+        return [entry.interval for entry in map(self.__getitem__, wanted) if entry.interval is not None]
+
+    def _has(self, name: str, level: float) -> bool:
+        interval = self[name].interval
+        return interval is not None and interval.level == level
 
     def threshold(self, level: float) -> float:
         """How far above the best the loss may be."""

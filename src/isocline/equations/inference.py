@@ -22,7 +22,8 @@ from isocline.equations.misfit import Misfit, Settings
 from isocline.equations.module import Equations
 
 ROUGH, FINE, WITH_NETS = 1e-3, 1e-9, 1e-6  # relative changes of the sum of squares that end a round
-SAME = 1e-6  # relative change of σ² that ends the rounds
+FINE_HELD = 1e-8  # along a profile, whose ends are sought to a thousandth
+SAME, SAME_HELD = 1e-6, 1e-4  # relative changes of σ² that end the rounds
 FAR = 12.0  # in an unbounded coordinate
 HELD = 60  # evaluations of a search with one entry held, which starts near its end
 
@@ -179,11 +180,13 @@ class Search:
             # While σ still moves, an exact minimum for it is for nothing.
             sharp, before = alone or change < 0.1, self.misfit.solves
             tolerance = ROUGH if not sharp else WITH_NETS if self.misfit.weights else FINE
+            if held is not None and sharp:
+                tolerance = max(tolerance, FINE_HELD if alone else WITH_NETS)
             point, result, ended = self._squares(point, result, variances, held, tolerance, end - self.misfit.solves)
             again = self.variances(result[0])
             change = float(((again - variances).abs() / again.clamp(min=1e-300)).max())
             variances = again
-            converged = ended and (alone or (sharp and change < SAME))
+            converged = ended and (alone or (sharp and change < (SAME if held is None else SAME_HELD)))
             if self.misfit.solves == before:
                 break
         return Optimum(point, variances, self.loss(point, variances), *result, converged)

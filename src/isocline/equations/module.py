@@ -30,7 +30,7 @@ class Equations(nn.Module):
         inputs: names of the columns of u.
         covariates: names of numbers that are constant in a series, such as a body weight.
         parameters: declarations such as "k = 0.3 in [0, 5] unit 1/h" (start, bounds, unit), "k > 0", "g = 9.81 fixed", or
-            `Parameter`s. What is not declared starts at 1 without bounds.
+            `Parameter` objects. What is not declared starts at 1 without bounds.
         seed: of the networks' weights.
         dtype: of parameters and weights.
 

@@ -25,6 +25,8 @@ def fit(
     out: Path | None = None,
     resume: Path | None = None,
     config: Path | None = None,
+    equation: Annotated[list[str] | None, Parameter(negative="")] = None,
+    parameter: Annotated[list[str] | None, Parameter(negative="")] = None,
     scale: str | None = None,
     hold_out: str | None = None,
     iterations: int | None = None,
@@ -51,6 +53,11 @@ def fit(
         Folder of a run to go on with, after Ctrl-C or a kill; give the table too if it has moved.
     config:
         JSON file with settings; options given here go over it.
+    equation:
+        Known physics, such as "dlevel1 = -k*sqrt(level1) + net(level1, level2)": a line for each state (";" between
+        several, or the option again), with named parameters and networks.
+    parameter:
+        Start, bounds and unit of a parameter of the equations, such as "k = 0.3 in [0, 5] unit 1/h"; once for each.
     scale:
         auto, linear or log: how states are scaled.
     hold_out:
@@ -65,6 +72,7 @@ def fit(
     from isocline.cli.fit import fit_command
 
     options: dict[str, Any] = {"time": time, "id": id, "scale": scale, "hold_out": hold_out, "iterations": iterations}
+    options |= {"equations": tuple(equation or ()) or None, "parameters": tuple(parameter or ()) or None}
     options |= {"seed": seed, "states": tuple(state or ()) or None, "ignore": tuple(ignore or ()) or None}
     return fit_command(table, out, resume, config, options, overwrite)
 

@@ -171,10 +171,36 @@ def show(report: dict[str, Any], folder: Path) -> None:
     if bands and bands["coverage"]:
         shares = " and ".join(f"{bands['coverage'][level]:.0%} ({level} %)" for level in ("80", "95"))
         say(f"observations of the held-out part inside the bands: {shares}")
+    if "parameters" in report:
+        if report["parameters"]["rows"]:
+            console.print(parameters(report["parameters"]["rows"]))
+        for note in report["parameters"]["notes"]:
+            say(f"  {note}")
     for warning in report["warnings"]:
         say(f"warning: {warning}")
     say(report["verdict"], "bold")
     say(f"report: {folder / 'report.html'}")
+
+
+def parameters(rows: list[dict[str, Any]]) -> Grid:
+    """A parameter of the equations a row: value, standard error, interval."""
+    grid = Grid(title="parameters", title_justify="left")
+    profiled = next((row["level"] for row in rows if "level" in row), None)
+    interval = [f"{100 * profiled:g} % interval"] if profiled is not None else []
+    for name in ("parameter", "value", "± error", *interval, "unit"):
+        grid.add_column(name, justify="left" if name in ("parameter", "unit") else "right")
+    for row in rows:
+        error = "fixed" if row["fixed"] else "–" if row["error"] is None else f"{row['error']:.2g}"
+        cells = [Text(row["name"]), f"{row['value']:.4g}", error]
+        if interval:
+            low, high = ("open" if row.get(f"open_{end}") else _digits(row.get(end)) for end in ("low", "high"))
+            cells.append(f"{low} to {high}" if "level" in row else "")
+        grid.add_row(*cells, Text(row["unit"]))
+    return grid
+
+
+def _digits(x: float | None) -> str:
+    return "open" if x is None else f"{x:.4g}"
 
 
 def scores(rows: list[dict[str, Any]]) -> Grid:

@@ -17,6 +17,7 @@ from isocline.fit.config import Config
 from isocline.fit.flow import flow_of_rows
 from isocline.fit.forecast import forecast
 from isocline.fit.loop import Trainer
+from isocline.fit.networks import Networks
 from isocline.fit.scale import Scales
 from isocline.fit.windows import Record
 
@@ -54,7 +55,7 @@ class Choice:
         return Choice(**{**state, "ratios": state["ratios"].numpy()})
 
 
-def candidates(config: Config, folds: Sequence[Fold], scales: Scales) -> Trainer:
+def candidates(config: Config, folds: Sequence[Fold], scales: Scales, networks: Networks | None = None) -> Trainer:
     """A training of `EACH` networks for every penalty and fold, ordered by network, penalty, fold."""
     records = [Record.of(f.taught, scales, config.window) for f in folds]
     members = [r for _ in config.penalty for r in records]
@@ -65,7 +66,7 @@ def candidates(config: Config, folds: Sequence[Fold], scales: Scales) -> Trainer
     ]
     penalty = torch.tensor(config.penalty, dtype=torch.float64).repeat_interleave(len(records)).repeat(EACH)
     seeds = [config.seed * 1000 + j for j in range(EACH) for _ in members]
-    return Trainer(config, Batch([*members, *noisy]), penalty, seeds, lead=len(members), share=SHARE)
+    return Trainer(config, Batch([*members, *noisy]), penalty, seeds, lead=len(members), share=SHARE, networks=networks)
 
 
 def choose(config: Config, folds: Sequence[Fold], scales: Scales, trainer: Trainer) -> Choice:

@@ -21,6 +21,8 @@ class Config(BaseModel):
         scale: of the states: "auto" takes logarithms of columns that are positive and skewed.
         hold_out: the share of every series at its end that is never trained on, or "series:NAME" for a whole one.
         blocks: held-out blocks, spread over the record, that choose the penalty and calibrate the bands; 0 skips both.
+        equations: known physics, as `isocline.Equations` reads it; empty: a network is the whole field.
+        parameters: declarations of its parameters, such as "k = 0.3 in [0, 5] unit 1/h".
         hidden: widths of the hidden layers (tanh).
         matching: Adam steps of gradient matching on the smoothed record; 0 skips it.
         window: observations in the shortest training window; windows grow by doubling.
@@ -48,6 +50,8 @@ class Config(BaseModel):
     scale: Literal["auto", "linear", "log"] = "auto"
     hold_out: float | str = 0.2
     blocks: int = Field(4, ge=0, le=20)
+    equations: tuple[str, ...] = ()
+    parameters: tuple[str, ...] = ()
     hidden: tuple[PositiveInt, ...] = (32,)
     matching: int = Field(400, ge=0)
     window: int = Field(5, ge=2)

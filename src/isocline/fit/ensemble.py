@@ -17,7 +17,8 @@ from isocline.fit.config import Config
 from isocline.fit.files import place, write
 from isocline.fit.flow import Flow, flow_of, flow_of_rows
 from isocline.fit.forecast import forecast, settled
-from isocline.fit.networks import Field, Networks
+from isocline.fit.networks import Networks
+from isocline.fit.physics import layout_of, model_of
 from isocline.fit.scale import Scales
 from isocline.fit.table import Series
 
@@ -79,11 +80,11 @@ class Ensemble:
             write(folder / "bands.json", json.dumps(asdict(self.bands), indent=1))
 
     @staticmethod
-    def read(folder: Path, config: Config) -> Ensemble:
+    def read(folder: Path, config: Config, scales: Scales) -> Ensemble:
         """From a run's folder."""
-        dim = len(config.states)
-        networks, model = Networks(dim, config.hidden), Field(dim, config.hidden)
+        model = model_of(config, scales)
         model.load_state_dict(load_file(folder / "model.safetensors"))
+        networks = layout_of(model, config)
         if not (folder / "bands.json").exists():
             return Ensemble(model, networks, torch.zeros(0, networks.size, dtype=torch.float64), None)
         kept = json.loads((folder / "bands.json").read_text(encoding="utf-8"))

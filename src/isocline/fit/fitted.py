@@ -45,7 +45,8 @@ class Fitted:
         if not (folder / "states.json").exists():
             raise UserError(f"{folder}: the run has no model yet; finish it with: isocline fit --resume {folder}")
         config = Config.make(**kept["config"])
-        return Fitted.of(folder, kept, config, Scales.from_dict(kept["scales"]), Ensemble.read(folder, config))
+        scales = Scales.from_dict(kept["scales"])
+        return Fitted.of(folder, kept, config, scales, Ensemble.read(folder, config, scales))
 
     @staticmethod
     def of(folder: Path, kept: dict[str, Any], config: Config, scales: Scales, ensemble: Ensemble) -> Fitted:

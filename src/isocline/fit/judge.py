@@ -20,7 +20,8 @@ from isocline.fit.split import Split
 from isocline.fit.table import Series, Table
 from isocline.fit.windows import Record
 
-NEURAL, LAST, LINEAR, AUTO = "neural ODE", "persistence", "linear ODE", "autoregression"
+NEURAL, EQUATIONS = "neural ODE", "equation model"  # names of what a run has fitted
+LAST, LINEAR, AUTO = "persistence", "linear ODE", "autoregression"
 MAX_HORIZON, MAX_SCORED = 1000, 200  # held-out rows of a series, and series, that are scored
 CLOSE = 0.03  # errors that differ by less than this share count as equal, however many observations there are
 
@@ -28,7 +29,13 @@ Scores = list[dict[str, Any]]
 
 
 def judge(
-    model: nn.Module, table: Table, split: Split, scales: Scales, window: int, ensemble: Ensemble | None = None
+    model: nn.Module,
+    table: Table,
+    split: Split,
+    scales: Scales,
+    window: int,
+    ensemble: Ensemble | None = None,
+    name: str = NEURAL,
 ) -> tuple[Scores, list[str]]:
     """Scores of the model and its rivals, and warnings; with an ensemble that has bands, what share of the points they hold.
 
@@ -50,7 +57,7 @@ def judge(
     times = [h.t for h in held]
     last = [np.tile(last_values(scales.scaled(s.y)), (len(t), 1)) for s, t in zip(trains, times, strict=True)]
     forecasts = {
-        NEURAL: forecast(flow_of(model), trains, times, scales),
+        name: forecast(flow_of(model), trains, times, scales),
         LAST: last,
         LINEAR: forecast(linear.flow, trains, times, scales),
     }
@@ -62,11 +69,11 @@ def judge(
     ):
         auto = Autoregression(split.taught, scales)
         forecasts[AUTO] = [auto.forecast(s, len(t)) for s, t in zip(trains, times, strict=True)]
-    for name in (NEURAL, LINEAR):
-        warnings += _lost(name, forecasts[name], held, table)
+    for ode in (name, LINEAR):
+        warnings += _lost(ode, forecasts[ode], held, table)
     scores = _scores(forecasts, held, scales, table)
     if ensemble is not None and ensemble.bands is not None:
-        scores[0]["coverage"] = _coverage(ensemble, forecasts[NEURAL], trains, held, scales)
+        scores[0]["coverage"] = _coverage(ensemble, forecasts[name], trains, held, scales)
     return scores, warnings
 
 
@@ -128,7 +135,7 @@ def _rmse(predicted: np.ndarray, seen: np.ndarray) -> np.ndarray:
 
 
 def verdict(scores: Scores) -> tuple[str, bool]:
-    """Who wins on the held-out part, in one plain sentence that may say no; and whether the neural ODE does.
+    """Who wins on the held-out part, in one plain sentence that may say no; and whether the model does, whose scores come first.
 
     The relative standard error of a root mean square of n independent errors is 1/√(2n), of the ratio of two 1/√n (at
     least: errors of neighbouring times are alike): a difference below that is no difference.
@@ -139,34 +146,35 @@ def verdict(scores: Scores) -> tuple[str, bool]:
             False,
         )
     by = {s["model"]: math.inf if s["nrmse"] is None else s["nrmse"] for s in scores}
-    neural, rival = by[NEURAL], min((m for m in by if m != NEURAL), key=lambda m: by[m])
+    ours = scores[0]["model"]
+    own, rival = by[ours], min((m for m in by if m != ours), key=lambda m: by[m])
     best, count = by[rival], scores[0]["observations"]
     close = max(CLOSE, 1 / math.sqrt(count))
-    if neural == math.inf:
+    if own == math.inf:
         return (
-            f"The neural ODE's forecast does not stay finite on the held-out part: {_the(rival)} is the better model here "
+            f"The {ours}'s forecast does not stay finite on the held-out part: {_the(rival)} is the better model here "
             f"(error {best:.3g}).",
             False,
         )
     if best == math.inf:
         return (
-            f"The neural ODE wins on the held-out part: its error ({neural:.3g}) is finite, unlike the baselines'.",
+            f"The {ours} wins on the held-out part: its error ({own:.3g}) is finite, unlike the baselines'.",
             True,
         )
-    if abs(neural / best - 1) <= close:
+    if abs(own / best - 1) <= close:
         return (
-            f"On the held-out part the neural ODE (error {neural:.3g}) and {_the(rival)} ({best:.3g}) cannot be told apart "
+            f"On the held-out part the {ours} (error {own:.3g}) and {_the(rival)} ({best:.3g}) cannot be told apart "
             f"by {count} observations: prefer the simpler model.",
             False,
         )
-    if neural < best:
+    if own < best:
         return (
-            f"The neural ODE wins on the held-out part: its error ({neural:.3g}) is {1 - neural / best:.0%} lower than that "
+            f"The {ours} wins on the held-out part: its error ({own:.3g}) is {1 - own / best:.0%} lower than that "
             f"of {_the(rival)} ({best:.3g}).",
             True,
         )
     return (
-        f"The neural ODE does not beat {_the(rival)} on the held-out part: its error is {neural:.3g} against {best:.3g}. "
+        f"The {ours} does not beat {_the(rival)} on the held-out part: its error is {own:.3g} against {best:.3g}. "
         f"Prefer the simpler model, or measure more.",
         False,
     )

@@ -63,13 +63,21 @@ class Trainer:
         seeds: of their first weights.
         lead: how many of the first members are the unperturbed ones, of which the best leads.
         share: of the steps of each stage.
+        networks: their layout; None: that of `Networks`.
     """
 
     def __init__(
-        self, config: Config, batch: Batch, penalty: Tensor, seeds: list[int], lead: int, share: float = 1.0
+        self,
+        config: Config,
+        batch: Batch,
+        penalty: Tensor,
+        seeds: list[int],
+        lead: int,
+        share: float = 1.0,
+        networks: Networks | None = None,
     ) -> None:
         self.config, self.batch, self.lead = config, batch, lead
-        self.networks = Networks(batch.dim, config.hidden)
+        self.networks = Networks(batch.dim, config.hidden) if networks is None else networks
         self.objective = Objective(self.networks, batch, penalty, config.continuity, config.noise == "learned")
         self.stages = self._plan(share)
         self.theta = self.objective.begin(self.networks.begin(seeds))

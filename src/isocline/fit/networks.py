@@ -7,7 +7,7 @@ one solve (in the fused engine ten networks take twice the time of one, in the e
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -76,7 +76,7 @@ class Networks:
         free = (len(self.shapes) - 2, len(self.shapes) - 1)
         costs = [torch.full((n,), float(i not in free), dtype=torch.float64) for i, n in enumerate(self.sizes)]
         self.shrunk = torch.cat(costs)
-        self.field = _PerSample()
+        self.field: Callable[..., Tensor] = _PerSample()
 
     def begin(self, seeds: Sequence[int]) -> Tensor:
         """(M, size): networks as they are before training."""
@@ -96,13 +96,17 @@ class Networks:
             x = torch.tanh(x) if i < len(layers) - 2 else x
         return torch.baddbmm(x, y, linear.mT)
 
-    def module(self, theta: Tensor) -> Field:
+    def module(self, theta: Tensor) -> nn.Module:
         """One row (size,) as a module."""
         field = Field(self.dim, self.hidden)
         with torch.no_grad():
             for p, values in zip(field.parameters(), theta.split(self.sizes), strict=True):
                 p.copy_(values.view_as(p))
         return field
+
+    def plain(self, theta: Tensor) -> tuple[Networks, Tensor]:
+        """The layout that needs no record, and rows (M, size) as it has them."""
+        return self, theta
 
 
 class _PerSample:

@@ -17,6 +17,7 @@ from isocline.fit.config import Config
 from isocline.fit.ensemble import Ensemble
 from isocline.fit.files import place
 from isocline.fit.loop import Trainer
+from isocline.fit.physics import networks_of
 from isocline.fit.scale import Scales
 from isocline.fit.table import Series
 from isocline.fit.windows import Record
@@ -46,10 +47,11 @@ class Recipe:
         self.config, self.scales, self.folder = config, scales, folder
         self.record = Record.of(series, scales, config.window)
         self.folds = folds(series, config.blocks) if config.blocks else []
+        self.networks = networks_of(config, scales, self.record)
         self.choice: Choice | None = None
         self.stages: list[dict[str, Any]] = []
         self.before = 0.0  # seconds of earlier sessions
-        self.trainer = candidates(config, self.folds, scales) if self.choosing else self._final()
+        self.trainer = candidates(config, self.folds, scales, self.networks) if self.choosing else self._final()
 
     @property
     def choosing(self) -> bool:
@@ -64,7 +66,8 @@ class Recipe:
         noisy = [self.record.perturbed(noise, 1_000_000 + 1000 * config.seed + m) for m in range(config.members)]
         penalty = torch.full((count,), choice.penalty if choice else config.penalty[0], dtype=torch.float64)
         seeds = [config.seed * 1000 + m for m in range(count)]
-        return Trainer(config, Batch([self.record] * config.starts + noisy), penalty, seeds, lead=config.starts)
+        batch = Batch([self.record] * config.starts + noisy)
+        return Trainer(config, batch, penalty, seeds, lead=config.starts, networks=self.networks)
 
     # ---- one run --------------------------------------------------------------------------------------------------
     def run(self, tell: Callable[[Recipe], None], stop: Callable[[], bool] = lambda: False) -> str:
@@ -122,11 +125,12 @@ class Recipe:
         model = trainer.networks.module(networks[trainer.best])
         members = slice(config.starts, None)
         good = networks[members][kept(trainer.misfit[members])] if config.members else networks[members]
+        layout, rows = trainer.networks.plain(good)
         if len(good) < FEWEST:
-            return Ensemble(model, trainer.networks, good[:0], None)
+            return Ensemble(model, layout, rows[:0], None)
         noise = trainer.objective.noise(trainer.theta).detach()[trainer.best].tolist()
         bands = Bands.calibrated(self.choice.ratios, noise) if self.choice else Bands.normal(noise)
-        return Ensemble(model, trainer.networks, good, bands)
+        return Ensemble(model, layout, rows, bands)
 
     def warnings(self) -> list[str]:
         """What the report should say of starts and members that did not end well."""

@@ -21,7 +21,9 @@ from isocline.fit.files import read_run, write
 from isocline.fit.fitted import Fitted
 from isocline.fit.flow import Flow, flow_of_rows
 from isocline.fit.forecast import anchor, settled
-from isocline.fit.judge import judge
+from isocline.fit.judge import EQUATIONS, NEURAL, judge
+from isocline.fit.parameters import infer
+from isocline.fit.physics import Physics, settings_of
 from isocline.fit.recipe import Recipe
 from isocline.fit.scale import Scales
 from isocline.fit.split import Split
@@ -82,17 +84,17 @@ def fit(
         )
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file, expected a folder for the run; choose another --out")
-    notify("table", table)
-    notify("scales", scales)
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in RESULTS:
-        (folder / name).unlink(missing_ok=True)
     roles = {
         "time": table.time.header,
         "id": table.id and table.id.header,
         "states": tuple(c.header for c in table.states),
     }
-    resolved = config.model_copy(update=roles)
+    resolved = settings_of(config.model_copy(update=roles))  # refuses equations before anything is written
+    notify("table", table)
+    notify("scales", scales)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in RESULTS:
+        (folder / name).unlink(missing_ok=True)
     kept = {
         "isocline": __version__,
         "torch": torch.__version__,
@@ -161,8 +163,13 @@ def _go(
     reason = recipe.run(tell, stop)
     ensemble = recipe.ensemble()
     notify("judging", None)
-    scores, warnings = judge(ensemble.model, table, split, scales, config.window, ensemble)
+    model = ensemble.model
+    known = infer(model, recipe, split.taught) if isinstance(model, Physics) else None
+    name = NEURAL if known is None else EQUATIONS
+    scores, warnings = judge(model, table, split, scales, config.window, ensemble, name)
     report = summary(table, split, scales, recipe, ensemble, reason, kept, scores, [*recipe.warnings(), *warnings])
+    if known is not None:
+        report["parameters"] = known
     ensemble.write(folder)
     write(folder / "states.json", json.dumps(end_states(ensemble, table.series, scales)))
     write(folder / "report.json", json.dumps(report, indent=1, allow_nan=False))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dis
 import enum
 import functools
+import re
 import sys
 import types
 import weakref
@@ -29,7 +30,7 @@ ATOMS = (
     type(None), bool, int, float, complex, str, bytes, range, slice, enum.Enum, torch.dtype, torch.device, torch.layout,
     torch.memory_format, torch.Size, type(Ellipsis), type(NotImplemented), property, staticmethod, classmethod,
     types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType, types.GetSetDescriptorType,
-    types.MemberDescriptorType, torch._ops.OpOverload, torch._ops.OpOverloadPacket, types.GenericAlias,
+    types.MemberDescriptorType, torch._ops.OpOverload, torch._ops.OpOverloadPacket, types.GenericAlias, re.Pattern,
 )  # fmt: skip
 TRUSTED = {*sys.stdlib_module_names, "torch", "numpy", "jaxtyping", "beartype"}
 MOST = 2000  # things looked at before giving up

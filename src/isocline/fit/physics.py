@@ -1,0 +1,303 @@
+"""Equations in a run: the field they make in scaled coordinates, and many fits of it in one batch, as of networks."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from isocline.equations import Equations
+from isocline.equations.evaluate import Jet, NetJet, Value
+from isocline.equations.net import Remainder
+from isocline.equations.tree import names
+from isocline.fit.config import Config
+from isocline.fit.errors import UserError
+from isocline.fit.networks import BOUND, Field, Networks
+from isocline.fit.roles import Column
+from isocline.fit.scale import Scales
+from isocline.fit.windows import Record
+
+ROWS = 1000  # of the smoothed record, that the first guess of parameters looks at
+TRIES = 6  # first guesses, of which the best goes on
+APART = 0.1  # how far the starts of a batch lie around it: a tenth of what changes the slopes by their size
+
+
+class Physics(nn.Module):
+    """Equations in the table's units as a field in scaled coordinates: x = (g(y) − mean)/sd, one unit of time tau.
+
+    Args:
+        equations: of y, the table's columns.
+        scales: of the run.
+
+    Shapes:
+        t anything, x (..., states) -> (..., states).
+
+    Example:
+        >>> from isocline.fit.scale import StateScale
+        >>> scales = Scales((StateScale("log", 0.0, 0.5),), tau=2.0)
+        >>> field = Physics(Equations("dx = -k*x", parameters="k = 0.25"), scales)
+        >>> field(torch.tensor(0.0), torch.zeros(1, dtype=torch.float64)).item()  # d(log x)/dt · tau / sd
+        -1.0
+    """
+
+    mean: Tensor
+    sd: Tensor
+
+    def __init__(self, equations: Equations, scales: Scales) -> None:
+        super().__init__()
+        self.equations, self.tau = equations, scales.tau
+        self.logs = tuple(s.kind == "log" for s in scales.states)
+        self.register_buffer("mean", torch.tensor([s.mean for s in scales.states], dtype=torch.float64))
+        self.register_buffer("sd", torch.tensor([s.sd for s in scales.states], dtype=torch.float64))
+
+    def unscaled(self, x: Tensor) -> Tensor:
+        """y, in the table's units."""
+        y = x * self.sd + self.mean
+        if not any(self.logs):
+            return y
+        return torch.stack([y[..., i].exp() if log else y[..., i] for i, log in enumerate(self.logs)], -1)
+
+    def scaled(self, rates: Tensor, y: Tensor) -> Tensor:
+        """dx/dt of dy/dt at y."""
+        if any(self.logs):
+            rates = torch.stack(
+                [rates[..., i] / y[..., i] if log else rates[..., i] for i, log in enumerate(self.logs)], -1
+            )
+        return rates * self.tau / self.sd
+
+    def forward(self, t: Tensor, x: Tensor) -> Tensor:
+        """dx/dt in scaled units."""
+        y = self.unscaled(x)
+        return self.scaled(self.equations(t, y), y)
+
+
+class EquationRows(Networks):
+    """The free numbers of many fits of the same equations as rows of a matrix: [parameters | weights of the networks].
+
+    A parameter of a row is first + size · entry, in its unbounded coordinate: with a record, `first` meets its smoothed
+    slopes best, and an entry of one changes them by about their size; else they are 0 and 1.
+
+    Args:
+        model: the equations; with a record its parameters and the sizes of its networks are set.
+        record: of the training part.
+        seed: of the first guesses.
+
+    Attributes:
+        Those of `Networks`.
+    """
+
+    def __init__(self, model: Physics, record: Record | None = None, seed: int = 0) -> None:
+        self.model, equations = model, model.equations
+        self.dim, self.hidden = len(equations.states), tuple[int, ...]()
+        self.count = len(equations.free)
+        self.first = torch.zeros(self.count, dtype=torch.float64)
+        self.unit = torch.ones(self.count, dtype=torch.float64)
+        if record is not None:
+            self.first, self.unit = first_guess(model, record, seed)
+        self.weights = [p for net in equations.remainders.values() for p in net.mlp.parameters()]
+        self.shapes: list[tuple[int, ...]] = [(self.count,), *(tuple(p.shape) for p in self.weights)]
+        self.sizes = [math.prod(shape) for shape in self.shapes]
+        self.size = sum(self.sizes)
+        self.shrunk = torch.ones(self.size, dtype=torch.float64)
+        self.shrunk[: self.count] = 0.0
+        self.field = _PerSample(model)
+
+    def begin(self, seeds: Sequence[int]) -> Tensor:
+        """(M, size): near the first guess, those of the first seed at it; networks with weights of their own."""
+        rows = []
+        for seed in seeds:
+            generator = torch.Generator().manual_seed(seed)
+            entries = APART * torch.randn(self.count, generator=generator, dtype=torch.float64)
+            row = [entries if seed != seeds[0] else torch.zeros_like(entries)]
+            for i, net in enumerate(self.model.equations.system.nets.values()):
+                mlp = Remainder(net.inputs, net.width, net.depth, net.activation, 1000 * seed + i).mlp
+                row += [p.detach().flatten() for p in mlp.parameters()]
+            rows.append(torch.cat(row))
+        return torch.stack(rows)
+
+    def parts(self, theta: Tensor) -> list[Tensor]:
+        """(B, size) as parameters (B, P) in unbounded coordinates, then weights and biases."""
+        raw, *weights = [
+            p.reshape(*theta.shape[:-1], *shape)
+            for p, shape in zip(theta.split(self.sizes, -1), self.shapes, strict=True)
+        ]
+        return [self.first + self.unit * raw, *weights]
+
+    def slopes(self, theta: Tensor, y: Tensor) -> Tensor:
+        """dx/dt (M, R, dim) of every row at states of its own (M, R, dim)."""
+        return self.field(y.new_zeros(()), y, *(p.unsqueeze(1) for p in self.parts(theta)))
+
+    def module(self, theta: Tensor) -> Physics:
+        """One row (size,) as a module."""
+        found = copy.deepcopy(self.model)
+        raw, *weights = self.parts(theta[None])
+        with torch.no_grad():
+            if found.equations.raw is not None:
+                found.equations.raw.copy_(raw[0])
+            own = [p for net in found.equations.remainders.values() for p in net.mlp.parameters()]
+            for p, values in zip(own, weights, strict=True):
+                p.copy_(values[0])
+        return found
+
+    def plain(self, theta: Tensor) -> tuple[EquationRows, Tensor]:
+        """The layout that needs no record, and rows (M, size) as it has them."""
+        return EquationRows(self.model), torch.cat([p.flatten(1) for p in self.parts(theta)], 1)
+
+
+class _PerSample:
+    """dx/dt with parameters and networks of each sample, of operations that the fused engine knows."""
+
+    def __init__(self, model: Physics) -> None:
+        self.model = model
+        nets = model.equations.remainders.items()
+        self.sizes = {name: len(list(net.mlp.parameters())) for name, net in nets}
+
+    def __call__(self, t: Tensor, x: Tensor, raw: Tensor, *weights: Tensor) -> Tensor:
+        model, equations = self.model, self.model.equations
+        y = model.unscaled(x.clamp(-BOUND, BOUND))
+        jets: dict[str, Jet] = {p.name: (p.natural(raw[..., i]), None) for i, p in enumerate(equations.free)}
+        jets |= {p.name: (p.begin, None) for p in equations.fixed}
+        nets: dict[str, NetJet] = {}
+        first = 0
+        for name, net in equations.remainders.items():
+            own = weights[first : first + self.sizes[name]]
+            nets[name] = lambda parts, net=net, own=own: (_value(net, parts, own, y), None)
+            first += self.sizes[name]
+        rates = equations.rates(equations.evaluation(t, y, parameters=jets, nets=nets))
+        return model.scaled(torch.stack([_full(v, y) for v, _ in rates], -1), y)
+
+
+def _full(value: Value, y: Tensor) -> Tensor:
+    """A number for every sample, by no operation that names their count: one program of the fused engine serves all."""
+    return value if isinstance(value, Tensor) and value.shape == y.shape[:-1] else y[..., 0] * 0.0 + value
+
+
+def _value(net: Remainder, parts: Sequence[Jet], weights: Sequence[Tensor], y: Tensor) -> Tensor:
+    """The number that a network of each sample gives: products and sums, or matrix products of many rows of one."""
+    x = (torch.stack([_full(v, y) for v, _ in parts], -1) - net.center) / net.spread
+    weights = list(weights)
+    for layer in net.mlp.layers:
+        if isinstance(layer, nn.Linear):
+            weight, bias = weights.pop(0), weights.pop(0)
+            rows = weight.dim() == 4  # (M, 1, n, m)
+            x = (x @ weight.squeeze(1).mT if rows else (weight * x[..., None, :]).sum(-1)) + bias
+        else:
+            x = layer(x)
+    return net.gain * x[..., 0]
+
+
+# ---- of a run ---------------------------------------------------------------------------------------------------------
+def equations_of(config: Config) -> Equations:
+    """The equations of a run.
+
+    Raises:
+        UserError: with the line and the character, or naming what a run cannot have.
+    """
+    columns = [Column.of(header).name for header in config.states]
+    if len(set(columns)) < len(columns):
+        columns = list(config.states)
+    try:
+        equations = Equations("\n".join(config.equations), states=columns, parameters=config.parameters)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    system = equations.system
+    everything = [*system.rates.values(), *system.definitions.values()]
+    if any("t" in names(tree) for tree in everything):
+        raise UserError(
+            "equation: a rate that depends on the time t: the windows a run trains on have clocks of their own; "
+            "in Python, isocline.equations.estimate takes it"
+        )
+    if system.initial:
+        raise UserError(
+            f"equation: {next(iter(system.initial))}(0) = …: a run fits where each series starts; leave the line out "
+            f"(in Python, isocline.equations.estimate takes it)"
+        )
+    if not equations.free and not equations.remainders:
+        raise UserError("equation: nothing to fit: all parameters are fixed, and there is no net(…)")
+    return equations
+
+
+def settings_of(config: Config) -> Config:
+    """The settings of a run: of equations without networks no penalty is to be chosen, and slopes give a guess at once.
+
+    Raises:
+        UserError: as for `equations_of`, and for settings that equations leave without a meaning.
+    """
+    if not config.equations:
+        if config.parameters:
+            raise UserError("parameter: of which equations? give --equation too, for example 'dx = -k*x'")
+        return config
+    if "hidden" in config.model_fields_set:
+        raise UserError("hidden: the equations say how wide their networks are, as in net(x, width=16, depth=2)")
+    if equations_of(config).remainders:
+        return config
+    if "penalty" in config.model_fields_set:
+        raise UserError("penalty: there is no net(…) in the equations whose weights it could hold small; leave it out")
+    return config.model_copy(
+        update={"penalty": (0.0,)} | ({} if "matching" in config.model_fields_set else {"matching": 50})
+    )
+
+
+def model_of(config: Config, scales: Scales) -> nn.Module:
+    """The field of a run before training: the equations, or a network where there are none."""
+    return Physics(equations_of(config), scales) if config.equations else Field(len(config.states), config.hidden)
+
+
+def networks_of(config: Config, scales: Scales, record: Record) -> Networks:
+    """What a run trains many of at once."""
+    if not config.equations:
+        return Networks(record.y[0].shape[1], config.hidden)
+    model = model_of(config, scales)
+    assert isinstance(model, Physics)
+    return EquationRows(model, record, config.seed)
+
+
+def layout_of(model: nn.Module, config: Config) -> Networks:
+    """Of the members that a run has kept beside its model."""
+    return EquationRows(model) if isinstance(model, Physics) else Networks(len(config.states), config.hidden)
+
+
+def first_guess(model: Physics, record: Record, seed: int) -> tuple[Tensor, Tensor]:
+    """Brings networks to the data's size, and parameters to the smoothed slopes by least squares from several starts.
+
+    Returns:
+        The parameters (P,) in unbounded coordinates, and by how much of each the slopes change by their size.
+    """
+    x = torch.tensor(np.concatenate([v for v, _ in record.smooth]))
+    slopes = torch.tensor(np.concatenate([s for _, s in record.smooth]))
+    rows = torch.linspace(0, len(x) - 1, min(ROWS, len(x))).round().long().unique()
+    x, slopes, now = x[rows], slopes[rows], torch.zeros((), dtype=torch.float64)
+    equations, raw = model.equations, model.equations.raw
+    with torch.no_grad():
+        y = model.unscaled(x)
+        rates = slopes / model.tau * model.sd
+        rates = torch.stack([rates[:, i] * y[:, i] if log else rates[:, i] for i, log in enumerate(model.logs)], -1)
+        equations.adapt(now, y, slopes=rates)
+    if raw is None:
+        return torch.zeros(0, dtype=torch.float64), torch.ones(0, dtype=torch.float64)
+    from scipy.optimize import least_squares
+
+    def misfit(u: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            raw.copy_(torch.as_tensor(u))
+            return (model(now, x) - slopes).flatten().nan_to_num(1e3, 1e3, -1e3).clamp(-1e3, 1e3).numpy()
+
+    generator = np.random.default_rng(seed)
+    declared = raw.detach().clone().numpy()
+    best: tuple[float, np.ndarray] | None = None
+    for k in range(TRIES):
+        start = declared + (generator.standard_normal(len(declared)) if k else 0.0)
+        found = least_squares(misfit, start, loss="soft_l1", x_scale="jac", max_nfev=50)
+        if best is None or found.cost < best[0]:
+            best = (found.cost, found.x)
+    assert best is not None
+    step = 1e-4 * np.maximum(1.0, np.abs(best[1]))
+    change = [misfit(best[1] + h) - misfit(best[1] - h) for h in np.diag(step)]
+    reach = np.array([np.sqrt(np.mean(c**2)) for c in change]) / (2 * step)
+    misfit(best[1])
+    unit = np.minimum(1.0 / np.maximum(reach, 1e-12), np.maximum(1.0, np.abs(best[1])))
+    return torch.tensor(best[1]), torch.tensor(unit)

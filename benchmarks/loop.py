@@ -63,8 +63,9 @@ def main() -> None:
         rest = sum(middle.values()) - ours
         rows.append(["fused" if fused else "plain", *(f"{middle[name]:.0f}" for name in PARTS), f"{rest / ours:.2f}"])
     head = ["Adam", *(f"{name}, µs" for name in PARTS), "all but solve and backward, of these"]
-    text = f"{__doc__}\n{origin()}\n{table(head, rows)}"
-    Path(__file__).with_suffix(".md").write_text(f"# A training loop\n\n{text.strip()}\n", encoding="utf-8")
+    text = (__doc__ or "").split("\n\n", 2)[2]
+    page = f"# A training loop\n\n{origin()}\n{text}\n{table(head, rows)}"
+    Path(__file__).with_suffix(".md").write_text(page, encoding="utf-8")
     print(table(head, rows))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -17,24 +18,16 @@ RTOL, ATOL, MAX_STEPS = 1e-6, 1e-7, 20_000
 PULL = 1e-2  # weight of the first guess beside the observations: holds what they do not determine
 
 
+@torch.no_grad()
+def paths(field: Callable[..., Tensor], states: Tensor, ts: Tensor, args: tuple[Tensor, ...] = ()) -> Tensor:
+    """Observations (T, B, d), each sample with its own adaptive steps; NaN where a path was lost."""
+    options = {"rtol": RTOL, "atol": ATOL, "max_steps": MAX_STEPS, "throw": False}
+    return solve(field, states, ts, args=args, engine="auto", batching="per_sample", **options).ys
+
+
 def flow_of(field: nn.Module) -> Flow:
-    """Paths of a learned field, each with its own adaptive steps."""
-
-    def flow(states: Tensor, ts: Tensor) -> Tensor:
-        with torch.no_grad():
-            return solve(
-                field,
-                states,
-                ts,
-                engine="auto",
-                batching="per_sample",
-                rtol=RTOL,
-                atol=ATOL,
-                max_steps=MAX_STEPS,
-                throw=False,
-            ).ys
-
-    return flow
+    """Paths of a learned field."""
+    return partial(paths, field)
 
 
 def flow_of_rows(networks: Networks, theta: Tensor) -> Flow:
@@ -42,19 +35,7 @@ def flow_of_rows(networks: Networks, theta: Tensor) -> Flow:
 
     def flow(states: Tensor, ts: Tensor) -> Tensor:
         parts = tuple(p.repeat(len(states) // len(theta), *[1] * (p.dim() - 1)) for p in networks.parts(theta))
-        with torch.no_grad():
-            return solve(
-                networks.field,
-                states,
-                ts,
-                args=parts,
-                engine="auto",
-                batching="per_sample",
-                rtol=RTOL,
-                atol=ATOL,
-                max_steps=MAX_STEPS,
-                throw=False,
-            ).ys
+        return paths(networks.field, states, ts, parts)
 
     return flow
 

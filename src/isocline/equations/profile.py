@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from isocline.equations.inference import Optimum, Search
@@ -87,7 +89,7 @@ def profile(search: Search, best: Optimum, index: int, error: float, threshold: 
     )  # fmt: skip
 
 
-def search_value(search: Search, index: int):  # noqa: ANN201
+def search_value(search: Search, index: int) -> Callable[[float], float]:
     """From the coordinate of x to the number itself."""
     free = search.misfit.field.free
     return free[index].value if index < len(free) else float
@@ -195,7 +197,7 @@ class Side:
         bound = p.low if towards_low else p.high
         return bound if math.isfinite(bound) else None
 
-    def limit(self, natural) -> float:  # noqa: ANN001
+    def limit(self, natural: Callable[[float], float]) -> float:
         """The end of the interval on this side."""
         if self.end is not None:
             return natural(self.end)

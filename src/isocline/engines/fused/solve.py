@@ -83,7 +83,9 @@ class Run:
         self.status, self.accepted, self.rejected, self.evaluations, *_ = self.counts
         self.stats = Stats(accepted=self.accepted, rejected=self.rejected, evaluations=self.evaluations)
         self.leaves = [
-            leaf if leaf.dtype is dtype and leaf.is_contiguous() else leaf.detach().to(dtype).contiguous()
+            leaf
+            if leaf.grad_fn is None and leaf.dtype is dtype and leaf.is_contiguous()
+            else leaf.detach().to(dtype).contiguous()
             for leaf in prepared.leaves
         ]
         self.pointers = addresses(self.leaves)

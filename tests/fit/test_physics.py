@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from series import rotation
+from test_run import After
 
 from isocline import Equations, solve
 from isocline.fit import Config, UserError, export, fit, predict, resume
@@ -50,17 +51,6 @@ def done(tmp_path_factory):
     """A finished run: its folder and its report."""
     folder = tmp_path_factory.mktemp("physics")
     return folder / "run", fit(write_circle(folder / "circle.csv"), QUICK, folder / "run")
-
-
-class After:
-    """Stops a run after so many iterations."""
-
-    def __init__(self, count):
-        self.left = count
-
-    def __call__(self):
-        self.left -= 1
-        return self.left < 0
 
 
 # ---- the field --------------------------------------------------------------------------------------------------------

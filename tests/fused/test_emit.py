@@ -53,24 +53,24 @@ class Compiled:
             [CC, *STRICT, "-O1", *flags, "-shared", "-fPIC", path, "-o", library, "-lm"], capture_output=True, text=True
         )
         assert done.returncode == 0 and not done.stderr, done.stderr
-        self.library = ctypes.CDLL(str(library))
+        self.native = ctypes.CDLL(str(library))
 
     def numbers(self, values):
         return (self.real * max(1, len(values)))(*values)
 
     def field(self, t, y, *u):
         dy = self.numbers([0.0] * len(y))
-        getattr(self.library, f"{self.prefix}_field")(self.real(t), self.numbers(y), dy, *map(self.numbers, u))
+        getattr(self.native, f"{self.prefix}_field")(self.real(t), self.numbers(y), dy, *map(self.numbers, u))
         return torch.tensor(list(dy), dtype=self.dtype)
 
     def solve(self, y0, ts, *u, **options):
-        defaults = getattr(self.library, f"{self.prefix}_defaults")
+        defaults = getattr(self.native, f"{self.prefix}_defaults")
         defaults.restype = Options
         chosen, statistics = defaults(), Statistics()
         for name, value in options.items():
             setattr(chosen, name, value)
         ys = self.numbers([0.0] * (len(y0) * len(ts)))
-        status = getattr(self.library, f"{self.prefix}_solve")(
+        status = getattr(self.native, f"{self.prefix}_solve")(
             self.numbers(y0), (ctypes.c_double * len(ts))(*ts), len(ts), ys, *map(self.numbers, u),
             ctypes.byref(chosen), ctypes.byref(statistics),
         )  # fmt: skip

@@ -36,7 +36,8 @@ static void adjoint_chunk(const Adjoint<T> &job, const Program<T> &field, const 
       for (int v = 0; v < NV; v++) out[(n + d) * NV + v] = -stages.of_y(d)[v];
   };
 
-  int64_t sample[W], at[W], istop[W], left[W], first_key[W];
+  int64_t sample[W], at[W], istop[W], first_key[W];
+  alignas(64) int64_t left[W];
   double size[W], end[W];
   int running = 0;
   // Backwards the clock is that of the way forward with its sign changed.
@@ -146,7 +147,7 @@ static void adjoint_chunk(const Adjoint<T> &job, const Program<T> &field, const 
       }
       // What the programs fill at the first stage is computed again with the first step.
       st.h[l] = first[i - from], st.spacing[l] = spacing[i - from];
-      st.alive[l] = st.stale[l] = true, st.calls[l]--, running++;
+      st.alive[l] = st.stale[l] = st.YES, st.calls[l]--, running++;
       return;
     }
     st.rest(l), sample[l] = -1;
@@ -160,9 +161,8 @@ static void adjoint_chunk(const Adjoint<T> &job, const Program<T> &field, const 
     st.refresh(f);
     st.attempt(f);
     bool leaving = st.judge(left);
-    bool any = false;
-    for (int l = 0; l < W; l++) any |= st.accepted[l];
-    for (int i = 0; i < s && any; i++) {
+    const bool some = st.any(st.accepted);
+    for (int i = 0; i < s && some; i++) {
       if (st.b[i] == 0) continue;
       for (int l = 0; l < W; l++)
         ((T *)weight)[l] = st.accepted[l] ? T(-double(((T *)st.hv)[l]) * double(st.b[i]) * size[l]) : T(0);
@@ -182,7 +182,7 @@ static void adjoint_chunk(const Adjoint<T> &job, const Program<T> &field, const 
     if (c.method.fsal) {
       // The last stage is the next step's first, and so is what its programs filled.
       I<T> mask[NV];
-      for (int l = 0; l < W; l++) ((typename Number<T>::bits *)mask)[l] = st.accepted[l] ? -1 : 0;
+      st.masks(st.accepted, mask);
       auto go_on = [&](V<T> *into, const V<T> *with, int64_t count) {
         for (int64_t i = 0; i < count; i += NV)
           for (int v = 0; v < NV; v++) into[i + v] = pick<T>(mask[v], with[i + v], into[i + v]);
@@ -191,15 +191,16 @@ static void adjoint_chunk(const Adjoint<T> &job, const Program<T> &field, const 
     }
     for (int l = 0; l < W; l++) {
       if (!st.accepted[l]) continue;
-      st.stale[l] = !c.method.fsal;
+      st.stale[l] = c.method.fsal ? 0 : st.YES;
       if (!st.clipped[l]) {
         st.leaves_jump[l] = false;
         continue;
       }
-      st.leaves_jump[l] = st.meets_jump[l], st.stale[l] |= st.meets_jump[l];
+      st.leaves_jump[l] = st.meets_jump[l];
+      if (st.meets_jump[l]) st.stale[l] = st.YES;
       if (at[l] > 0 && st.t[l] == -time.key(sample[l])[at[l] - 1]) {
-        at[l]--, st.stale[l] = true;
-        if (!jump(l, true)) st.alive[l] = false, leaving = true;
+        at[l]--, st.stale[l] = st.YES;
+        if (!jump(l, true)) st.alive[l] = 0, leaving = true;
       } else next_stop(l);
     }
     for (int l = 0; l < W; l++)

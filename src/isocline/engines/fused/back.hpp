@@ -71,14 +71,14 @@ static void pull_back_chunk(const Back<T> &back, const Program<T> &field, const 
         finish(i, -1, reach[l]);
         continue;
       }
-      sample[l] = i, st.alive[l] = true, running++;
+      sample[l] = i, st.alive[l] = st.YES, running++;
       st.t1[l] = record.end[i - from], st.sign[l] = time.sign[i];
       for (int d = 0; d < n; d++) st.lane(lambda, d, l) = 0;
       for (int64_t u = 0; u < c.further; u++) st.lane(gu, u, l) = 0;
       stages.further(all, l, i);
       return;
     }
-    st.alive[l] = false, at[l] = -1;
+    st.alive[l] = 0, at[l] = -1;
   };
   for (int l = 0; l < W; l++) seat(l);
   int used_by_step = 0; // stages that the step depends on
@@ -176,7 +176,7 @@ static void pull_back_chunk(const Back<T> &back, const Program<T> &field, const 
       st.t1[l] = step.t, reach[l] = step.seen, at[l] = step.before;
       if (at[l] >= 0) continue;
       finish(sample[l], l, step.seen);
-      running--, st.alive[l] = false;
+      running--, st.alive[l] = 0;
       seat(l);
     }
   }

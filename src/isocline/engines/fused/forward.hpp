@@ -195,8 +195,9 @@ static void solve_chunk(const Call<T> &c, const Program<T> &program, int64_t fro
     }
   }
 
-  int64_t sample[W], seen[W], istop[W], last[W], next = from, left[W];
-  double end[W], next_key[W];
+  int64_t sample[W], seen[W], istop[W], last[W], next = from;
+  alignas(64) int64_t left[W], waits[W];
+  alignas(64) double end[W], next_key[W];
   int running = 0;
   auto leave = [&](int l, int64_t status) {
     int64_t i = sample[l];
@@ -234,7 +235,7 @@ static void solve_chunk(const Call<T> &c, const Program<T> &program, int64_t fro
       st.leaves_jump[l] = time.jump(i, -1), st.meets_jump[l] = time.jump(i, 0);
       next_key[l] = seen[l] < time.width ? keys[seen[l]] : INFINITY;
       flow.further(low, l, i);
-      st.alive[l] = true, st.stale[l] = false;
+      st.alive[l] = st.YES, st.stale[l] = 0;
       return;
     }
     st.rest(l), sample[l] = -1, next_key[l] = INFINITY;
@@ -244,7 +245,6 @@ static void solve_chunk(const Call<T> &c, const Program<T> &program, int64_t fro
 
   V<T> w[32 * NV], theta[NV];
   int64_t reach[W];
-  bool waits[W];
   while (running) {
     st.aim();
     st.refresh(f);
@@ -252,10 +252,8 @@ static void solve_chunk(const Call<T> &c, const Program<T> &program, int64_t fro
     bool leaving = st.judge(left);
     int pending = 0;
     bool inside = false;
-    for (int l = 0; l < W; l++) {
-      waits[l] = st.accepted[l] && next_key[l] <= st.t1[l];
-      pending += waits[l];
-    }
+    for (int i = 0; i < st.ND; i++) st.part(waits, i) = st.part(st.accepted, i) & (st.part(next_key, i) <= st.part(st.t1, i));
+    for (int l = 0; l < W; l++) pending -= int(waits[l]);
     if (record) {
       record->reserve(W, n);
       for (int l = 0; l < W; l++) {
@@ -293,21 +291,24 @@ static void solve_chunk(const Call<T> &c, const Program<T> &program, int64_t fro
         for (int d = 0; d < n; d++) to_row[d] = st.lane(state, d, l);
         seen[l]++;
         next_key[l] = seen[l] < time.width ? time.key(sample[l])[seen[l]] : INFINITY;
-        if (seen[l] == reach[l]) waits[l] = false, pending--;
+        if (seen[l] == reach[l]) waits[l] = 0, pending--;
       }
     }
     st.commit();
-    for (int l = 0; l < W; l++) {
+    bool stops = false;
+    for (int i = 0; i < st.ND; i++) stops |= st.any(st.part(st.accepted, i) & st.part(st.clipped, i));
+    if (!fsal) std::memcpy(st.stale, st.accepted, sizeof st.stale);
+    for (int l = 0; l < W && (stops || st.jumping); l++) {
       if (!st.accepted[l]) continue;
       if (st.clipped[l]) {
         if (st.t[l] == end[l]) {
-          left[l] = q.success, leaving = true, st.alive[l] = false;
+          left[l] = q.success, leaving = true, st.alive[l] = st.stale[l] = 0;
           continue;
         }
         st.leaves_jump[l] = st.meets_jump[l];
         st.stop[l] = time.stop(sample[l])[++istop[l]], st.meets_jump[l] = time.jump(sample[l], istop[l]);
       } else st.leaves_jump[l] = false;
-      st.stale[l] = !fsal || st.leaves_jump[l];
+      if (st.leaves_jump[l]) st.stale[l] = st.YES;
     }
     for (int l = 0; l < W; l++)
       if (st.alive[l] && !left[l] && st.taken[l] >= q.max_steps) left[l] = q.limit, leaving = true;

@@ -158,7 +158,10 @@ template <class T> INLINE V<T> read(const Source<T> &s, int i, int v) {
 template <class T, class F>
 static __attribute__((noinline)) void unary(Source<T> a, int count, int nv, V<T> *out) {
   if (a.rows && a.stride) {
-    for (int i = 0; i < count * nv; i++) out[i] = F::template at<T>(a.rows[i]);
+    int i = 0;
+    if constexpr (std::is_same_v<F, f_tanh> && sizeof(T) == 4)
+      for (; i + 2 <= count * nv; i += 2) fast_tanh<2>(a.rows + i, out + i);
+    for (; i < count * nv; i++) out[i] = F::template at<T>(a.rows[i]);
   } else {
     for (int i = 0; i < count; i++)
       for (int v = 0; v < nv; v++) out[i * nv + v] = F::template at<T>(read<T>(a, i, v));

@@ -17,6 +17,12 @@ struct Control {
 
 template <class T, int NV> struct Stepper {
   static constexpr int W = NV * LENGTH<T>, ND = W / LENGTH<double>;
+  // The clocks of LENGTH<double> lanes, what is true of them (0 or −1, as wide), and their numbers in the precision of y.
+  typedef V<double> Clocks;
+  typedef I<double> Truths;
+  typedef T Numbers __attribute__((vector_size(sizeof(T) * LENGTH<double>), aligned(sizeof(T)), may_alias));
+  typedef typename Number<T>::bits Masks
+      __attribute__((vector_size(sizeof(T) * LENGTH<double>), aligned(sizeof(T)), may_alias));
   const Method &m;
   const Control &q;
   const int n, s, all_stages;
@@ -26,8 +32,10 @@ template <class T, int NV> struct Stepper {
   std::vector<T> a, b, e, dense;
   alignas(64) double t[W], t1[W], h[W], stop[W], r1[W], r2[W], spacing[W], sign[W], square[W], factor[W];
   alignas(64) T low[W], high[W], times[W]; // the interval f may be asked in; the times it is asked at
-  bool alive[W], accepted[W], clipped[W], stale[W], leaves_jump[W], meets_jump[W];
-  int64_t taken[W], rejected[W], calls[W];
+  alignas(64) int64_t alive[W], accepted[W], clipped[W], stale[W]; // 0 or YES
+  bool leaves_jump[W], meets_jump[W];
+  alignas(64) int64_t taken[W], rejected[W], calls[W];
+  static constexpr int64_t YES = -1;
   bool jumping = false; // whether anything jumps
   V<T> hv[NV];
 
@@ -38,11 +46,27 @@ template <class T, int NV> struct Stepper {
     y = (V<T> *)memory.data, y1 = y + n * NV, stage = y1 + n * NV, ks = stage + n * NV;
     for (int l = 0; l < W; l++) rest(l);
   }
+  static Clocks &part(double *x, int i) { return ((Clocks *)x)[i]; }
+  static Truths &part(int64_t *x, int i) { return ((Truths *)x)[i]; }
+  static Numbers &numbers(T *x, int i) { return ((Numbers *)x)[i]; }
+  static bool any(Truths x) {
+    for (int i = 1; i < LENGTH<double>; i++) x[0] |= x[i];
+    return x[0];
+  }
+  static bool any(int64_t *x) {
+    Truths all{};
+    for (int i = 0; i < ND; i++) all |= part(x, i);
+    return any(all);
+  }
+  // Lanes of which something is true, as masks of rows.
+  static void masks(int64_t *truths, I<T> *out) {
+    for (int i = 0; i < ND; i++) ((Masks *)out)[i] = __builtin_convertvector(part(truths, i), Masks);
+  }
   V<T> *k(int i) { return ks + int64_t(i) * n * NV; }
   static T &lane(V<T> *x, int64_t row, int l) { return ((T *)(x + row * NV))[l]; }
   // A lane without a sample stands still, somewhere finite.
   void rest(int l) {
-    alive[l] = accepted[l] = clipped[l] = stale[l] = leaves_jump[l] = meets_jump[l] = false;
+    alive[l] = accepted[l] = clipped[l] = stale[l] = 0, leaves_jump[l] = meets_jump[l] = false;
     t[l] = t1[l] = h[l] = stop[l] = spacing[l] = 0, sign[l] = 1, r1[l] = r2[l] = 1, low[l] = high[l] = 0;
     for (int d = 0; d < n; d++) lane(y, d, l) = 0;
   }
@@ -85,11 +109,11 @@ template <class T, int NV> struct Stepper {
   // Where this attempt goes: to t + h, or to the stop before that.
   void aim() {
     T *step = (T *)hv;
-    for (int l = 0; l < W; l++) {
-      double there = t[l] + h[l];
-      clipped[l] = there >= stop[l];
-      t1[l] = there >= stop[l] ? stop[l] : there;
-      step[l] = T((t1[l] - t[l]) * sign[l]);
+    for (int i = 0; i < ND; i++) {
+      Clocks from = part(t, i), to = from + part(h, i), end = part(stop, i);
+      part(clipped, i) = to >= end;
+      part(t1, i) = to = to >= end ? end : to;
+      numbers(step, i) = __builtin_convertvector((to - from) * part(sign, i), Numbers);
     }
     if (!jumping) return;
     for (int l = 0; l < W; l++) {
@@ -100,12 +124,10 @@ template <class T, int NV> struct Stepper {
   }
   void stage_times(int i) {
     const double c = m.c[i];
-    if (c == 0)
-      for (int l = 0; l < W; l++) times[l] = T(t[l] * sign[l]);
-    else if (c == 1)
-      for (int l = 0; l < W; l++) times[l] = T(t1[l] * sign[l]);
-    else
-      for (int l = 0; l < W; l++) times[l] = T((t[l] + c * (t1[l] - t[l])) * sign[l]);
+    for (int j = 0; j < ND; j++) {
+      Clocks from = part(t, j), to = part(t1, j), at = c == 0 ? from : c == 1 ? to : from + c * (to - from);
+      numbers(times, j) = __builtin_convertvector(at * part(sign, j), Numbers);
+    }
     if (jumping)
       for (int l = 0; l < W; l++) {
         T first = std::min(low[l], high[l]), last = std::max(low[l], high[l]);
@@ -114,16 +136,12 @@ template <class T, int NV> struct Stepper {
   }
   // The slopes at the start of the lanes that do not have them yet; f(stage, times, x, out).
   template <class F> void refresh(F f) {
-    bool any = false;
-    for (int l = 0; l < W; l++) any |= stale[l];
-    if (!any) return;
+    if (!any(stale)) return;
     stage_times(0);
     f(0, times, y, stage);
     I<T> mask[NV];
-    for (int l = 0; l < W; l++) {
-      ((typename Number<T>::bits *)mask)[l] = stale[l] ? -1 : 0;
-      calls[l] += stale[l], stale[l] = false;
-    }
+    masks(stale, mask);
+    for (int i = 0; i < ND; i++) part(calls, i) -= part(stale, i), part(stale, i) = Truths{};
     for (int d = 0; d < n * NV; d += NV)
       for (int v = 0; v < NV; v++) ks[d + v] = pick<T>(mask[v], stage[d + v], ks[d + v]);
   }
@@ -165,62 +183,60 @@ template <class T, int NV> struct Stepper {
       for (int d = 0; d < n * NV; d += NV)
         for (int v = 0; v < NV; v++) sums[v] += y1[d + v] * 0; // 0, or NaN where y1 is not finite
     }
-    bool leaving = false;
+    Truths leaving{};
+    for (int i = 0; i < ND; i++) {
+      part(square, i) = __builtin_convertvector(numbers((T *)sums, i), Clocks) / double(n);
+      part(taken, i) -= part(alive, i), part(calls, i) += part(alive, i) & int64_t(s - 1);
+    }
     if (!m.adaptive) {
-      for (int l = 0; l < W; l++) {
-        bool finite = ((T *)sums)[l] == 0;
-        accepted[l] = alive[l] && finite;
-        taken[l] += alive[l], calls[l] += alive[l] ? s - 1 : 0;
-        left[l] = 0;
-        if (alive[l] && !finite) rejected[l]++, left[l] = q.non_finite, leaving = true;
+      for (int i = 0; i < ND; i++) {
+        Truths good = part(square, i) == 0, fails = part(alive, i) & ~good;
+        part(accepted, i) = part(alive, i) & good, part(rejected, i) -= fails;
+        part(left, i) = fails & int64_t(q.non_finite), leaving |= fails;
       }
-      return leaving;
+      return any(leaving);
     }
-    for (int l = 0; l < W; l++) square[l] = double(((T *)sums)[l]) / n;
-    for (int i = 0; i < ND; i++)
-      ((V<double> *)factor)[i] = q.safety * v_pow(((V<double> *)square)[i], all<double>(q.e0 / 2));
-    const bool remembers = q.e1 != 0 || q.e2 != 0;
+    for (int i = 0; i < ND; i++) part(factor, i) = q.safety * v_pow(part(square, i), all<double>(q.e0 / 2));
+    if (q.e1 != 0 || q.e2 != 0) remember();
     const double eps = std::numeric_limits<double>::epsilon();
-    for (int l = 0; l < W; l++) {
-      left[l] = 0;
-      bool good = square[l] <= 1;
-      accepted[l] = alive[l] && good;
-      taken[l] += alive[l], calls[l] += alive[l] ? s - 1 : 0;
-      double f = factor[l], step = t1[l] - t[l];
-      if (remembers) {
-        double r = std::sqrt(square[l]);
-        f *= std::pow(r1[l], q.e1) * std::pow(r2[l], q.e2);
-        if (!std::isfinite(r)) r1[l] = r2[l] = 1;
-        else if (good) r2[l] = r1[l], r1[l] = std::max(r, 1e-8);
-        if (!good) f = std::min(f, q.safety);
-      }
-      double least = good ? 1.0 : 0.0;
+    for (int i = 0; i < ND; i++) {
+      Truths good = part(square, i) <= 1, lives = part(alive, i), bad = lives & ~good;
+      part(accepted, i) = lives & good, part(rejected, i) -= bad;
+      Clocks f = part(factor, i), step = part(t1, i) - part(t, i), least = number<double>(good), before = part(h, i);
       f = f > least ? f : least; // NaN becomes the largest cut
-      f = std::min(std::max(f, q.min_factor), q.max_factor);
-      double longer = f * step;
-      if (good && clipped[l]) longer = std::max(h[l], longer);
-      if (alive[l] && !good) {
-        rejected[l]++;
-        if (step <= std::max(std::abs(t1[l]) * 5 * eps, spacing[l])) {
-          h[l] = longer, left[l] = q.too_small, leaving = true;
-          continue;
-        }
-      }
-      h[l] = alive[l] ? std::min(longer, q.max_step) : 0;
+      f = f < q.min_factor ? all<double>(q.min_factor) : f;
+      f = f > q.max_factor ? all<double>(q.max_factor) : f;
+      Clocks longer = f * step;
+      longer = good & part(clipped, i) & (before > longer) ? before : longer;
+      Clocks reach = magnitude<double>(part(t1, i)) * (5 * eps), shortest = part(spacing, i);
+      Truths fails = bad & (step <= (reach > shortest ? reach : shortest));
+      part(left, i) = fails & int64_t(q.too_small), leaving |= fails;
+      Clocks most = longer > q.max_step ? all<double>(q.max_step) : longer;
+      part(h, i) = fails ? longer : lives ? most : Clocks{};
     }
-    return leaving;
+    return any(leaving);
+  }
+  // The factor of a controller that looks at the steps before, too.
+  void remember() {
+    for (int l = 0; l < W; l++) {
+      double r = std::sqrt(square[l]);
+      factor[l] *= std::pow(r1[l], q.e1) * std::pow(r2[l], q.e2);
+      if (!std::isfinite(r)) r1[l] = r2[l] = 1;
+      else if (r <= 1) r2[l] = r1[l], r1[l] = std::max(r, 1e-8);
+      if (!(square[l] <= 1)) factor[l] = std::min(factor[l], q.safety);
+    }
   }
   // Accepted lanes go on to where they are.
   void commit() {
     I<T> mask[NV];
-    bool every = true;
-    for (int l = 0; l < W; l++) {
-      ((typename Number<T>::bits *)mask)[l] = accepted[l] ? -1 : 0;
-      every &= accepted[l];
-      t[l] = accepted[l] ? t1[l] : t[l];
+    Truths every = ~Truths{};
+    for (int i = 0; i < ND; i++) {
+      every &= part(accepted, i);
+      part(t, i) = part(accepted, i) ? part(t1, i) : part(t, i);
     }
+    masks(accepted, mask);
     const V<T> *last = k(s - 1);
-    if (every) {
+    if (!any(~every)) {
       std::swap(y, y1);
       if (m.fsal) std::memcpy((void *)ks, last, sizeof(V<T>) * n * NV);
       return;
@@ -236,7 +252,7 @@ template <class T, int NV> struct Stepper {
   // `finite` where a slope is none. `end`: the last time of each.
   template <class F> void start(F f, const double *end, bool *finite) {
     const double eps = std::numeric_limits<double>::epsilon();
-    for (int l = 0; l < W; l++) t1[l] = stop[l], clipped[l] = false;
+    for (int l = 0; l < W; l++) t1[l] = stop[l], clipped[l] = 0;
     aim_from_start();
     stage_times(0);
     f(0, times, y, k(0));

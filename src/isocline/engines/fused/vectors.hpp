@@ -142,25 +142,35 @@ INLINE V<float> fast_exp(V<float> x) {
 INLINE V<double> fast_exp(V<double> x) { return v_exp(x); }
 
 // tanh of float: x + x³ p(x²) for |x| < 5/8 (Cephes' coefficients), else 1 − 2 / (exp(2|x|) + 1), ±1 exactly from 9.02 on.
-// Within 1.5 units in the last place; e / (e + 2) with e = exp(2|x|) − 1 is a fifth quicker and within 3.8.
+// Within 1.5 units in the last place; e / (e + 2) with e = exp(2|x|) − 1 is a fifth quicker and within 3.8, a degree less in
+// the exponential a twentieth and, where products and sums are rounded apart, above 2. K vectors in step: of one alone a
+// processor waits for every result.
+template <int K> INLINE void fast_tanh(const V<float> *in, V<float> *out) {
+#define EACH _Pragma("GCC unroll 4") for (int k = 0; k < K; k++)
+  V<float> x[K], a[K], n[K], power[K], p[K], z[K], q[K];
+  EACH x[k] = in[k];
+  EACH a[k] = at_most(magnitude<float>(x[k]), 9.1f);
+  EACH n[k] = a[k] * 2.885390081777927f + 12582912.0f; // in its last bits the power of 2
+  EACH power[k] = (V<float>)(((I<float>)n[k] << 23) + 0x3f800000);
+  EACH n[k] = a[k] * 2.885390081777927f - (n[k] - 12582912.0f);
+  EACH p[k] = n[k] * 1.546144746e-04f + 1.339086735e-03f; // 2ⁿ, |n| ≤ 1/2
+  EACH p[k] = p[k] * n[k] + 9.618056670e-03f;
+  EACH p[k] = p[k] * n[k] + 5.550357104e-02f;
+  EACH p[k] = p[k] * n[k] + 2.402265092e-01f;
+  EACH p[k] = p[k] * n[k] + 6.931471880e-01f;
+  EACH p[k] = p[k] * n[k] + 1.0f;
+  EACH p[k] = 1.0f - 2.0f / (p[k] * power[k] + 1.0f);
+  EACH z[k] = x[k] * x[k];
+  EACH q[k] = z[k] * -5.70498872745e-3f + 2.06390887954e-2f;
+  EACH q[k] = q[k] * z[k] - 5.37397155531e-2f;
+  EACH q[k] = q[k] * z[k] + 1.33314422036e-1f;
+  EACH q[k] = q[k] * z[k] - 3.33332819422e-1f;
+  EACH out[k] = pick<float>(a[k] < 0.625f, q[k] * (z[k] * x[k]) + x[k], signed_as<float>(p[k], x[k]));
+#undef EACH
+}
 INLINE V<float> fast_tanh(V<float> x) {
-  V<float> a = at_most(magnitude<float>(x), 9.1f);
-  V<float> n = a * 2.885390081777927f + 12582912.0f; // in its last bits the power of 2
-  V<float> power = (V<float>)(((I<float>)n << 23) + 0x3f800000);
-  V<float> r = a * 2.885390081777927f - (n - 12582912.0f);
-  V<float> p = r * 1.546144746e-04f + 1.339086735e-03f;
-  p = p * r + 9.618056670e-03f;
-  p = p * r + 5.550357104e-02f;
-  p = p * r + 2.402265092e-01f;
-  p = p * r + 6.931471880e-01f;
-  p = p * r + 1.0f;
-  V<float> large = 1.0f - 2.0f / (p * power + 1.0f);
-  V<float> z = x * x;
-  V<float> q = z * -5.70498872745e-3f + 2.06390887954e-2f;
-  q = q * z - 5.37397155531e-2f;
-  q = q * z + 1.33314422036e-1f;
-  q = q * z - 3.33332819422e-1f;
-  return pick<float>(a < 0.625f, q * (z * x) + x, signed_as<float>(large, x));
+  fast_tanh<1>(&x, &x);
+  return x;
 }
 INLINE V<double> fast_tanh(V<double> x) { return v_tanh(x); }
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from docutils import nodes
 from docutils.utils.math import MathError, latex2mathml
+from myst_nb.core.execute import direct
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.util import logging
+from traitlets.config import Config
 
 import isocline
 from isocline.report.svg import PALETTE
@@ -43,6 +46,10 @@ nb_execution_show_tb = True
 nb_merge_streams = True
 nb_number_source_lines = False
 nb_code_prompt_show, nb_code_prompt_hide = "Code", "Code"
+# A kernel talks over local TCP, in plain text unless it is told otherwise, and warns of that on every page. myst-nb has no
+# setting for the kernel manager; the function it calls has.
+ENCRYPTED = Config({"KernelManager": {"transport_encryption": "auto"}})
+direct.single_nb_execution = partial(direct.single_nb_execution, config=ENCRYPTED)
 
 # ---- docstrings -----------------------------------------------------------------------------------------------------
 autodoc_typehints = "none"  # the docstrings say shapes, dtypes and units; the signatures stay readable
@@ -132,6 +139,37 @@ def read_source(app: Sphinx, docname: str, source: list[str]) -> None:
 
 
 NUMBERED = re.compile(r"^(.*?)(?:\\qquad\s*)+\((\d\.\d+)\)\s*$", re.DOTALL)
+TOKEN = re.compile(r"\\[A-Za-z]+|\\.|.", re.DOTALL)
+OPENS, CLOSES = {"{", r"\left", r"\begin"}, {"}", r"\right", r"\end"}
+# What docutils' translation leaves to the browser, which sets it wider or narrower than TeX: |x|, a/b, and "log p".
+BARE = re.compile(r'<mo stretchy="false">([|/])</mo>')
+APPLIED = re.compile(r'<mo>&ApplyFunction;</mo>(?!\s*<mo stretchy="false">\()')
+FUNCTION = re.compile(r"(</(?:mi|mn|msub|msup|msubsup)>)\s*(<mi>(?:cos|sin|exp|log)</mi>)")
+THIN = '<mspace width="0.1667em"></mspace>'
+
+
+def pieces(text: str) -> list[str]:
+    r"""A formula, cut where a narrow page may break it: at wide spaces, and before the second "=" of a chain.
+
+    >>> pieces(r"a = b = c, \qquad d = \left(e = f\right)")
+    ['a = b ', '= c, ', ' d = \\left(e = f\\right)']
+    """
+    found, depth, equals = [""], 0, 0
+    for token in TOKEN.findall(text):
+        depth += (token in OPENS) - (token in CLOSES)
+        wide = depth == 0 and token in (r"\quad", r"\qquad")
+        equals = 0 if wide else equals + (depth == 0 and token == "=")
+        if wide or (depth == 0 and token == "=" and equals > 1):
+            found.append("")
+        found[-1] += "" if wide else token
+    return [piece for piece in found if piece.strip()]
+
+
+def markup(text: str, block: bool) -> str:
+    """One formula as MathML."""
+    tree = latex2mathml.tex2mathml(text, as_block=block)
+    tree = BARE.sub(r'<mo stretchy="false" lspace="0" rspace="0">\1</mo>', tree)
+    return FUNCTION.sub(rf"\1{THIN}\2", APPLIED.sub(THIN, tree))
 
 
 def mathml(self: Any, node: Any) -> None:
@@ -142,7 +180,7 @@ def mathml(self: Any, node: Any) -> None:
     boxed = block and text.startswith("\\boxed{")
     text = text[len("\\boxed{") : -1] if boxed else text
     try:
-        tree = latex2mathml.tex2mathml(text, as_block=block)
+        tree = " ".join(markup(piece, block) for piece in ([text] if boxed or not block else pieces(text)))
     except MathError as error:
         logger.warning("%s: %s", error, text, location=node)
         tree = text

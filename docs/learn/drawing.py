@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import textwrap
 from collections.abc import Callable
 from itertools import count
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from PIL import Image
 
@@ -19,6 +21,7 @@ from isocline.report.svg import LIGHT, PALETTE, pixels, to_svg
 
 INK, MUTED, LINE, PAPER = LIGHT["ink"], LIGHT["muted"], LIGHT["line"], LIGHT["paper"]
 BLUE, RED, VIOLET, GREY, FLOW = LIGHT["model"], LIGHT["forecast"], LIGHT["second"], LIGHT["third"], LIGHT["flow"]
+NARROW = 360  # pixels: a column of text on a phone
 _salts = count()
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -61,9 +64,13 @@ def title(axes: Axes, text: str) -> None:
     axes.set_title(text, loc="left", fontsize=12.5, color=INK)
 
 
-def legend(axes: Axes, **options: Any) -> None:
-    """Without a box."""
-    for text in axes.legend(frameon=False, fontsize=11, **options).get_texts():
+def legend(axes: Axes, beside: bool = False, **options: Any) -> None:
+    """Without a box; `beside` the axes, or within them."""
+    if beside:
+        options |= {"bbox_to_anchor": (1.0, 1.0), "loc": "upper left"}
+    made = axes.legend(frameon=False, fontsize=11, **options)
+    made.set_gid("beside" if beside else "within")
+    for text in made.get_texts():
         text.set_color(INK)
 
 
@@ -94,8 +101,33 @@ def arrow(axes: Axes, start: Any, end: Any, colour: str = INK, width: float = 1.
 
 
 def show(figure: Figure, description: str) -> Picture:
-    """The figure as the last line of a cell; `description` is for those who cannot see it."""
-    return Picture(to_svg(figure, description, f"page-{next(_salts)}"))
+    """The figure as the last line of a cell; `description` is for those who cannot see it.
+
+    It is drawn a second time for phones, where a figure of this width would have letters too small to read.
+    """
+    html = ""
+    for name in ("wide", "narrow"):
+        html += f'<div class="{name}">{to_svg(figure, description, f"page-{next(_salts)}")}</div>'
+        narrow(figure)
+    return Picture(html)
+
+
+def narrow(figure: Figure) -> None:
+    """Lays a figure out for a phone: panels one below the other, letters as large as before."""
+    panels = figure.axes
+    grid = panels[0].get_subplotspec().get_gridspec()
+    height = figure.get_figheight() * 72
+    if grid.ncols > 1:
+        for axes, place in zip(panels, GridSpec(len(panels), 1, figure), strict=True):
+            axes.set_subplotspec(place)
+        height *= 0.9 * len(panels)
+    figure.set_size_inches(NARROW / 72, height / 72)
+    for axes in panels:
+        axes.set_title("\n".join(textwrap.wrap(axes.get_title("left"), 46)), loc="left", fontsize=12.5, color=INK)
+        names = axes.get_legend()
+        if names is not None and names.get_gid() == "beside":
+            names.set_loc("upper left")
+            names.set_bbox_to_anchor((0.0, -0.22), axes.transAxes)
 
 
 def film(

@@ -21,7 +21,7 @@ def euler(f, state, t0, t1, h_max):
 
 
 def augmented(f, params):
-    """The right-hand side for [z, a, a_t, a_θ…]: f, and −a [∂f/∂z, ∂f/∂t, ∂f/∂θ] in one product (5.3)."""
+    """d/dt [z, a, a_t, a_θ…]: f, and −a [∂f/∂z, ∂f/∂t, ∂f/∂θ] in one product (5.3)."""
 
     def slopes(t, state):
         z, a = state[:2]
@@ -39,7 +39,7 @@ class Adjoint(torch.autograd.Function):
     @staticmethod
     def forward(ctx, f, h_max, z0, ts, *params):
         zs = [z0]
-        for t0, t1 in pairwise(ts):  # no graph is recorded in here: of all steps only z(t_i) is kept
+        for t0, t1 in pairwise(ts):  # no graph in here: of all steps only z(t_i) is kept
             zs += euler(lambda t, state: [f(t, state[0])], [zs[-1]], t0, t1, h_max)
         ctx.f, ctx.h_max = f, h_max
         ctx.save_for_backward(torch.stack(zs), ts, *params)
@@ -62,7 +62,7 @@ class Adjoint(torch.autograd.Function):
 
 
 class NeuralODE(torch.nn.Module):
-    """z(t_i) at all ts, differentiable in z0, in ts and in the parameters of f, a module f(t, z)."""
+    """z(t_i) at all ts, with gradients for z0, ts and the parameters of f, a module f(t, z)."""
 
     def __init__(self, f, h_max=0.05):
         super().__init__()

@@ -139,7 +139,7 @@ def test_a_fault_is_named(circle, tmp_path, options, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"until": "31.3.2024"}, "expected a date such as 2024-05-31"),
+        ({"until": "3/4/2024"}, "expected a date such as 2024-05-31"),
         (
             {"until": "2024-04-02", "start": "id,date,x\na,2024-03-01,-1\n"},
             "line 2, column 'x': '-1'; expected a positive number",

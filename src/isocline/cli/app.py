@@ -16,18 +16,23 @@ app = App(
 
 @app.command
 def fit(
-    table: Path | None = None,
-    *,
-    time: str | None = None,
-    id: str | None = None,
+    *tables: Path,
+    time: Annotated[list[str] | None, Parameter(negative="")] = None,
+    id: Annotated[list[str] | None, Parameter(negative="")] = None,
     state: Annotated[list[str] | None, Parameter(negative="")] = None,
     ignore: Annotated[list[str] | None, Parameter(negative="")] = None,
+    variable: str | None = None,
+    value: str | None = None,
+    replicates: str | None = None,
+    time_unit: str | None = None,
+    sheet: str | None = None,
     out: Path | None = None,
     resume: Path | None = None,
     config: Path | None = None,
     equation: Annotated[list[str] | None, Parameter(negative="")] = None,
     parameter: Annotated[list[str] | None, Parameter(negative="")] = None,
     scale: str | None = None,
+    log: Annotated[list[str] | None, Parameter(negative="")] = None,
     hold_out: str | None = None,
     iterations: int | None = None,
     seed: int | None = None,
@@ -37,18 +42,31 @@ def fit(
 
     Parameters
     ----------
-    table:
-        CSV (or Excel): one row a time, one column a state; several series where an id column tells them apart.
+    tables:
+        CSV or its kin (also .gz), Excel or Parquet. One row a time, one column a state; or one row a measurement (a long
+        table). Several series where an id column tells them apart. Several files, or a pattern such as 'runs/*.csv': each
+        is a series.
     time:
-        Header of the time column (guessed otherwise).
+        Header of the time column (guessed otherwise); once for each column of which a time is made, such as year and month.
     id:
-        Header of the column that tells series apart (guessed otherwise).
+        Header of the column that tells series apart (guessed otherwise); once for each where it takes several.
     state:
         Header of a state column; give it once for each. Default: all other numeric columns.
     ignore:
         Header of a column that plays no role; give it once for each.
+    variable:
+        Header of the column of a long table that names what was measured (guessed otherwise).
+    value:
+        Header of the column of a long table that holds the values (guessed otherwise).
+    replicates:
+        Of rows at the same time of a series: mean, or series for a series of each. Default: they are refused, but averaged
+        in a long table.
+    time_unit:
+        y, w, d, h, min or s: in which dates are counted. Default: the largest, to days, that is not longer than their step.
+    sheet:
+        Name or number of the sheet of an Excel file. Default: the first.
     out:
-        Folder of the run. Default: the table's name and "-fit".
+        Folder of the run. Default: the table's name and "-fit"; of several files, the name of the folder they are in.
     resume:
         Folder of a run to go on with, after Ctrl-C or a kill; give the table too if it has moved.
     config:
@@ -60,6 +78,8 @@ def fit(
         Start, bounds and unit of a parameter of the equations, such as "k = 0.3 in [0, 5] unit 1/h"; once for each.
     scale:
         auto, linear or log: how states are scaled.
+    log:
+        Header of a state, all positive, to be taken in logarithms whatever the scale of others; once for each.
     hold_out:
         Share at the end of every series that is never trained on (0.2), or series:NAME.
     iterations:
@@ -71,10 +91,17 @@ def fit(
     """
     from isocline.cli.fit import fit_command
 
-    options: dict[str, Any] = {"time": time, "id": id, "scale": scale, "hold_out": hold_out, "iterations": iterations}
+    options: dict[str, Any] = {
+        "scale": scale,
+        "hold_out": hold_out,
+        "iterations": iterations,
+        "log": tuple(log or ()) or None,
+    }
+    options |= {"time": "+".join(time or ()) or None, "id": "+".join(id or ()) or None, "time_unit": time_unit}
+    options |= {"variable": variable, "value": value, "replicates": replicates, "sheet": sheet}
     options |= {"equations": tuple(equation or ()) or None, "parameters": tuple(parameter or ()) or None}
     options |= {"seed": seed, "states": tuple(state or ()) or None, "ignore": tuple(ignore or ()) or None}
-    return fit_command(table, out, resume, config, options, overwrite)
+    return fit_command(list(tables), out, resume, config, options, overwrite)
 
 
 @app.command

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import sys
@@ -18,6 +19,7 @@ from isocline.cli import fail
 from isocline.fit import Config, UserError
 from isocline.fit import fit as fit_table
 from isocline.fit import resume as resume_run
+from isocline.fit.reader import name_of, paths_of
 from isocline.fit.recipe import Recipe
 from isocline.fit.scale import Scales
 from isocline.fit.table import Table
@@ -27,7 +29,7 @@ PHASES = {"choosing": "choosing by held-out blocks", "fitting": "fitting the rec
 
 
 def fit_command(
-    table: Path | None,
+    tables: list[Path],
     out: Path | None,
     resume: Path | None,
     config: Path | None,
@@ -43,18 +45,28 @@ def fit_command(
                 raise UserError(
                     "--resume takes all settings from the run: give it alone, or with the table if that has moved"
                 )
-            return run(lambda **kw: resume_run(resume, table, **kw), resume)
-        if table is None:
+            return run(lambda **kw: resume_run(resume, tables or None, **kw), resume)
+        if not tables:
             raise UserError("give a table to fit, for example: isocline fit lynx.csv (or --resume RUN)")
         settings = {**(Config.read(config) if config else {}), **given}
         if isinstance(settings.get("hold_out"), str) and not str(settings["hold_out"]).startswith("series:"):
             settings["hold_out"] = _share(str(settings["hold_out"]))
         resolved = Config.make(**settings)
-        folder = out or Path(f"{table.stem}-fit")
+        folder = out or Path(f"{_named(tables)}-fit")
         command = shlex.join(["isocline", *sys.argv[1:]])
-        return run(lambda **kw: fit_table(table, resolved, folder, overwrite=overwrite, command=command, **kw), folder)
+        return run(lambda **kw: fit_table(tables, resolved, folder, overwrite=overwrite, command=command, **kw), folder)
     except UserError as error:
         fail(str(error))
+
+
+def _named(tables: list[Path]) -> str:
+    """Of a file its name, of several that of the folder they are in."""
+    paths = paths_of(tables) or []
+    return (
+        name_of(paths[0])
+        if len(paths) == 1
+        else Path(os.path.commonpath([p.resolve().parent for p in paths])).name or "tables"
+    )
 
 
 def _share(text: str) -> float | str:
@@ -146,6 +158,8 @@ def roles(table: Table, scales: Scales) -> None:
     grid.add_row(Text(table.time.header), "time", Text(table.time.unit), Text(f"1 unit = {scales.tau:.3g} {unit}"))
     if table.id:
         grid.add_row(Text(table.id.header), "id")
+    for header, role in table.others:
+        grid.add_row(Text(header), role)
     for column, scale in zip(table.states, scales.states, strict=True):
         grid.add_row(Text(column.header), "state", Text(column.unit), scale.kind)
     for header, why in table.ignored:

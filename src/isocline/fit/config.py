@@ -16,9 +16,16 @@ class Config(BaseModel):
     """Everything a fit depends on besides the table; kept in `config.json` of the run.
 
     Args:
-        time, id, states: headers; what is None or empty is guessed from the table.
+        time, id, states: headers; what is None or empty is guessed from the table. Several columns that are the time
+            together ("year+month"), or the name of a series ("subject+replicate"), are joined by "+".
         ignore: headers that play no role.
+        variable, value: of a long table, one row a measurement: headers of what was measured, and of the values.
+        replicates: of rows at the same time of a series: their "mean", or each a "series"; None refuses them, but averages
+            the values of a long table.
+        time_unit: in which dates are counted: y, w, d, h, min or s; None: the largest, to days, below their usual step.
+        sheet: of an Excel file: its name, or its number from 1.
         scale: of the states: "auto" takes logarithms of columns that are positive and skewed.
+        log: headers of states that are taken in logarithms whatever `scale` says.
         hold_out: the share of every series at its end that is never trained on, or "series:NAME" for a whole one.
         blocks: held-out blocks, spread over the record, that choose the penalty and calibrate the bands; 0 skips both.
         equations: known physics, as `isocline.Equations` reads it; empty: a network is the whole field.
@@ -47,7 +54,13 @@ class Config(BaseModel):
     id: str | None = None
     states: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
+    variable: str | None = None
+    value: str | None = None
+    replicates: Literal["mean", "series"] | None = None
+    time_unit: Literal["y", "w", "d", "h", "min", "s"] | None = None
+    sheet: str | None = None
     scale: Literal["auto", "linear", "log"] = "auto"
+    log: tuple[str, ...] = ()
     hold_out: float | str = 0.2
     blocks: int = Field(4, ge=0, le=20)
     equations: tuple[str, ...] = ()

@@ -13,6 +13,7 @@ from isocline.fit.config import Config
 from isocline.fit.ensemble import Ensemble
 from isocline.fit.errors import UserError
 from isocline.fit.files import read_run
+from isocline.fit.frames import FRAME
 from isocline.fit.scale import Scales
 
 
@@ -22,12 +23,12 @@ class Fitted:
 
     Attributes:
         folder: of the run.
-        table: the path of its table.
+        table: what messages and exported files call its table.
         ensemble: the model, in scaled coordinates, and its members.
     """
 
     folder: Path
-    table: Path
+    table: str
     config: Config
     scales: Scales
     clock: Clock
@@ -51,4 +52,7 @@ class Fitted:
     @staticmethod
     def of(folder: Path, kept: dict[str, Any], config: Config, scales: Scales, ensemble: Ensemble) -> Fitted:
         """From its parts; `kept` is config.json."""
-        return Fitted(folder, Path(kept["table"]), config, scales, Clock(**kept["clock"]), ensemble)
+        paths = [kept["table"]] if isinstance(kept["table"], str) else kept["table"]
+        more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+        table = f"{Path(paths[0]).name}{more}" if paths[0] else FRAME
+        return Fitted(folder, table, config, scales, Clock(**kept["clock"]), ensemble)

@@ -1,253 +1,178 @@
-"""A file in, cells out: forgiving about how a table is written down."""
+"""A file, several files or a data frame in, cells out."""
 
 from __future__ import annotations
 
-import csv
 import difflib
-import io
-import re
-from collections import Counter
-from dataclasses import dataclass, field
+import gzip
+import hashlib
+import os
+import zlib
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from isocline.fit import frames
+from isocline.fit.cells import Cells, listed
+from isocline.fit.delimited import not_a_table, parse
 from isocline.fit.errors import UserError
 
-MISSING = ("", "na", "n/a", "nan", "null", "none", "-", "?", ".")
-_MISSING_SPELLINGS = sorted({f(m) for m in MISSING for f in (str, str.upper, str.title)} | {"NaN"})
-_SEPARATORS = (";", "\t", "|", ",")
-_BINARY_MARKS = (b"PK\x03\x04", b"PAR1", b"\x89PNG", b"\x89HDF", b"%PDF", b"\x1f\x8b", b"\xd0\xcf\x11\xe0")
+FILE = "file"  # header of the column that says which of several files a row is from
+_SHEETS = (".xlsx", ".xlsm", ".xls", ".xlsb", ".ods")
+_BINARY_MARKS = (b"PK\x03\x04", b"\x89PNG", b"\x89HDF", b"%PDF", b"\xd0\xcf\x11\xe0")
+# What a table can be read from: a path (or a pattern such as runs/*.csv), several, or a data frame.
+Source = Any
 
 
-@dataclass
-class Cells:
-    """The columns of a file as read.
-
-    Attributes:
-        path: of the file.
-        frame: a column is numbers (NaN where empty) if every cell of it is one, else text.
-        lines: (n,) line of the file each row stands in; the header is line 1 unless blank lines precede it.
-        notes: what was unusual, for the screen and the report.
-    """
-
-    path: Path
-    frame: pd.DataFrame
-    lines: np.ndarray
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def columns(self) -> list[str]:
-        """Headers."""
-        return list(self.frame.columns)
-
-    def text(self, column: str) -> pd.Series:
-        """Cells as text; whole numbers without a fraction, empty where missing."""
-        cells = self.frame[column]
-        if pd.api.types.is_numeric_dtype(cells):
-            whole = cells.dropna()
-            if (whole == whole.round()).all() and (whole.abs() < 2**53).all():
-                cells = cells.astype("Int64")
-        return cells.astype("str").where(~pd.isna(cells), "").str.strip()
-
-    def numbers(self, column: str) -> tuple[np.ndarray, np.ndarray]:
-        """(values, bad): float64 with NaN where empty; bad marks text and infinities."""
-        cells = self.frame[column]
-        if pd.api.types.is_numeric_dtype(cells):
-            values = cells.to_numpy(dtype=np.float64, copy=True)
-            return values, np.isinf(values)
-        text = self.text(column)
-        values = pd.to_numeric(text, errors="coerce").to_numpy(dtype=np.float64, copy=True)
-        empty = text.str.lower().isin(MISSING).to_numpy()
-        values[empty] = np.nan
-        return values, (np.isnan(values) & ~empty) | np.isinf(values)
-
-    def refuse_bad(self, column: str, bad: np.ndarray, expected: str) -> None:
-        """UserError at the first bad cell."""
-        if bad.any():
-            i = int(np.flatnonzero(bad)[0])
-            more = f" (and {int(bad.sum()) - 1} more in this column)" if bad.sum() > 1 else ""
-            shown = self.text(column).iloc[i] or "empty"
-            raise UserError(
-                f"{self.path}: line {self.lines[i]}, column {column!r}: {shown!r}{more}; expected {expected}"
-            )
-
-    def require(self, *names: str) -> None:
-        """UserError for a name that is no header, with the nearest one."""
-        for name in names:
-            if name not in self.columns:
-                near = difflib.get_close_matches(name.lower(), [c.lower() for c in self.columns], n=1, cutoff=0.5)
-                guess = next((f"; did you mean {c!r}?" for c in self.columns if near and c.lower() == near[0]), "")
-                raise UserError(f"{self.path}: no column {name!r}{guess}; there are {_listed(self.columns)}")
-
-
-def _listed(names: list[str], most: int = 20) -> str:
-    return ", ".join(map(repr, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def read_cells(path: str | Path, one_column: bool = False) -> Cells:
-    """Reads a CSV (separated by comma, semicolon, tab or bar; decimal point or comma; with or without a BOM; any line
-    ends) or the first sheet of an Excel file.
+def read_cells(path: str | Path, one_column: bool = False, sheet: str | None = None) -> Cells:
+    """Reads a table in text (CSV and its kin, also compressed with gzip), a sheet of Excel, or Parquet.
 
     Args:
         path: of the file.
         one_column: a single column is a table, too.
+        sheet: of Excel: its name, or its number from 1. None: the first.
 
     Raises:
         UserError: for a file that is missing, empty, not a table, or a table with rows longer than its header.
     """
     path = Path(path)
-    _refuse_absent(path)
-    if path.suffix.lower() in (".xlsx", ".xlsm", ".xls", ".ods"):
-        return _excel(path)
-    data = path.read_bytes()
-    if not data.strip():
-        raise UserError(f"{path}: the file is empty; expected a table with a header line (CSV)")
-    utf16 = data[:2] in (b"\xff\xfe", b"\xfe\xff")
-    if data.startswith(_BINARY_MARKS) or (b"\x00" in data[:65536] and not utf16):
-        raise UserError(f"{path}: a binary file, not a table; expected text with a header line (CSV), or Excel (.xlsx)")
-    text, notes = _decoded(data, utf16)
-    text = text.replace("\r\n", "\n").replace("\r", "\n")
-    body = text.lstrip("\n")
-    cells = _parsed(path, body, 1 + len(text) - len(body), one_column)
-    cells.notes[:0] = notes
-    return cells
+    return _cells(path, _bytes(path), one_column, sheet)
 
 
-def _refuse_absent(path: Path) -> None:
+def read_source(source: Source, sheet: str | None = None) -> tuple[Cells, str]:
+    """Cells, and a SHA-256 of what they were read from. Of several files each row gets its file's name in a column "file".
+
+    Raises:
+        UserError: as `read_cells`; where the columns of several files differ, naming file and column.
+    """
+    paths = paths_of(source)
+    if paths is None:
+        if sheet is not None:
+            raise UserError(
+                f"sheet={sheet!r}: {frames.FRAME} is a data frame; expected an Excel file to choose a sheet of"
+            )
+        cells = frames.frame(source)
+        return cells, hashlib.sha256(cells.frame.to_csv(index=False).encode()).hexdigest()
+    data = [_bytes(p) for p in paths]
+    digests = [hashlib.sha256(d).hexdigest() for d in data]
+    tables = [_cells(p, d, False, sheet) for p, d in zip(paths, data, strict=True)]
+    if len(tables) == 1:
+        return tables[0], digests[0]
+    names = _stems(paths)
+    lines = "".join(f"{digest}  {name}\n" for digest, name in zip(digests, names, strict=True))
+    return _together(tables, names), hashlib.sha256(lines.encode()).hexdigest()
+
+
+def paths_of(source: Source) -> list[Path] | None:
+    """The files of a source, patterns resolved, each once; None for a data frame."""
+    if isinstance(source, (str, Path)):
+        source = [source]
+    if not (isinstance(source, Sequence) and all(isinstance(s, (str, Path)) for s in source)):
+        return None
+    if not source:
+        raise UserError("no file given; expected a table")
+    paths: dict[Path, Path] = {}
+    for given in source:
+        for path in _matching(Path(given)):
+            paths.setdefault(path.resolve(), path)
+    return list(paths.values())
+
+
+def name_of(path: str | Path) -> str:
+    """The file's name without its endings: lynx of lynx.csv and of lynx.csv.gz."""
+    path = Path(path)
+    return Path(path.stem).stem if path.suffix.lower() == ".gz" else path.stem
+
+
+def _matching(path: Path) -> list[Path]:
+    if path.exists() or not any(mark in str(path) for mark in "*?["):
+        return [path]
+    found = sorted(p for p in Path(path.anchor).glob(str(path.relative_to(path.anchor))) if p.is_file())
+    if not found:
+        raise UserError(f"{path}: no file matches")
+    return found
+
+
+def _bytes(path: Path) -> bytes:
     if path.is_dir():
-        raise UserError(f"{path}: a folder, not a table; expected a CSV or Excel file")
+        raise UserError(f"{path}: a folder, not a table; expected a CSV, Excel or Parquet file (or '{path / '*.csv'}')")
     if not path.exists():
         near = []
         if path.parent.is_dir():
             near = difflib.get_close_matches(path.name, [p.name for p in path.parent.iterdir() if p.is_file()], n=1)
         raise UserError(f"{path}: no such file{f'; did you mean {path.with_name(near[0])}?' if near else ''}")
-
-
-def _decoded(data: bytes, utf16: bool) -> tuple[str, list[str]]:
-    if utf16:
-        return data.decode("utf-16", errors="replace"), []
     try:
-        return data.decode("utf-8-sig"), []
-    except UnicodeDecodeError:  # an old spreadsheet's µ and °
-        return data.decode("cp1252", errors="replace"), ["the file is not UTF-8: read as Windows-1252"]
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
 
 
-def _parsed(path: Path, text: str, first_line: int, one_column: bool) -> Cells:
-    separator = _separator(text)
-    if separator is None and one_column:
-        separator = ";"
-    if separator is None:
-        raise UserError(
-            f"{path}: not a table: found one column only; expected cells separated by , ; | or tab, e.g. time,x,y"
-        )
-    header_line, _, body = text.partition("\n")
-    header = [name.strip() for name in next(csv.reader([header_line], delimiter=separator, skipinitialspace=True))]
-    _check_header(path, header, first_line)
-    if not body.strip():
-        raise UserError(f"{path}: 0 rows of data, expected at least two times to learn from")
-    header = [name or f"column {i + 1}" for i, name in enumerate(header)]
-    _check_width(path, body, separator, header, first_line)
-    try:
-        frame = pd.read_csv(
-            io.StringIO(body), sep=separator, header=None, names=header, index_col=False, skip_blank_lines=False,
-            skipinitialspace=True, na_values=_MISSING_SPELLINGS, keep_default_na=False, low_memory=False,
-        )  # fmt: skip
-    except pd.errors.ParserError as error:
-        found = re.search(r"Expected (\d+) fields in line (\d+), saw (\d+)", str(error))
-        if not found:
-            raise UserError(f"{path}: cannot be read as a table: {error}") from error
-        raise _too_wide(path, first_line + int(found[2]), int(found[3]), len(header)) from error
-    lines = np.arange(len(frame)) + first_line + 1
-    filled = frame.notna().any(axis=1).to_numpy()
-    frame, lines = frame[filled].reset_index(drop=True), lines[filled]
-    blank = [c for i, c in enumerate(header) if c == f"column {i + 1}" and frame[c].isna().all()]
-    cells = Cells(path, frame.drop(columns=blank), lines)  # lines that end in a separator make a column of nothing
-    if separator != ",":
-        _read_decimal_commas(cells)
-    return cells
+def _cells(path: Path, data: bytes, one_column: bool, sheet: str | None) -> Cells:
+    suffixes = [s.lower() for s in path.suffixes]
+    if data.startswith(b"\x1f\x8b"):
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as error:
+            raise UserError(f"{path}: cannot be decompressed: {error}") from error
+        suffixes = suffixes[:-1]
+    suffix = suffixes[-1] if suffixes else ""
+    if not data.strip():
+        raise UserError(f"{path}: the file is empty; expected a table with a header line (CSV)")
+    if suffix in _SHEETS:
+        return frames.excel(str(path), data, suffix, sheet)
+    if sheet is not None:
+        raise UserError(f"--sheet {sheet}: {path} is no Excel file; expected .xlsx to choose a sheet of")
+    if data.startswith(b"PAR1") or suffix in (".parquet", ".pq"):
+        return frames.parquet(str(path), data)
+    if data.startswith(_BINARY_MARKS):
+        raise not_a_table(str(path))
+    return parse(str(path), data, one_column)
 
 
-def _separator(text: str) -> str | None:
-    """The one that divides the first lines alike; else the one that divides the header most."""
-    head = text[:40_000].split("\n")
-    lines = [line for line in head[: 40 if len(head) > 41 else len(head)] if line.strip()]
-    counts = {s: [_count(line, s) for line in lines] for s in _SEPARATORS}
-    for separator in _SEPARATORS:
-        common, times = Counter(counts[separator]).most_common(1)[0]
-        if common and times == len(lines):
-            return separator
-    best = max(_SEPARATORS, key=lambda s: counts[s][0])
-    return best if counts[best][0] else None
-
-
-def _count(line: str, separator: str) -> int:
-    return re.sub(r'"[^"]*"', "", line).count(separator)
-
-
-def _check_header(path: Path, header: list[str], line: int) -> None:
-    if all(re.fullmatch(r"[-+]?[\d.,]+([eE][-+]?\d+)?", name) for name in header):
-        raise UserError(
-            f"{path}: line {line}: the first line is {', '.join(header[:4])}: numbers, expected the names of the columns; "
-            f"put a line such as time,x,y above it"
-        )
-    twice = [name for name, n in Counter(filter(None, header)).items() if n > 1]
-    if twice:
-        raise UserError(
-            f"{path}: line {line}: the column name {twice[0]!r} stands twice in the header; expected it once"
-        )
-
-
-def _check_width(path: Path, body: str, separator: str, header: list[str], line: int) -> None:
-    """pandas would take the first column of a body that is wider than its header for row names."""
-    for number, cells in enumerate(csv.reader(body.split("\n", 1)[:1], delimiter=separator), line + 1):
-        if len(cells) > len(header):
-            raise _too_wide(path, number, len(cells), len(header))
-
-
-def _too_wide(path: Path, line: int, found: int, expected: int) -> UserError:
-    return UserError(
-        f"{path}: line {line}: {found} cells, the header names {expected} columns; expected as many. "
-        f"Are decimal commas written in a file that is separated by commas?"
+def _stems(paths: list[Path]) -> list[str]:
+    """Names that tell files apart, as short as they can be."""
+    root = Path(os.path.commonpath([p.resolve().parent for p in paths]))
+    inside = [p.resolve().relative_to(root) for p in paths]
+    shorter: Iterable[list[str]] = (
+        [name_of(p) for p in paths],
+        [p.name for p in paths],
+        [(p.parent / name_of(p)).as_posix() for p in inside],
     )
+    return next((names for names in shorter if len(set(names)) == len(names)), [p.as_posix() for p in inside])
 
 
-_COMMA_NUMBER = re.compile(r"[-+]?(\d+,?\d*|,\d+)([eE][-+]?\d+)?")
-
-
-def _read_decimal_commas(cells: Cells) -> None:
-    """Text columns whose cells are numbers once the comma is a point become numbers."""
-    changed = []
-    for column in cells.columns:
-        if pd.api.types.is_numeric_dtype(cells.frame[column]):
-            continue
-        text = cells.text(column)
-        present = text[text != ""]
-        comma = present.str.contains(",", regex=False)
-        if comma.any() and present[comma].str.fullmatch(_COMMA_NUMBER).mean() > 0.5:
-            pointed = text.where(~text.str.fullmatch(_COMMA_NUMBER), text.str.replace(",", ".", regex=False))
-            values = pd.to_numeric(pointed, errors="coerce")
-            good = bool((values.notna() | (text == "")).all())
-            cells.frame[column] = values if good else pointed
-            changed.append(column)
-    if changed:
-        cells.notes.append(f"decimal commas read as points in {', '.join(changed)}")
-
-
-def _excel(path: Path) -> Cells:
-    try:
-        frame = pd.read_excel(path)
-    except ImportError as error:
+def _together(tables: list[Cells], names: list[str]) -> Cells:
+    """The rows of several files under each other."""
+    first = tables[0]
+    for table in tables[1:]:
+        for column in [c for c in first.columns if c not in table.columns][:1]:
+            raise UserError(
+                f"{table.path}: no column {column!r}, which {first.path} has; expected the same columns in every file. "
+                f"There are {listed(table.columns)}"
+            )
+        for column in [c for c in table.columns if c not in first.columns][:1]:
+            raise UserError(
+                f"{table.path}: column {column!r} is not in {first.path}; expected the same columns in every file, "
+                f"which has {listed(first.columns)}"
+            )
+    if FILE in first.columns:
         raise UserError(
-            f"{path}: reading Excel needs a package that is not installed ({error.name or 'openpyxl'}): "
-            f"pip install openpyxl, or save the sheet as CSV"
-        ) from error
-    except Exception as error:  # whatever the reader meets in a broken file is a fault of the file
-        raise UserError(f"{path}: cannot be read as a spreadsheet: {error}") from error
-    if not len(frame):
-        raise UserError(f"{path}: the first sheet has no rows below its header; expected a table")
-    frame.columns = [str(c).strip() for c in frame.columns]
-    filled = frame.notna().any(axis=1).to_numpy()
-    lines = np.arange(len(frame))[filled] + 2
-    return Cells(path, frame[filled].reset_index(drop=True), lines, ["the first sheet was read"])
+            f"{first.path}: a column {FILE!r}, by which the series of several files are to be told apart; rename it"
+        )
+    sizes = [len(t.lines) for t in tables]
+    columns: dict[str, Any] = {FILE: np.repeat(np.array(names, dtype=object), sizes)}
+    for column in first.columns:
+        parts = [t.frame[column] for t in tables]
+        if len({p.dtype for p in parts}) > 1 and not all(map(pd.api.types.is_numeric_dtype, parts)):
+            parts = [t.text(column) for t in tables]
+        columns[column] = pd.concat(parts, ignore_index=True)
+    frame = pd.DataFrame(columns)
+    frame[FILE] = frame[FILE].astype("str")
+    path = f"{first.path} and {len(tables) - 1} more"
+    notes = [f"{Path(t.path).name}: {n}" for t in tables for n in t.notes]
+    return Cells(
+        path, frame, np.concatenate([t.lines for t in tables]), notes, rows=first.rows,
+        paths=[t.path for t in tables], file=np.repeat(np.arange(len(tables)), sizes),
+    )  # fmt: skip

@@ -24,6 +24,7 @@ from isocline.fit.forecast import anchor, settled
 from isocline.fit.judge import EQUATIONS, NEURAL, judge
 from isocline.fit.parameters import infer
 from isocline.fit.physics import Physics, settings_of
+from isocline.fit.reader import Source, paths_of
 from isocline.fit.recipe import Recipe
 from isocline.fit.scale import Scales
 from isocline.fit.split import Split
@@ -46,7 +47,7 @@ RESULTS = (
 
 
 def fit(
-    path: str | Path,
+    source: Source,
     config: Config,
     out: str | Path,
     *,
@@ -59,7 +60,8 @@ def fit(
     """Fits a neural ODE to a table and leaves a run folder.
 
     Args:
-        path: the table.
+        source: the table: the path of a file (CSV and its kin, also compressed; Excel; Parquet), several of them or a pattern
+            such as "runs/*.csv", each file a series; or a data frame of pandas, Polars or another library that narwhals knows.
         config: the settings.
         out: the run folder; made once the table is accepted.
         tell: called after every step with the recipe.
@@ -75,9 +77,9 @@ def fit(
         UserError: for what is the user's to mend; nothing is then left behind.
     """
     folder = Path(out)
-    table = read_table(path, config.time, config.id, config.states, config.ignore)
+    table = read_as(source, config)
     split = Split.of(table, config.hold_out)
-    scales = Scales.of(table, split.taught, config.scale)
+    scales = Scales.of(table, split.taught, config.scale, table.log)
     if (folder / "config.json").exists() and not overwrite:
         raise UserError(
             f"{folder}: already holds a run; continue it with --resume {folder}, choose another --out, or give --overwrite"
@@ -88,7 +90,10 @@ def fit(
         "time": table.time.header,
         "id": table.id and table.id.header,
         "states": tuple(c.header for c in table.states),
+        "log": table.log,
     }
+    if table.long:
+        roles |= dict(zip(("variable", "value"), table.long, strict=True))
     resolved = settings_of(config.model_copy(update=roles))  # refuses equations before anything is written
     notify("table", table)
     notify("scales", scales)
@@ -101,7 +106,7 @@ def fit(
         "python": platform.python_version(),
         "command": command,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "table": str(Path(path).resolve()),
+        "table": _kept(source),
         "sha256": table.sha256,
         "config": resolved.model_dump(mode="json"),
         "clock": asdict(table.clock),
@@ -111,9 +116,32 @@ def fit(
     return _go(folder, kept, table, split, scales, resolved, tell, notify, stop)
 
 
+def read_as(source: Source, config: Config) -> Table:
+    """Reads a table with the roles of a configuration."""
+    return read_table(
+        source,
+        config.time,
+        config.id,
+        config.states,
+        config.ignore,
+        log=config.log,
+        variable=config.variable,
+        value=config.value,
+        replicates=config.replicates,
+        time_unit=config.time_unit,
+        sheet=config.sheet,
+    )
+
+
+def _kept(source: Source) -> str | list[str]:
+    """Where a run finds its table again: a path, or several; "" of a data frame."""
+    paths = [str(p.resolve()) for p in paths_of(source) or []]
+    return paths if len(paths) > 1 else "".join(paths)
+
+
 def resume(
     folder: str | Path,
-    path: str | Path | None = None,
+    source: Source | None = None,
     *,
     tell: Tell = lambda recipe: None,
     notify: Notify = lambda what, value: None,
@@ -123,7 +151,7 @@ def resume(
 
     Args:
         folder: of the run.
-        path: of the table, if it has moved since.
+        source: the table, if its files have moved since; always for a data frame, which the run does not keep.
         tell, notify, stop: as for `fit`.
 
     Raises:
@@ -132,7 +160,12 @@ def resume(
     folder = Path(folder)
     kept = read_run(folder)
     config = Config.make(**kept["config"])
-    table = read_table(path or kept["table"], config.time, config.id, config.states, config.ignore)
+    if source is None and not kept["table"]:
+        raise UserError(
+            f"{folder}: the run was fitted to a data frame, which it does not keep: go on from Python, with "
+            f"isocline.fit.resume({str(folder)!r}, frame)"
+        )
+    table = read_as(kept["table"] if source is None else source, config)
     if table.sha256 != kept["sha256"]:
         raise UserError(
             f"{table.path}: the table has changed since the run began (sha256 {table.sha256[:12]}…, it was "

@@ -50,8 +50,8 @@ class Scales:
     tau: float
 
     @staticmethod
-    def of(table: Table, series: Sequence[Series], kind: str) -> Scales:
-        """Chosen from the series that are trained on.
+    def of(table: Table, series: Sequence[Series], kind: str, log: Sequence[str] = ()) -> Scales:
+        """Chosen from the series that are trained on; states in `log` are taken in logarithms whatever `kind` is.
 
         A column is taken in logarithms where that makes sense for every row of the table (all positive) and its training
         part is skewed to the right and spans more than a decade. tau makes the root mean square of the slopes of the
@@ -61,15 +61,17 @@ class Scales:
             UserError: where logarithms were asked for and a value is not positive.
         """
         positive = [all(not (s.y[:, i] <= 0).any() for s in table.series) for i in range(len(table.states))]
-        if kind == "log" and not all(positive):
-            column = table.states[positive.index(False)]
-            low = min(float(np.nanmin(s.y[:, positive.index(False)])) for s in table.series)
+        kinds = ["log" if c.header in log else kind for c in table.states]
+        wrong = [i for i, k in enumerate(kinds) if k == "log" and not positive[i]]
+        if wrong:
+            column = table.states[wrong[0]]
+            low = min(float(np.nanmin(s.y[:, wrong[0]])) for s in table.series)
             raise UserError(
                 f"{table.path}: column {column.header!r} goes down to {low:g}: expected positive values for --scale log; "
                 f"try --scale auto"
             )
         stacked = np.concatenate([s.y for s in series])
-        states = tuple(_state_scale(stacked[:, i], kind, positive[i]) for i in range(stacked.shape[1]))
+        states = tuple(_state_scale(stacked[:, i], kinds[i], positive[i]) for i in range(stacked.shape[1]))
         return Scales(states, _time_unit(Scales(states, 1.0), series))
 
     def scaled(self, y: np.ndarray) -> np.ndarray:

@@ -1,18 +1,19 @@
-"""From a file to series: every trajectory with its times and states."""
+"""From a source to series: every trajectory with its times and states."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
-from isocline.fit.clock import Clock
+from isocline.fit.cells import listed
+from isocline.fit.clock import UNITS, Clock
+from isocline.fit.column import Column
 from isocline.fit.errors import UserError
-from isocline.fit.reader import Cells, read_cells
-from isocline.fit.roles import Column, Roles, disorder
+from isocline.fit.long import means
+from isocline.fit.reader import Source, read_source
+from isocline.fit.roles import Asked, Roles, refuse_unordered
 
 
 @dataclass
@@ -29,12 +30,15 @@ class Table:
     """What was read, and how it was understood.
 
     Attributes:
-        path, sha256, rows: of the file.
+        path, sha256, rows: of the file, or of all files together.
         time, id, states: the columns that play these roles; `id` may be None.
         clock: how times are written.
         series: at least one, in the order of the file.
-        ignored: (header, why) of all other columns.
+        ignored: (header, why) of columns that play no role.
         notes: what was guessed and what was masked, for the screen and the report.
+        others: (header, role) of columns that are part of a role, or of a long table.
+        long: headers of the names and the values of a long table.
+        log: headers of states that were asked to be taken in logarithms.
     """
 
     path: str
@@ -47,71 +51,85 @@ class Table:
     series: list[Series]
     ignored: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    others: list[tuple[str, str]] = field(default_factory=list)
+    long: tuple[str, str] | None = None
+    log: tuple[str, ...] = ()
 
 
 def read_table(
-    path: str | Path,
+    source: Source,
     time: str | None = None,
     id: str | None = None,
     states: Sequence[str] = (),
     ignore: Sequence[str] = (),
+    *,
+    log: Sequence[str] = (),
+    variable: str | None = None,
+    value: str | None = None,
+    replicates: str | None = None,
+    time_unit: str | None = None,
+    sheet: str | None = None,
 ) -> Table:
-    """Reads a wide table: one row a time, one column a state.
+    """Reads a table: wide, one row a time and one column a state; or long, one row a measurement.
 
     Args:
-        path: of a CSV or Excel file.
-        time, id, states: headers that play these roles; what is not given is guessed from names and contents.
+        source: path of a file, several paths, or a data frame.
+        time, id, states: headers that play these roles; what is not given is guessed from names and contents. Several
+            columns that are the time together, or the name of a series, are joined by "+".
         ignore: headers that play none.
+        log: states that must be positive.
+        variable, value: headers of a long table: what was measured, and its values.
+        replicates: of rows at the same time of a series: "mean", or each a "series"; None refuses them, but where a column
+            numbers replicates it tells series apart, and values of a long table are averaged.
+        time_unit: in which dates are counted.
+        sheet: of an Excel file.
 
     Raises:
         UserError: naming the line of the file and the column.
     """
-    cells = read_cells(path)
-    if len(cells.lines) < 2:
-        n = len(cells.lines)
-        raise UserError(f"{path}: {n} row{'s' * (n != 1)} of data, expected at least two times to learn from")
-    roles = Roles(cells, time, id, list(states), list(ignore))
-    t = roles.t
+    if time_unit is not None and time_unit not in UNITS:
+        raise UserError(f"--time-unit {time_unit}: expected one of {', '.join(UNITS)}")
+    cells, digest = read_source(source, sheet)
+    rows = len(cells.lines)
+    if rows < 2:
+        raise UserError(
+            f"{cells.path}: {rows} row{'s' * (rows != 1)} of data, expected at least two times to learn from"
+        )
+    asked = Asked(time, id, tuple(states), tuple(ignore), tuple(log), variable, value, replicates, time_unit)
+    roles = Roles(cells, asked)
+    t, (codes, names) = roles.t, roles.groups
     y = np.stack([roles.values[c] for c in roles.states], 1)
-    codes, names = roles.groups
-    _refuse_unordered(cells, roles, t, codes, names)
+    if replicates == "mean":
+        t, y, codes = _averaged(t, y, codes, roles)
+    refuse_unordered(roles, t, codes)
     series = _split(t, y, codes, names, roles)
-    masked = int(np.isnan(y).sum())
+    masked = sum(int(np.isnan(s.y).sum()) for s in series)
     if masked:
         roles.notes.append(f"{masked} empty cell{'s' * (masked != 1)}: masked, left out of the loss, never filled in")
     time_column = Column.of(roles.time)
     if roles.clock.origin:
         time_column = Column(roles.time, time_column.name, roles.clock.label)
-    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    long = (roles.long.variable, roles.long.value) if roles.long else None
     return Table(
-        str(path), digest, len(t), time_column, Column.of(roles.id) if roles.id else None,
+        cells.path, digest, rows, time_column, Column.of(roles.id) if roles.id else None,
         [Column.of(c) for c in roles.states], roles.clock, series, roles.ignored, [*cells.notes, *roles.notes],
+        roles.others, long, roles.log,
     )  # fmt: skip
 
 
-def _refuse_unordered(cells: Cells, roles: Roles, t: np.ndarray, codes: np.ndarray, names: list[str]) -> None:
-    """Times must increase within each series; to sort them silently would hide a mistake in the table."""
-    wrong, order = disorder(t, codes)
-    if not len(wrong):
-        return
-    a, b = order[wrong[0]], order[wrong[0] + 1]
-    of = f" of series {names[codes[a]]!r}" if roles.id else ""
-    first, second = roles.clock.text(t[a]), roles.clock.text(t[b])
-    what = (
-        f"is repeated (first in line {cells.lines[a]})"
-        if t[a] == t[b]
-        else f"comes after {first} (line {cells.lines[a]})"
-    )
-    hint = "sort the rows" if t[a] != t[b] else "keep one row a time"
-    other = next((c for c, why in roles.ignored if why.startswith("another time column")), None)
-    if other and t[a] == t[b]:
-        hint = f"if {other!r} is part of the time, write both as one column, such as 2024-05 or 2024.33"
-    elif roles.id is None:
-        hint += "; or, if the table holds several series, name the column that tells them apart with --id"
-    raise UserError(
-        f"{cells.path}: line {cells.lines[b]}, column {roles.time!r}: time {second}{of} {what}; "
-        f"expected times that increase: {hint}"
-    )
+def _averaged(
+    t: np.ndarray, y: np.ndarray, codes: np.ndarray, roles: Roles
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Times, states and series with one row a time: the mean of the cells that are not empty."""
+    order = np.lexsort((t, codes))
+    new = np.concatenate([[True], (np.diff(codes[order]) != 0) | (np.diff(t[order]) != 0)])
+    if new.all():
+        return t, y, codes
+    row = np.empty(len(t), dtype=np.int64)
+    row[order] = np.cumsum(new) - 1
+    first = order[new]
+    roles.notes.append(f"{len(t)} rows at {len(first)} times: the mean of rows at the same time is taken")
+    return t[first], np.stack([means(c, row, len(first))[0] for c in y.T], 1), codes[first]
 
 
 def _split(t: np.ndarray, y: np.ndarray, codes: np.ndarray, names: list[str], roles: Roles) -> list[Series]:
@@ -129,8 +147,7 @@ def _split(t: np.ndarray, y: np.ndarray, codes: np.ndarray, names: list[str], ro
     if not out:
         raise UserError(f"{roles.cells.path}: no series has two rows with a measurement; expected at least two times")
     if short:
-        shown = ", ".join(map(repr, short[:5])) + (f" and {len(short) - 5} more" if len(short) > 5 else "")
-        roles.notes.append(f"left out: series with fewer than two rows ({shown})")
+        roles.notes.append(f"left out: series with fewer than two rows ({listed(short, 5)})")
     empty = int((~seen).sum())
     if empty:
         roles.notes.append(f"left out: {empty} row{'s' * (empty != 1)} without any measurement")

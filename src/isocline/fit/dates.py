@@ -1,0 +1,161 @@
+"""Text to dates and times of day: ISO 8601, the usual other layouts where only one reading is possible, parts in columns."""
+
+from __future__ import annotations
+
+import re
+
+import pandas as pd
+
+from isocline.fit.column import Column
+
+_DAYTIME = r"(\d{1,2}):(\d{2})(?::(\d{2}(?:\.\d+)?))?\s*([AaPp][Mm])?"
+_LAYOUT = rf"(\d{{1,4}})([./-])(\d{{1,2}})\2(\d{{1,4}})(?:[T ]\s*{_DAYTIME})?"
+_ELAPSED = r"(\d+):([0-5]?\d)(?::([0-5]?\d(?:[.,]\d+)?))?\s*([AaPp][Mm])?"
+_OFFSET = r"[T ]\d{1,2}(?::?\d{2}){0,2}(?:\.\d+)?\s*(Z|z|[-+]\d{2}(?::?\d{2})?)"
+_PARTS = (
+    ("year", "years", "yr", "yyyy"),
+    ("month", "months", "mon", "mo", "mm"),
+    ("day", "days", "dd", "dom"),
+    ("hour", "hours", "hr", "h", "hh"),
+    ("minute", "minutes", "min"),
+    ("second", "seconds", "sec", "s"),
+)
+_MONTHS = {name: str(1 + i) for i, name in enumerate(re.findall("...", "janfebmaraprmayjunjulaugsepoctnovdec"))}
+SECONDS = 86_400  # of a day
+
+
+def dates(text: pd.Series, zone: str = "") -> pd.Series:
+    """Dates and times in UTC, NaT where a cell is none: with an offset from UTC, or taken as in `zone` ("" for UTC).
+
+    ISO 8601; else day, month and year in the one order that all cells allow (between points the day comes first).
+    """
+    stamps = _iso(text, zone)
+    if stamps.notna().mean() > 0.5:
+        return stamps
+    parts = text.str.extract(rf"^{_LAYOUT}$")
+    parts.columns = ["a", "separator", "b", "c", "hour", "minute", "second", "half"]
+    seen = parts["a"].notna()
+    order = _order(parts[seen]) if seen.mean() > 0.5 else None
+    if order is None:
+        return stamps
+    year, month, day = (parts[name] for name in order)
+    clock = _seconds(parts[["hour", "minute", "second", "half"]].fillna({"hour": "0", "minute": "0"}))
+    whole = year + "-" + month.str.zfill(2) + "-" + day.str.zfill(2)
+    return _iso(whole.fillna(""), zone) + pd.to_timedelta(clock, unit="s")
+
+
+def ambiguous(text: pd.Series) -> bool:
+    """Whether these are dates of which day and month cannot be told apart."""
+    parts = text.str.extract(rf"^{_LAYOUT}$")
+    parts.columns = ["a", "separator", "b", "c", "hour", "minute", "second", "half"]
+    seen = parts[parts["a"].notna()]
+    return len(seen) > len(text) / 2 and bool((seen["c"].str.len() == 4).all()) and _order(seen) is None
+
+
+def compact(text: pd.Series) -> pd.Series | None:
+    """Days written 20240531 or months written 202405, as ISO 8601; None where not all cells are such."""
+    for digits, form in (("8", "%Y%m%d"), ("6", "%Y%m")):
+        if text.str.fullmatch(rf"(1[5-9]|20|21)\d{{{int(digits) - 2}}}").all():
+            stamps = pd.to_datetime(text, format=form, errors="coerce")
+            return None if stamps.isna().any() else stamps.dt.strftime("%Y-%m-%d")
+    return None
+
+
+def times_of_day(text: pd.Series) -> pd.Series:
+    """Seconds of 8:30, 08:30:15.5 or 2:30 PM (or elapsed, as 26:15:00), NaN where a cell is none."""
+    parts = text.str.extract(rf"^{_ELAPSED}$")
+    parts.columns = ["hour", "minute", "second", "half"]
+    return _seconds(parts)
+
+
+def offsets(text: pd.Series) -> pd.Series:
+    """The offset from UTC that each cell is written with: "Z", "+02:00", …; NaN without one."""
+    return text.str.extract(rf"{_OFFSET}$")[0]
+
+
+def joined(headers: list[str], texts: list[pd.Series]) -> pd.Series | None:
+    """What columns say of the time together, in ISO 8601: year and month (and day, hour, …), or a date and a time of day.
+
+    None where they are not such columns. Of a row that makes no date, its cells as they are.
+    """
+    parts = [part_of(h) for h in headers]
+    if parts[:2] == [0, 1] and parts == list(range(len(parts))):
+        day, seconds = _calendar_day(texts[:3]), _of_numbers(texts[3:]) if len(parts) > 3 else None
+    else:
+        day = dates(texts[0])
+        if day.notna().mean() <= 0.5:
+            return None
+        daytime = len(texts) == 2 and (parts[1] is None or texts[1].str.contains(":", regex=False).any())
+        if not daytime and parts[1:] != list(range(3, len(parts) + 2)):
+            return None
+        seconds = times_of_day(texts[1]) if daytime else _of_numbers(texts[1:])
+        if seconds.notna().mean() <= 0.5:
+            return None
+    if seconds is None:
+        iso, good = day.dt.strftime("%Y-%m-%d"), day.notna()
+    else:
+        good = day.notna() & (seconds < SECONDS)
+        iso = (day + pd.to_timedelta(seconds.where(good), unit="s")).dt.strftime("%Y-%m-%dT%H:%M:%S.%f")
+    return iso.where(good, side_by_side(texts, "-"))
+
+
+def side_by_side(texts: list[pd.Series], between: str) -> pd.Series:
+    """The cells of columns, written one after another."""
+    out = texts[0]
+    for text in texts[1:]:
+        out = out + between + text
+    return out
+
+
+def _calendar_day(texts: list[pd.Series]) -> pd.Series:
+    """Dates of columns of years, months (numbers, or English names) and days; without days the first of the month."""
+    year, month, *day = (t.str.replace(r"\.0+$", "", regex=True).str.lower() for t in texts)
+    month = month.str[:3].map(_MONTHS).fillna(month)
+    iso = year.str.zfill(4) + "-" + month.str.zfill(2) + "-" + (day[0].str.zfill(2) if day else "01")
+    return pd.to_datetime(iso, format="%Y-%m-%d", errors="coerce")
+
+
+def part_of(header: str) -> int | None:
+    """Which part of a date a header names: 0 for the year to 5 for the second."""
+    key = Column.of(header).key
+    return next((i for i, names in enumerate(_PARTS) if key in names), None)
+
+
+def _iso(text: pd.Series, zone: str) -> pd.Series:
+    stamps = pd.to_datetime(text, format="ISO8601", errors="coerce", utc=True)
+    if zone not in ("", "Z"):
+        naive = offsets(text).isna()
+        stamps = stamps.where(~naive, stamps - pd.Timedelta(seconds=seconds_of(zone)))
+    return stamps
+
+
+def seconds_of(zone: str) -> int:
+    """Of an offset from UTC such as "+02:00", "+0200", "+02" or "Z"."""
+    digits = re.sub(r"\D", "", zone).ljust(4, "0")
+    return (-1 if zone.startswith("-") else 1) * (3600 * int(digits[:2]) + 60 * int(digits[2:]))
+
+
+def _order(parts: pd.DataFrame) -> tuple[str, str, str] | None:
+    """Which of three numbers are year, month and day."""
+    if (parts["a"].str.len() == 4).all():
+        return "a", "b", "c"
+    if not (parts["c"].str.len() == 4).all() or parts["separator"].nunique() > 1:
+        return None
+    first, second = parts["a"].astype(int).max(), parts["b"].astype(int).max()
+    if parts["separator"].iloc[0] == "." or (first > 12 and second <= 12):
+        return "c", "b", "a"
+    return ("c", "a", "b") if second > 12 and first <= 12 else None
+
+
+def _seconds(parts: pd.DataFrame) -> pd.Series:
+    hour, minute = (pd.to_numeric(parts[p], errors="coerce") for p in ("hour", "minute"))
+    second = pd.to_numeric(parts["second"].str.replace(",", "."), errors="coerce").fillna(0.0)
+    half = parts["half"].str.lower()
+    hour = hour.where(half.isna(), hour % 12 + 12.0 * (half == "pm"))
+    return hour * 3600.0 + minute * 60.0 + second
+
+
+def _of_numbers(columns: list[pd.Series]) -> pd.Series:
+    """Seconds from columns of hours (and minutes, and seconds)."""
+    sizes = (3600.0, 60.0, 1.0)
+    return sum(s * pd.to_numeric(c, errors="coerce") for s, c in zip(sizes, columns, strict=False))  # type: ignore[return-value]

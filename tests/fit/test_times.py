@@ -1,0 +1,127 @@
+"""Times as people write them: dates in several layouts, parts in columns, times of day, offsets from UTC."""
+
+import numpy as np
+import pytest
+
+from isocline.fit import UserError
+from isocline.fit.clock import Clock
+from isocline.fit.table import read_table
+
+
+@pytest.fixture
+def read(tmp_path):
+    def read_(text, **roles):
+        path = tmp_path / "table.csv"
+        path.write_text(text, encoding="utf-8")
+        return read_table(path, **roles)
+
+    return read_
+
+
+def column(header, cells):
+    return f"{header},x\n" + "".join(f"{cell},{i * i}\n" for i, cell in enumerate(cells))
+
+
+@pytest.mark.parametrize(
+    ("cells", "origin", "expected"),
+    [
+        (["2024-02-28", "2024-02-29", "2024-03-02"], "2024-02-28", [0, 1, 3]),
+        (["2024/2/28", "2024/2/29", "2024/3/2"], "2024-02-28", [0, 1, 3]),
+        (["28.2.2024", "29.02.2024", "2.3.2024"], "2024-02-28", [0, 1, 3]),
+        (["28/02/2024", "29/02/2024", "02/03/2024"], "2024-02-28", [0, 1, 3]),
+        (["2/28/2024", "2/29/2024", "3/2/2024"], "2024-02-28", [0, 1, 3]),
+        (["20240228", "20240229", "20240302"], "2024-02-28", [0, 1, 3]),
+        (["202401", "202402", "202404"], "2024-01-01", [0, 31, 91]),
+        (["2/28/2024 11:30 AM", "2/28/2024 12:30 PM", "2/28/2024 2:30 PM"], "2024-02-28T11:30:00", [0, 1, 3]),
+    ],
+)
+def test_dates_in_the_one_order_that_is_possible(read, cells, origin, expected):
+    table = read(column("date", cells))
+    assert table.clock.origin == origin
+    np.testing.assert_allclose(table.series[0].t, expected, rtol=1e-12)
+
+
+def test_eight_digits_that_are_no_day_are_numbers(read):
+    assert read(column("date", ["20240228", "20240229", "20240230"])).clock == Clock()
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "expected", "unit"),
+    [
+        ("year,month", ["1958,11", "1958,12", "1959,1"], [0, 30, 61], "days since 1958-11-01"),
+        ("year,month", ["1958,Nov", "1958,december", "1959,Jan"], [0, 30, 61], "days since 1958-11-01"),
+        ("year,month,day", ["1958,11,3", "1958,11,4", "1959,1,1"], [0, 1, 59], "days since 1958-11-03"),
+        ("year,month,day,hour", ["1958,1,1,6", "1958,1,1,12", "1958,1,2,0"], [0, 6, 18], "hours since 1958-01-01T06:00:00"),
+        ("date,time", ["2024-01-01,08:30", "2024-01-01,09:30", "2024-01-02,08:30"], [0, 1, 24], "hours since 2024-01-01T08:30:00"),
+        ("date,hour", ["2024-01-01,0", "2024-01-01,12", "2024-01-02,0"], [0, 12, 24], "hours since 2024-01-01"),
+    ],
+)  # fmt: skip
+def test_parts_of_a_time_are_put_together_where_that_makes_times_increase(read, header, rows, expected, unit):
+    table = read(f"{header},x\n" + "".join(f"{row},{i * i}\n" for i, row in enumerate(rows)))
+    assert table.time.header == header.replace(",", "+")
+    assert table.time.unit == unit
+    assert [c for c, _ in table.others] == header.split(",")
+    assert [c.header for c in table.states] == ["x"]
+    np.testing.assert_allclose(table.series[0].t, expected)
+    assert (
+        read(f"{header},x\n" + "".join(f"{r},{i}\n" for i, r in enumerate(rows)), time=table.time.header).clock
+        == table.clock
+    )
+
+
+def test_years_that_increase_need_no_month(read):
+    table = read("year,month,x\n1958,6,1\n1959,6,2\n1960,6,4\n")
+    assert (table.time.header, table.ignored) == ("year", [("month", "another time column beside 'year'")])
+
+
+def test_parts_that_are_asked_for_and_make_no_date_are_named_with_their_line(read):
+    with pytest.raises(UserError, match=r"line 3, column 'year\+month': '1958-13'; expected a date"):
+        read("year,month,x\n1958,11,1\n1958,13,2\n1959,1,4\n", time="year+month")
+
+
+def test_times_of_day_and_elapsed_times(read):
+    table = read(column("time", ["08:30", "09:30", "10:45:30"]))
+    np.testing.assert_allclose(table.series[0].t, [8.5, 9.5, 10.75 + 30 / 3600])
+    assert table.time.unit == "hours since 00:00"
+    assert (table.clock.text(9.5), table.clock.number("9:30")) == ("09:30:00", 9.5)
+    np.testing.assert_allclose(read(column("time", ["23:59", "24:00", "24:02"])).series[0].t, [1439, 1440, 1442])
+    with pytest.raises(
+        UserError, match=r"line 3, column 'time': time 00:15:00 comes after 23:45:00 .* give the date too"
+    ):
+        read(column("time", ["23:45", "00:15", "00:45"]))
+
+
+def test_offsets_from_utc_are_read_and_written(read):
+    table = read(column("date", ["2024-11-01T10:00+02:00", "2024-11-01T11:00+02:00", "2024-11-01T13:00+02:00"]))
+    np.testing.assert_allclose(table.series[0].t, [0, 1, 3])
+    assert table.clock.text(3) == "2024-11-01T13:00:00+02:00"
+    assert table.clock.number("2024-11-01T11:00Z") == 3
+    assert table.clock.number("2024-11-01T13:00") == 3  # without one: as in the table
+
+
+def test_the_hour_that_stands_twice_when_summer_ends(read):
+    table = read(column("date", ["2024-10-27T02:30+02:00", "2024-10-27T02:30+01:00", "2024-10-27T03:30+01:00"]))
+    np.testing.assert_allclose(table.series[0].t, [0, 1, 2])
+    assert table.clock.text(1) == "2024-10-27T01:30:00Z"
+    assert any("in UTC" in note for note in table.notes)
+    with pytest.raises(UserError, match="line 3, column 'date': '2024-10-27T02:30'; expected an offset from UTC"):
+        read(column("date", ["2024-10-27T02:30+02:00", "2024-10-27T02:30", "2024-10-27T03:30+01:00"]))
+
+
+def test_the_unit_in_which_dates_count(read):
+    text = column("date", ["2024-02-28", "2024-02-29", "2024-03-02"])
+    np.testing.assert_allclose(read(text, time_unit="h").series[0].t, [0, 24, 72])
+    np.testing.assert_allclose(read(text, time_unit="w").series[0].t, [0, 1 / 7, 3 / 7])
+    with pytest.raises(UserError, match=r"--time-unit h: .* has plain numbers in column 't'; expected dates"):
+        read("t,x\n0,1\n1,2\n", time_unit="h")
+
+
+@pytest.mark.parametrize("name", ["S", "h", "T", "min"])
+def test_a_short_name_beside_a_time_is_a_state(read, name):
+    table = read(f"date,{name}\n2024-01-01,9\n2024-01-02,5\n2024-01-03,6\n")
+    assert (table.time.header, [c.header for c in table.states]) == ("date", [name])
+
+
+def test_a_column_of_dates_is_the_time_whatever_it_is_called(read):
+    table = read("n,when,x\n1,2024-01-01,9\n2,2024-01-02,5\n5,2024-01-04,6\n")
+    assert (table.time.header, [c.header for c in table.states]) == ("when", ["n", "x"])

@@ -31,7 +31,7 @@ def test_roles_units_and_scales_come_before_the_training_and_the_verdict_last(ta
     assert any(line.startswith("penalty ") and "held-out blocks" in line for line in lines)
     assert any("inside the bands" in line for line in lines)
     report = json.loads((tmp_path / "run" / "report.json").read_text())
-    assert lines[-2:] == [report["verdict"], f"report: {tmp_path / 'run' / 'report.html'}"]
+    assert lines[-3:] == [report["verdict"], report["reach"], f"report: {tmp_path / 'run' / 'report.html'}"]
     assert "\x1b" not in out
 
 
@@ -47,7 +47,10 @@ def test_a_bar_with_loss_and_time_left_on_a_terminal(table, tmp_path, capsys, mo
 
 def test_many_states_are_shown_a_row_each(capsys):
     names = [f"sensor {i}" for i in range(9)]
-    made = [{"model": m, "rmse": dict.fromkeys(names, 1.5), "nrmse": None, "skill": 0.1} for m in ("one", "two")]
+    made = [
+        {"model": m, "rmse": dict.fromkeys(names, 1.5), "nrmse": None, "mase": 2.0, "skill": 0.1}
+        for m in ("one", "two")
+    ]
     screen.Console(width=60).print(screen.scores(made))
     out = capsys.readouterr().out
     assert all(f"RMSE {n}" in out for n in names)

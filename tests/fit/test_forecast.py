@@ -9,10 +9,12 @@ from isocline.fit.autoregression import Autoregression, equal_steps
 from isocline.fit.baselines import LinearODE
 from isocline.fit.flow import flow_of, settle
 from isocline.fit.forecast import anchor, forecast
-from isocline.fit.judge import AUTO, LAST, LINEAR, NEURAL, judge, verdict
+from isocline.fit.judge import NEURAL, judge
+from isocline.fit.rivals import AUTO, LAST, LINEAR, MEAN, SEASON
 from isocline.fit.scale import Scales
 from isocline.fit.split import Split
 from isocline.fit.table import Series
+from isocline.fit.verdict import verdict
 from isocline.fit.windows import GAP, Record
 
 
@@ -126,16 +128,19 @@ def judged(model, hold_out=0.2):
 
 
 def test_scores_are_in_the_user_s_unit_and_beside_baselines():
-    scores, warnings = judged(Rotation())
-    by = {s["model"]: s for s in scores}
-    assert list(by) == [NEURAL, LAST, LINEAR, AUTO]
+    told = judged(Rotation())
+    by = {s["model"]: s for s in told.scores}
+    assert list(by) == [NEURAL, LAST, MEAN, LINEAR, AUTO, SEASON]
+    assert by[SEASON]["period"] == 21  # 2 pi / 0.3
     assert by[LAST]["skill"] == 0
     assert by[LINEAR]["nrmse"] < 1e-2  # the data are linear
     assert by[AUTO]["nrmse"] < 1e-2  # and so is their recurrence
     t = np.arange(100) * 0.3
     y = rotation(t)
     assert by[LAST]["rmse"]["x0"] == pytest.approx(np.sqrt(np.mean((y[80:, 0] - y[79, 0]) ** 2)))
-    assert not warnings
+    naive = np.abs(np.diff(y[:80], axis=0)).mean(0)
+    assert by[LAST]["mase"] == pytest.approx((np.abs(y[80:] - y[79]).mean(0) / naive).mean())
+    assert not told.warnings
 
 
 def test_a_forecast_that_is_lost_is_a_sentence():
@@ -143,15 +148,17 @@ def test_a_forecast_that_is_lost_is_a_sentence():
         def forward(self, t, y):
             return y**3 + 1
 
-    scores, warnings = judged(Explodes())
-    assert scores[0]["nrmse"] is None
+    told = judged(Explodes())
+    scores = told.scores
+    assert scores[0]["nrmse"] is None and scores[0]["mase"] is None
+    assert told.horizons["nrmse"][NEURAL][-1] is None and told.horizons["skill"][NEURAL][-1] is None
     assert scores[0]["rmse"] == {"x0": None, "x1": None}
-    assert "the forecast of the neural ODE is finite only up to t" in warnings[0]
+    assert "the forecast of the neural ODE is finite only up to t" in told.warnings[0]
     assert "does not stay finite" in verdict(scores)[0]
 
 
 def test_nothing_held_out_is_nothing_judged():
-    scores, _ = judged(Rotation(), hold_out=0.0)
+    scores = judged(Rotation(), hold_out=0.0).scores
     assert scores == []
     assert verdict(scores)[0].startswith("Nothing was held out")
 
@@ -161,7 +168,7 @@ def test_only_the_beginning_of_a_long_held_out_part_is_scored():
     table = table_of((t, rotation(t, 0.0)))
     split = Split.of(table, 0.5)
     scales = Scales.of(table, split.taught, "linear")
-    _, warnings = judge(Rotation(), table, split, scales, 10)
+    warnings = judge(Rotation(), table, split, scales, 10).warnings
     assert warnings == ["scored on the first 1000 held-out rows of each series"]
 
 
@@ -176,7 +183,13 @@ def test_only_the_beginning_of_a_long_held_out_part_is_scored():
             "wins on the held-out part: its error (0.5) is 38% lower than that of the linear ODE (0.8).",
         ),
         (0.5, 0.6, 0.8, 100, "lower than that of persistence"),
-        (0.81, 1.0, 0.8, 10**6, "cannot be told apart by 1000000 observations: prefer the simpler model"),
+        (
+            0.81,
+            1.0,
+            0.8,
+            10**6,
+            "cannot be told apart by 1000000 observations: prefer the simpler model, the linear ODE (6 fitted numbers",
+        ),
         (
             0.7,
             1.0,
@@ -194,7 +207,8 @@ def test_only_the_beginning_of_a_long_held_out_part_is_scored():
 )
 def test_the_verdict_may_say_no(neural, last, linear, count, sentence):
     models = ((NEURAL, neural), (LAST, last), (LINEAR, linear))
-    text, won = verdict([{"model": m, "nrmse": v, "observations": count} for m, v in models])
+    sizes = {NEURAL: 166, LAST: 0, LINEAR: 6}
+    text, won = verdict([{"model": m, "nrmse": v, "observations": count, "parameters": sizes[m]} for m, v in models])
     assert sentence in text and won == ("wins" in text)
 
 
@@ -204,7 +218,7 @@ def test_a_column_that_is_not_observed_in_the_held_out_part_has_no_score():
     y[40:, 1] = np.nan
     table = table_of((t, y))
     split = Split.of(table, 0.2)
-    scores, _ = judge(Rotation(), table, split, Scales.of(table, split.taught, "linear"), 10)
+    scores = judge(Rotation(), table, split, Scales.of(table, split.taught, "linear"), 10).scores
     assert scores[0]["rmse"]["x1"] is None
     assert scores[0]["nrmse"] is not None
 

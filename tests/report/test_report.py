@@ -100,7 +100,7 @@ def test_the_phase_portrait_needs_two_states():
 
 
 def test_every_series_has_its_figure():
-    assert render(with_series(7)).count("<svg") == 7 + 2
+    assert render(with_series(7)).count("<svg") == 7 + 3
 
 
 def test_a_page_is_written_whole_or_not_at_all(tmp_path):

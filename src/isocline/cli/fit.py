@@ -25,6 +25,7 @@ from isocline.fit.scale import Scales
 from isocline.fit.table import Table
 
 console = Console(highlight=False)
+TITLES = {"NRMSE": "nrmse", "MASE": "mase", "skill": "skill"}
 PHASES = {"choosing": "choosing by held-out blocks", "fitting": "fitting the record"}
 
 
@@ -193,6 +194,8 @@ def show(report: dict[str, Any], folder: Path) -> None:
     for warning in report["warnings"]:
         say(f"warning: {warning}")
     say(report["verdict"], "bold")
+    if report["reach"]:
+        say(report["reach"])
     say(f"report: {folder / 'report.html'}")
 
 
@@ -220,7 +223,7 @@ def _digits(x: float | None) -> str:
 def scores(rows: list[dict[str, Any]]) -> Grid:
     """A model a row; a model a column where there are many states."""
     columns = {f"RMSE {name}": [row["rmse"][name] for row in rows] for name in rows[0]["rmse"]}
-    columns |= {"NRMSE": [row["nrmse"] for row in rows], "skill": [row["skill"] for row in rows]}
+    columns |= {title: [row[key] for row in rows] for title, key in TITLES.items()}
     cells = {name: ["–" if x is None else f"{x:.3g}" for x in values] for name, values in columns.items()}
     models = [row["model"] for row in rows]
     upright = len(rows[0]["rmse"]) > 3

@@ -1,15 +1,22 @@
-"""What a model must beat: the last value, and the best linear ODE."""
+"""What a model must beat: the last value, the mean, the value a period ago, and the best linear ODE."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from isocline.fit.flow import Flow
+from isocline.fit.scale import Scales
+from isocline.fit.table import Series
 from isocline.fit.windows import Record, choose
 
 CHUNK = 64  # times whose matrix exponentials are held at once
+PERIODIC, CHANCE = 0.2, 0.05  # autocorrelation that a period has at least; and the chance of finding one in noise
+NEARLY = 0.85  # share of the highest autocorrelation at which a shorter lag is the period: it repeats at its multiples
 
 
 class LinearODE:
@@ -81,3 +88,84 @@ def _paths(generator: Tensor, states: Tensor, ts: Tensor) -> Tensor:
 def last_values(y: np.ndarray) -> np.ndarray:
     """The last observed value of every column, 0 (the mean, in scaled coordinates) where there is none."""
     return np.array([c[~np.isnan(c)][-1] if (~np.isnan(c)).any() else 0.0 for c in y.T])
+
+
+# ---- seasons ----------------------------------------------------------------------------------------------------------
+def period_of(series: Sequence[Series], scales: Scales) -> int | None:
+    """Rows after which a record with equal steps repeats itself, from its autocorrelation; None where it does not.
+
+    The first lag with nearly the highest autocorrelation (the mean of all columns) once it has been negative: before that,
+    neighbouring rows are merely alike. Two whole periods must have been seen.
+
+    Args:
+        series: the training part, with equal steps.
+        scales: of the states.
+
+    Example:
+        >>> from isocline.fit.scale import StateScale
+        >>> scales, t = Scales((StateScale("linear", 0.0, 1.0),), 1.0), np.arange(60.0)
+        >>> period_of([Series("", t, np.cos(2 * np.pi * t / 12)[:, None])], scales)
+        12
+        >>> period_of([Series("", t, t[:, None])], scales) is None
+        True
+    """
+    records = [scales.scaled(s.y) for s in series]
+    most = max(len(r) for r in records) // 2
+    values = autocorrelation(records, most)
+    below = np.flatnonzero(values < 0)
+    if not len(below):
+        return None
+    first = int(below[0])
+    peaks = [k for k in range(first, most) if values[k] >= max(values[k - 1], values[k + 1])]
+    count = sum(int((~np.isnan(r)).any(1).sum()) for r in records)
+    chance = NormalDist().inv_cdf(1 - CHANCE / most) / np.sqrt(count)
+    highest = max((values[k] for k in peaks), default=0.0)
+    if highest <= max(PERIODIC, chance):
+        return None
+    return next(k for k in peaks if values[k] >= NEARLY * highest)
+
+
+def autocorrelation(records: Sequence[np.ndarray], most: int) -> np.ndarray:
+    """(most + 1,) autocorrelation at lags 0, 1, …, the mean of all columns of records (n, d); rows with NaN play no role.
+
+    Source:
+        Brockwell & Davis (2016), Introduction to Time Series and Forecasting, definition 1.4.4.
+    """
+    mean = np.nanmean(np.concatenate(records), 0)
+    filled = [np.nan_to_num(r - mean) for r in records]
+    seen = [(~np.isnan(r)).astype(float) for r in records]
+    # Products over all pairs by the Fourier transform; divided by the pairs there are, times their share of the rows, as the
+    # usual estimate without gaps is: it falls to 0 at long lags, where a few pairs would else decide.
+    products = sum(_correlated(r, most) for r in filled)
+    pairs = sum(_correlated(m, most) for m in seen)
+    whole = sum(_correlated(np.ones_like(m), most) for m in seen)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        covariance = np.where(pairs > 0.5, products / pairs * whole, 0.0)
+        values = covariance / covariance[0]
+    return np.nan_to_num(values).mean(1)
+
+
+def _correlated(x: np.ndarray, most: int) -> np.ndarray:
+    """(most + 1, d): sums of products of every column with itself, so many rows later; 0 beyond its length."""
+    size = 1 << int(np.ceil(np.log2(2 * len(x))))
+    sums = np.fft.irfft(np.abs(np.fft.rfft(x, size, axis=0)) ** 2, size, axis=0)[: min(len(x), most + 1)]
+    return np.concatenate([sums, np.zeros((most + 1 - len(sums), x.shape[1]))])
+
+
+def season_ago(y: np.ndarray, period: int, rows: int) -> np.ndarray:
+    """(rows, d) after a record (n, d): each the value one period before, or where that is missing more periods; else the last.
+
+    Example:
+        >>> season_ago(np.array([[1.0], [2.0], [3.0], [np.nan]]), 2, 3).ravel().tolist()
+        [3.0, 2.0, 3.0]
+    """
+    known = y.copy()
+    last = last_values(y)
+    for i in range(max(0, len(y) - period), len(y)):
+        earlier = known[i::-period]
+        for k in np.flatnonzero(np.isnan(known[i])):
+            there = earlier[~np.isnan(earlier[:, k]), k]
+            known[i, k] = there[0] if len(there) else last[k]
+    if len(known) < period:
+        return np.tile(last, (rows, 1))
+    return known[len(known) - period + np.arange(rows) % period]

@@ -199,8 +199,9 @@ def _go(
     model = ensemble.model
     known = infer(model, recipe, split.taught) if isinstance(model, Physics) else None
     name = NEURAL if known is None else EQUATIONS
-    scores, warnings = judge(model, table, split, scales, config.window, ensemble, name)
-    report = summary(table, split, scales, recipe, ensemble, reason, kept, scores, [*recipe.warnings(), *warnings])
+    judged = judge(model, table, split, scales, config.window, ensemble, name)
+    warnings = [*recipe.warnings(), *judged.warnings]
+    report = summary(table, split, scales, recipe, ensemble, reason, kept, judged, warnings)
     if known is not None:
         report["parameters"] = known
     ensemble.write(folder)

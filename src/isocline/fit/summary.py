@@ -15,11 +15,12 @@ from isocline.fit.bands import spread_of
 from isocline.fit.ensemble import Ensemble
 from isocline.fit.flow import flow_of
 from isocline.fit.forecast import anchor, settled
-from isocline.fit.judge import Scores, number, verdict
+from isocline.fit.judge import Judgement, number
 from isocline.fit.recipe import Recipe
 from isocline.fit.scale import Scales
 from isocline.fit.split import Split
 from isocline.fit.table import Series, Table
+from isocline.fit.verdict import reach, verdict
 from isocline.solution import SolveError
 from isocline.solve import solve
 
@@ -32,14 +33,15 @@ PASS = 400  # rows of the longest series over which the solver is watched
 
 def summary(
     table: Table, split: Split, scales: Scales, recipe: Recipe, ensemble: Ensemble, reason: str, kept: dict[str, Any],
-    scores: Scores, warnings: list[str],
+    judged: Judgement, warnings: list[str],
 ) -> dict[str, Any]:  # fmt: skip
     """The report of a run; all numbers finite or None.
 
     Args:
         recipe: when its training is over; `ensemble` what it left.
         kept: config.json.
-        scores, warnings: of `judge`.
+        judged: of the held-out part.
+        warnings: of everything.
     """
     model = ensemble.model
     paths = _paths(ensemble, split, scales, recipe)
@@ -50,6 +52,7 @@ def summary(
             "integrated forwards and back, the fitted path does not return to its start: it contracts onto an attractor, "
             "so the field is known near the data only",
         ]
+    scores = judged.scores
     sentence, won = verdict(scores)
     shown = list(zip(split.train, split.held, split.learned, strict=True))[:MAX_SERIES]
     return {
@@ -63,8 +66,10 @@ def summary(
         "history": _history(recipe),
         "stages": [{k: plain(v) for k, v in stage.items()} for stage in recipe.told()],
         "chosen": _chosen(recipe),
-        "bands": _bands(ensemble, scores),
+        "bands": _bands(ensemble, judged),
         "scores": scores,
+        "horizons": judged.horizons,
+        "reach": reach(judged.horizons, scores[0]["model"], table.clock.unit or table.time.unit) if scores else None,
         "score_scale": "NRMSE: root mean square error in the scaled coordinates the model works in, all states together",
         "verdict": sentence,
         "won": won,
@@ -111,12 +116,12 @@ def _chosen(recipe: Recipe) -> dict[str, Any] | None:
     }
 
 
-def _bands(ensemble: Ensemble, scores: Scores) -> dict[str, Any] | None:
+def _bands(ensemble: Ensemble, judged: Judgement) -> dict[str, Any] | None:
     if ensemble.bands is None:
         return None
-    coverage = scores[0].get("coverage") if scores else None
     described = {k: plain(v) for k, v in asdict(ensemble.bands).items()}
-    return {"members": len(ensemble.members), **described, "coverage": coverage}
+    coverage = {level: row["coverage"] for level, row in judged.bands.items()} if judged.bands else None
+    return {"members": len(ensemble.members), **described, "coverage": coverage, "held_out": judged.bands}
 
 
 def _described(table: Table, scales: Scales) -> dict[str, Any]:

@@ -18,6 +18,9 @@ from isocline.report.ticks import Plain, log_ticks
 
 WIDE, NARROW, CARD = 900, 380, 300  # CSS pixels of a page's column, a phone's, one of many: labels stay readable
 MAX_STATES = 12
+LAST = "persistence"
+# Of the models that a run is compared with: colours, and dashes for those who do not tell colours apart.
+OTHERS = (("data", ":"), ("third", ":"), ("forecast", "-"), ("second", "--"), ("flow", "--"))
 MAX_DOTS = 6000  # in all panels of a page together, or a long record makes a heavy page
 
 
@@ -160,6 +163,34 @@ def losses(report: dict[str, Any]) -> str:
     axes.set_title("mean square error", loc="left", fontsize=12, color=LIGHT["ink"], pad=8)
     _quiet(axes)
     return to_svg(figure, "Training error over the steps", "losses")
+
+
+def horizons(report: dict[str, Any]) -> str:
+    """Error of every model by rows ahead, the run's own in its colour and on top."""
+    told = report["horizons"]
+    figure = pixels(440, 300)
+    axes = figure.subplots()
+    ours, *others = told["nrmse"]
+    rows = told["rows"]
+    floor = min((e for errors in told["nrmse"].values() for e in errors if e), default=1.0)
+    top = max((e for e in told["nrmse"][LAST] if e), default=1.0)
+    for name, (colour, dashes) in zip([*others, ours], [*OTHERS[: len(others)], ("model", "-")], strict=True):
+        values = np.array([math.nan if e is None else e for e in told["nrmse"][name]])
+        width, mark = (2.2, 4.5) if name == ours else (1.3, 2.8)
+        axes.plot(rows, values, color=LIGHT[colour], ls=dashes, lw=width, marker="o", ms=mark, label=name, zorder=3)
+    axes.set_ylim(0, 1.12 * max(top, 1.2 * floor))  # an error that runs away must not flatten the others
+    axes.set_xscale("log")
+    _log_axis(axes.xaxis, rows, [str(h) for h in rows])
+    axes.set_xlim(rows[0] / 1.15, rows[-1] * 1.15)
+    axes.yaxis.set_major_formatter(Plain())
+    axes.locator_params(axis="y", nbins=5)
+    axes.set_xlabel("rows ahead")
+    axes.set_title("NRMSE", loc="left", fontsize=12, color=LIGHT["ink"], pad=8)
+    _quiet(axes)
+    legend = figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=11, handlelength=1.6)
+    for text in legend.get_texts():
+        text.set_color(LIGHT["muted"])
+    return to_svg(figure, f"Error of {', '.join(told['nrmse'])} by rows ahead", "horizons")
 
 
 @dataclass(frozen=True)

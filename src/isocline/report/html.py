@@ -13,6 +13,14 @@ from isocline.report import figures
 from isocline.report.svg import PALETTE
 from isocline.report.ticks import power
 
+RIVALS = {
+    "persistence": "Persistence holds the last observed value.",
+    "mean": "The mean is that of the training part.",
+    "linear ODE": "The linear ODE is dy/dt = A y + b, fitted to the same training part.",
+    "autoregression": "The autoregression takes each state from its own past, its order by Akaike’s criterion.",
+    "seasonal naive": "The seasonal naive repeats the value {period} rows ago, the period of the training part’s autocorrelation.",
+}
+
 
 def write_report(report: dict[str, Any], path: str | Path, module: str | None = None) -> None:
     """Writes the HTML page of a run: self-contained, readable on a phone, safe for any column name.
@@ -44,7 +52,7 @@ def _script(module: str | None) -> str | None:
 def page(template: str, **values: Any) -> str:
     """A template of this package, filled; everything is escaped but what `figures` drew."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["number"] = number
+    environment.filters |= {"number": number, "percent": percent}
     source = files("isocline.report").joinpath(template).read_text(encoding="utf-8")
     style = files("isocline.report").joinpath("style.css").read_text(encoding="utf-8")
     return environment.from_string(source).render(style=palette() + style, **values)
@@ -71,6 +79,15 @@ def number(x: float | None) -> str:
     return power(x)
 
 
+def percent(x: float | None) -> str:
+    """A share in whole percent, a dash where there is none.
+
+    >>> [percent(x) for x in (None, 0.254, -0.0384, -0.001, -48.0)]
+    ['–', '25', '−4', '0', '−4,800']
+    """
+    return "–" if x is None else f"{round(100 * x):,}".replace("-", "−")
+
+
 def _parts(report: dict[str, Any]) -> dict[str, Any]:
     scores = report["scores"]
     known = [s["nrmse"] for s in scores if s["nrmse"] is not None]
@@ -79,6 +96,9 @@ def _parts(report: dict[str, Any]) -> dict[str, Any]:
     return {
         "cards": figures.trajectories(report),
         "losses": figures.losses(report),
+        "horizons": figures.horizons(report) if report["horizons"] else None,
+        "time_unit": "" if len(report["table"]["time"]["unit"] or "") > 12 else report["table"]["time"]["unit"],
+        "rivals": [RIVALS[s["model"]].format(**s) for s in scores[1:]],
         "phase": phase,
         "frame": json.dumps(phase.frame) if phase else None,
         "best": min(known, default=None),

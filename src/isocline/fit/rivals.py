@@ -1,0 +1,92 @@
+"""Who forecasts: the model of a run, and the simple models that it must beat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import nn
+
+from isocline.fit.autoregression import Autoregression, equal_steps
+from isocline.fit.baselines import LinearODE, last_values, period_of, season_ago
+from isocline.fit.flow import Flow, flow_of
+from isocline.fit.forecast import forecast
+from isocline.fit.scale import Scales
+from isocline.fit.table import Series
+from isocline.fit.windows import Record
+
+LAST, MEAN, SEASON, LINEAR, AUTO = "persistence", "mean", "seasonal naive", "linear ODE", "autoregression"
+
+
+@dataclass(frozen=True)
+class Forecaster:
+    """A model that goes on with records.
+
+    Attributes:
+        name: in tables and sentences.
+        parameters: how many numbers were fitted to the training part.
+        forecast: (records, later times of each) -> scaled states (n, d) of each, NaN or inf where it cannot go on.
+        period: of a seasonal one, in rows.
+    """
+
+    name: str
+    parameters: int
+    forecast: Callable[[Sequence[Series], Sequence[np.ndarray]], list[np.ndarray]]
+    period: int | None = None
+
+
+def model_forecaster(name: str, model: nn.Module, scales: Scales) -> Forecaster:
+    """The model of a run: every forecast starts from a state settled on the last rows of its record."""
+    count = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    return Forecaster(name, count, _flowing(flow_of(model), scales))
+
+
+def rivals(taught: Sequence[Series], scales: Scales, window: int, equal: bool) -> list[Forecaster]:
+    """Persistence, the mean, the linear ODE; with equal steps an autoregression, and where the record repeats itself the value
+    one period ago.
+
+    Args:
+        taught: the series that the model learned from.
+        scales: of the run.
+        window: rows of the shortest training window.
+        equal: whether all steps agree, those of the held-out part too.
+    """
+    dim = len(scales.states)
+    mean = np.nanmean(np.concatenate([scales.scaled(s.y) for s in taught]), 0)
+    linear = LinearODE(Record.of(taught, scales, window))
+    out = [
+        Forecaster(LAST, 0, _by_rows(lambda y, rows: np.tile(last_values(y), (rows, 1)), scales)),
+        Forecaster(MEAN, dim, _by_rows(lambda y, rows: np.tile(np.nan_to_num(mean), (rows, 1)), scales)),
+        Forecaster(LINEAR, dim * (dim + 1), _flowing(linear.flow, scales)),
+    ]
+    if not equal:
+        return out
+    auto = Autoregression(taught, scales)
+    count = sum(order + 1 for order in auto.orders)
+    out.append(
+        Forecaster(
+            AUTO, count, lambda records, later: [auto.forecast(s, len(t)) for s, t in zip(records, later, strict=True)]
+        )
+    )
+    period = period_of(taught, scales)
+    if period is not None:
+        out.append(Forecaster(SEASON, 1, _by_rows(lambda y, rows: season_ago(y, period, rows), scales), period))
+    return out
+
+
+def all_equal(trains: Sequence[Series], held: Sequence[Series]) -> bool:
+    """Whether all steps agree, from the first row of every series to its last."""
+    joined = [(np.concatenate([s.t, h.t]), np.concatenate([s.y, h.y])) for s, h in zip(trains, held, strict=True)]
+    return equal_steps([Series("", t, y) for t, y in joined])
+
+
+def _flowing(flow: Flow, scales: Scales) -> Callable[[Sequence[Series], Sequence[np.ndarray]], list[np.ndarray]]:
+    return lambda records, later: forecast(flow, records, later, scales)
+
+
+def _by_rows(
+    one: Callable[[np.ndarray, int], np.ndarray], scales: Scales
+) -> Callable[[Sequence[Series], Sequence[np.ndarray]], list[np.ndarray]]:
+    """Of a rule (scaled record (n, d), rows) -> (rows, d) that does not look at times."""
+    return lambda records, later: [one(scales.scaled(s.y), len(t)) for s, t in zip(records, later, strict=True)]

@@ -8,7 +8,7 @@ import pytest
 from synthetic import bare_report, lynx_hare_report, with_series, with_states
 
 from isocline.report import write_report
-from isocline.report.figures import _bounds, _thin
+from isocline.report.figures import bounds, thin
 from isocline.report.html import number, render
 from isocline.report.ticks import Plain, log_ticks
 
@@ -145,11 +145,11 @@ def test_long_records_make_small_pages_that_keep_their_peaks():
     report["series"][0] |= {"t": t.tolist(), "y": y.tolist()}
     page = render(report)
     assert len(page) < 800_000 and "extremes of each stretch" in page
-    assert 9_999 in _thin(t, y[:, 0], 300) and len(_thin(t, y[:, 0], 300)) <= 300
+    assert 9_999 in thin(t, y[:, 0], 300) and len(thin(t, y[:, 0], 300)) <= 300
 
 
 def test_a_forecast_that_runs_away_does_not_flatten_the_data():
-    low, high = _bounds(np.array([0.0, 1.0, np.nan]), np.array([0.5, 1e9]))
+    low, high = bounds(np.array([0.0, 1.0, np.nan]), np.array([0.5, 1e9]))
     assert -0.1 < low < 0 and 1 < high < 1.4
 
 

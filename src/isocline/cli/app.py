@@ -105,6 +105,36 @@ def fit(
 
 
 @app.command
+def show(run: Path) -> int:
+    """Print what a run has found: data, roles, scores, parameters, warnings, verdict.
+
+    Parameters
+    ----------
+    run:
+        Folder that `isocline fit` left.
+    """
+    from isocline.cli.show import show_command
+
+    return show_command(run)
+
+
+@app.command
+def compare(*runs: Path, out: Path | None = None) -> int:
+    """Put runs that hold out the same data side by side: a table, a page and a picture.
+
+    Parameters
+    ----------
+    runs:
+        Folders that `isocline fit` left, two or more.
+    out:
+        The page to write, with a picture (.png) of the same name beside it. Default: comparison.html.
+    """
+    from isocline.cli.show import compare_command
+
+    return compare_command(list(runs), out)
+
+
+@app.command
 def predict(
     run: Path,
     *,

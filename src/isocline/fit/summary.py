@@ -12,6 +12,7 @@ from torch import nn
 
 from isocline import audit
 from isocline.fit.bands import spread_of
+from isocline.fit.compare import digest
 from isocline.fit.ensemble import Ensemble
 from isocline.fit.flow import flow_of
 from isocline.fit.forecast import anchor, settled
@@ -67,6 +68,7 @@ def summary(
         "stages": [{k: plain(v) for k, v in stage.items()} for stage in recipe.told()],
         "chosen": _chosen(recipe),
         "bands": _bands(ensemble, judged),
+        "held_out": digest(split.held, [c.header for c in table.states]),
         "scores": scores,
         "horizons": judged.horizons,
         "reach": reach(judged.horizons, scores[0]["model"], table.clock.unit or table.time.unit) if scores else None,

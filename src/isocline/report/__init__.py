@@ -1,5 +1,6 @@
 """The report: one HTML file without network."""
 
+from isocline.report.comparison import write_comparison
 from isocline.report.html import write_report
 
-__all__ = ["write_report"]
+__all__ = ["write_comparison", "write_report"]

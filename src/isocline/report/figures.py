@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
@@ -67,7 +68,7 @@ def _panels(
             continue
         _trajectory(axes, series, paths, i, limit)
         axes.set_title(named(states[i], width // (8 * columns)), loc="left", fontsize=12, color=LIGHT["ink"], pad=5)
-        _quiet(axes)
+        quiet(axes)
         axes.yaxis.set_major_formatter(Plain())
         axes.locator_params(axis="y", nbins=4)
         if i + columns >= len(states):  # the lowest of its column
@@ -88,19 +89,19 @@ def _trajectory(axes: Axes, series: dict[str, Any], paths: list[dict[str, Any]],
     split = series["split"] if series["split"] is not None else (first - margin if series["held_out"] else math.inf)
     if split < math.inf:
         axes.axvspan(split, last + margin, color=LIGHT["held"], lw=0, zorder=0)
-    shown = _thin(t, y, limit)
+    shown = thin(t, y, limit)
     size = 4.6 if len(shown) < 150 else 3.4 if len(shown) < 500 else 2.2
     for held in (False, True):
         chosen = shown[(t[shown] > split) == held]
-        _dots(axes, t[chosen], y[chosen], size, LIGHT["data"])
+        dots(axes, t[chosen], y[chosen], size, LIGHT["data"])
         if held and size > 3:  # hollow: a smaller dot in the colour of the ground
-            _dots(axes, t[chosen], y[chosen], size - 2, LIGHT["held"])
+            dots(axes, t[chosen], y[chosen], size - 2, LIGHT["held"])
     curves = [(np.array(p["t"], dtype=float), np.array([row[i] for row in p["y"]], dtype=float)) for p in paths]
     for path in paths:
         _bands(axes, path, i)
     for (at, value), path in zip(curves, paths, strict=True):
         axes.plot(at, value, color=LIGHT["forecast" if path["part"] == "forecast" else "model"], lw=1.7, zorder=3)
-    axes.set_ylim(*_bounds(y, np.concatenate([value for _, value in curves] or [y])))
+    axes.set_ylim(*bounds(y, np.concatenate([value for _, value in curves] or [y])))
 
 
 def _bands(axes: Axes, path: dict[str, Any], i: int) -> None:
@@ -111,7 +112,7 @@ def _bands(axes: Axes, path: dict[str, Any], i: int) -> None:
             axes.fill_between(path["t"], low, high, color=LIGHT["forecast"], alpha=0.14, lw=0, zorder=1)
 
 
-def _bounds(seen: np.ndarray, model: np.ndarray) -> tuple[float, float]:
+def bounds(seen: np.ndarray, model: np.ndarray) -> tuple[float, float]:
     """The data rule the scale: a forecast that runs away must not flatten them."""
     if not np.isfinite(seen).any():
         seen = model if np.isfinite(model).any() else np.array([0.0, 1.0])
@@ -122,7 +123,7 @@ def _bounds(seen: np.ndarray, model: np.ndarray) -> tuple[float, float]:
     return low - 0.07 * spread, high + 0.07 * spread
 
 
-def _thin(t: np.ndarray, y: np.ndarray, limit: int) -> np.ndarray:
+def thin(t: np.ndarray, y: np.ndarray, limit: int) -> np.ndarray:
     """Rows to draw, at most about `limit`: of every stretch of time the lowest and the highest, so that peaks stay."""
     rows = np.flatnonzero(np.isfinite(y))
     if len(rows) <= limit:
@@ -131,7 +132,7 @@ def _thin(t: np.ndarray, y: np.ndarray, limit: int) -> np.ndarray:
     return np.unique([pick for s in stretches for pick in (s[np.argmin(y[s])], s[np.argmax(y[s])])])
 
 
-def _dots(axes: Axes, x: np.ndarray, y: np.ndarray, size: float, colour: str) -> None:
+def dots(axes: Axes, x: np.ndarray, y: np.ndarray, size: float, colour: str) -> None:
     """Dots as one path of lines without length and with round ends: a quarter of the bytes of markers."""
     if not len(x):
         return
@@ -161,7 +162,7 @@ def losses(report: dict[str, Any]) -> str:
     axes.xaxis.set_major_formatter(Plain())
     axes.locator_params(axis="x", nbins=6)
     axes.set_title("mean square error", loc="left", fontsize=12, color=LIGHT["ink"], pad=8)
-    _quiet(axes)
+    quiet(axes)
     return to_svg(figure, "Training error over the steps", "losses")
 
 
@@ -169,16 +170,26 @@ def horizons(report: dict[str, Any]) -> str:
     """Error of every model by rows ahead, the run's own in its colour and on top."""
     told = report["horizons"]
     figure = pixels(440, 300)
-    axes = figure.subplots()
     ours, *others = told["nrmse"]
-    rows = told["rows"]
-    floor = min((e for errors in told["nrmse"].values() for e in errors if e), default=1.0)
-    top = max((e for e in told["nrmse"][LAST] if e), default=1.0)
-    for name, (colour, dashes) in zip([*others, ours], [*OTHERS[: len(others)], ("model", "-")], strict=True):
-        values = np.array([math.nan if e is None else e for e in told["nrmse"][name]])
-        width, mark = (2.2, 4.5) if name == ours else (1.3, 2.8)
-        axes.plot(rows, values, color=LIGHT[colour], ls=dashes, lw=width, marker="o", ms=mark, label=name, zorder=3)
-    axes.set_ylim(0, 1.12 * max(top, 1.2 * floor))  # an error that runs away must not flatten the others
+    styles = [*OTHERS[: len(others)], ("model", "-")]
+    by_rows(figure.subplots(), told["rows"], {name: told["nrmse"][name] for name in [*others, ours]}, styles)
+    legend(figure, 3)
+    return to_svg(figure, f"Error of {', '.join(told['nrmse'])} by rows ahead", "horizons")
+
+
+def by_rows(
+    axes: Axes, rows: Sequence[int], errors: dict[str, list[float | None]], styles: Sequence[tuple[str, str]]
+) -> None:
+    """Errors by rows ahead, a line for each; those in the model's colour are thick."""
+    for (name, values), (colour, dashes) in zip(errors.items(), styles, strict=True):
+        y = np.array([math.nan if e is None else e for e in values])
+        width, mark = (2.2, 4.5) if colour == "model" else (1.3, 2.8)
+        axes.plot(
+            rows, y, color=LIGHT[colour], ls=dashes, lw=width, marker="o", ms=mark, label=printable(name, 30), zorder=3
+        )
+    least = min((e for values in errors.values() for e in values if e), default=1.0)
+    last = max((e for e in errors.get(LAST, []) if e), default=1.0)
+    axes.set_ylim(0, 1.12 * max(last, 1.2 * least))  # an error that runs away must not flatten the others
     axes.set_xscale("log")
     _log_axis(axes.xaxis, rows, [str(h) for h in rows])
     axes.set_xlim(rows[0] / 1.15, rows[-1] * 1.15)
@@ -186,11 +197,18 @@ def horizons(report: dict[str, Any]) -> str:
     axes.locator_params(axis="y", nbins=5)
     axes.set_xlabel("rows ahead")
     axes.set_title("NRMSE", loc="left", fontsize=12, color=LIGHT["ink"], pad=8)
-    _quiet(axes)
-    legend = figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=11, handlelength=1.6)
-    for text in legend.get_texts():
+    quiet(axes)
+
+
+def legend(figure: Figure, columns: int) -> None:
+    """Below the panels."""
+    drawn = {label: line for axes in figure.axes for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    box = figure.legend(
+        list(drawn.values()), list(drawn), loc="outside lower center", ncols=columns, frameon=False, fontsize=11,
+        handlelength=1.6,
+    )  # fmt: skip
+    for text in box.get_texts():
         text.set_color(LIGHT["muted"])
-    return to_svg(figure, f"Error of {', '.join(told['nrmse'])} by rows ahead", "horizons")
 
 
 @dataclass(frozen=True)
@@ -220,7 +238,7 @@ def phase(report: dict[str, Any]) -> Portrait | None:
         rows = np.array([row[:2] for row in series["y"]], dtype=float)
         rows = rows[np.isfinite(rows).all(1)]
         rows = rows[:: max(1, len(rows) * len(report["series"]) // 1500)]
-        _dots(axes, _coordinate(rows[:, 0], logs[0]), _coordinate(rows[:, 1], logs[1]), 3.8, LIGHT["data"])
+        dots(axes, _coordinate(rows[:, 0], logs[0]), _coordinate(rows[:, 1], logs[1]), 3.8, LIGHT["data"])
     path = [_coordinate(field[name], log) for name, log in zip(("path_x", "path_y"), logs, strict=True)]
     axes.plot(*path, color=LIGHT["model"], lw=1.7, zorder=3)
     axes.set_xlim(grid[0][0], grid[0][-1])
@@ -233,7 +251,7 @@ def phase(report: dict[str, Any]) -> Portrait | None:
             _log_axis(axis, np.log10(at), labels)
     axes.set_xlabel(named(states[0], 50))
     axes.set_title(named(states[1], 50), loc="left", fontsize=12, color=LIGHT["ink"], pad=8)
-    _quiet(axes)
+    quiet(axes)
     svg = to_svg(figure, f"Learned vector field over {states[0]['name']} and {states[1]['name']}", "phase")
     box, height = axes.bbox, figure.bbox.height  # laid out by now
     frame = {"left": box.x0, "right": box.x1, "top": height - box.y1, "bottom": height - box.y0}
@@ -266,7 +284,7 @@ def _streamlines(axes: Axes, grid: Sequence[np.ndarray], rate: Sequence[np.ma.Ma
         axes.add_patch(PathPatch(path, fill=False, edgecolor=LIGHT["flow"], lw=0.9, zorder=1))
 
 
-def _quiet(axes: Axes) -> None:
+def quiet(axes: Axes) -> None:
     """Two thin spines, quiet ticks, no ground of its own."""
     axes.figure.patch.set_visible(False)
     axes.patch.set_visible(False)

@@ -28,6 +28,7 @@ LAYERS = [
     {"equations"},
     {"fit", "report"},
     {"experiments"},
+    {"bench"},
     {"cli"},
 ]
 CORE = set().union(*LAYERS[:10])

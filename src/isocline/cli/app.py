@@ -246,6 +246,30 @@ def reproduce(
     return reproduce_command(name, quick, seed, out, data, threads, fresh, device)
 
 
+bench = App(name="bench", help="Measure isocline on this machine.")
+app.command(bench)
+
+
+@bench.command(name="fit")
+def bench_fit(*names: str, seeds: int = 3, data: Path | None = None, out: Path = Path("benchmarks")) -> int:
+    """Fit measured series and forecast what follows them, beside simple models. Goes on where it was broken off.
+
+    Parameters
+    ----------
+    names:
+        Words of the data sets' names. Default: all.
+    seeds:
+        Fits of each.
+    data:
+        Folder with the data sets. Default: $ISOCLINE_DATA, else ../shared/data; a set that is not there is left out.
+    out:
+        Folder of fit.jsonl (a line a fit), fit.json and fit.md (the table).
+    """
+    from isocline.cli.bench import bench_fit_command
+
+    return bench_fit_command(list(names), seeds, data, out)
+
+
 @app.command
 def doctor(
     *,

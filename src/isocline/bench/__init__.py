@@ -1,0 +1,1 @@
+"""Benchmarks of what isocline fits: `isocline bench fit`."""

@@ -1,0 +1,172 @@
+"""How good `isocline fit` is: every set, every seed, the same recipe; a line for each fit in a file that a break cannot spoil."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from isocline.bench.sets import DataSet, Task, error, located, spread
+from isocline.fit import Config, UserError, fit
+from isocline.fit.autoregression import equal_steps
+from isocline.fit.bands import LEVELS, Bands
+from isocline.fit.fitted import Fitted
+from isocline.fit.judge import NEURAL, number
+from isocline.fit.rivals import all_equal, model_forecaster, rivals
+from isocline.fit.scores import interval_scores
+from isocline.fit.split import Split
+from isocline.fit.table import Series, read_table
+
+Line = dict[str, Any]
+
+
+def run(
+    sets: Sequence[DataSet],
+    seeds: int,
+    out: Path,
+    data: Path | None = None,
+    tell: Callable[[str], None] = print,
+    settings: dict[str, Any] | None = None,
+) -> list[Line]:
+    """Fits what has not been fitted yet, seed by seed, and returns all lines there are.
+
+    Args:
+        sets: of `isocline.bench.sets`.
+        seeds: 0, 1, …
+        out: the file of lines.
+        data: the folder that holds the sets.
+        tell: called with a sentence for every fit, and for every set that is not there.
+        settings: of `isocline.fit`, for all fits.
+
+    Raises:
+        UserError: where no set is there.
+    """
+    tasks: list[tuple[DataSet, Task]] = []
+    for one in sets:
+        try:
+            path = located(one.file, data) if one.file else Path()
+        except UserError as missing:
+            tell(f"left out: {one.name}: {missing}")
+            continue
+        tasks += [(one, task) for task in one.tasks(path)]
+    if not tasks:
+        raise UserError("no data set is there; give the folder that holds them with --data, or set ISOCLINE_DATA")
+    lines = read(out)
+    done = {(line["set"], line["part"], line["seed"]) for line in lines}
+    for seed in range(seeds):
+        for one, task in tasks:
+            if (one.name, task.part, seed) in done:
+                continue
+            line = fitted(one, task, seed, settings or {})
+            append(out, line)
+            lines.append(line)
+            own = "failed" if line["failed"] else f"error {line['error'][NEURAL]:.3g}"
+            tell(f"{one.name}{', ' if task.part else ''}{task.part}, seed {seed}: {own}, {line['seconds']:.0f} s")
+    return lines
+
+
+def fitted(one: DataSet, task: Task, seed: int, settings: dict[str, Any]) -> Line:
+    """One fit and its forecasts, beside those of simple models that saw the same."""
+    head = {"set": one.name, "part": task.part, "seed": seed}
+    with tempfile.TemporaryDirectory() as folder:
+        table, out = Path(folder) / "train.csv", Path(folder) / "run"
+        task.train.to_csv(table, index=False)
+        first, *states = (c for c in task.train.columns if c != "id")
+        named = {"time": first, "states": tuple(states), **({"id": "id"} if "id" in task.train else {})}
+        config = Config.make(**{**named, **task.settings, **settings, "hold_out": 0.0, "seed": seed})
+        began = time.monotonic()
+        try:
+            report = fit(table, config, out)
+        except UserError as why:
+            return {
+                **head,
+                "rows": len(task.train),
+                "seconds": 0.0,
+                "error": {NEURAL: None},
+                "failed": True,
+                "why": str(why),
+            }
+        seconds = time.monotonic() - began
+        return {**head, "rows": len(task.train), "seconds": round(seconds, 1), **_scored(one, task, out, report)}
+
+
+def _scored(one: DataSet, task: Task, out: Path, report: dict[str, Any]) -> Line:
+    run_, config = Fitted.read(out), report["config"]
+    scales = run_.scales
+    table = read_table(out.with_name("train.csv"), config["time"], config["id"], config["states"])
+    taught = Split.of(table, 0.0).taught
+    later = [t for t, _ in task.later]
+    seen = np.concatenate([y for _, y in task.later])
+    equal = all_equal(task.records, [Series("", t, y) for t, y in task.later]) and equal_steps(taught)
+    models = [model_forecaster(NEURAL, run_.field, scales), *rivals(taught, scales, config["window"], equal)]
+    unit = spread(task, one)
+    paths = {m.name: np.concatenate(m.forecast(task.records, later)) for m in models}
+    errors = {name: error(scales.unscaled(path), seen, unit, one.log) for name, path in paths.items()}
+    line: Line = {
+        "error": {name: number(e) for name, e in errors.items()},
+        "failed": not math.isfinite(errors[NEURAL]),
+        "compared": int((~np.isnan(seen)).sum()),
+        "inside": None,
+        "score": None,
+    }
+    bands = run_.ensemble.bands
+    if bands is not None:
+        apart = np.concatenate(run_.ensemble.spread(task.records, later, scales))
+        line |= _bands(bands, paths[NEURAL], apart, scales.scaled(seen))
+    return line
+
+
+def _bands(bands: Bands, path: np.ndarray, apart: np.ndarray, seen: np.ndarray) -> Line:
+    """Share of the compared values inside the bands, and their mean interval scores, in the model's coordinates."""
+    there = ~np.isnan(seen)
+    inside, scores = {}, {}
+    for level in LEVELS:
+        half = bands.half_widths(apart, level)
+        within = np.abs(np.where(np.isfinite(path), path, np.inf) - seen) <= half
+        inside[f"{100 * level:.0f}"] = float(within[there].mean())
+        scores[f"{100 * level:.0f}"] = number(
+            float(interval_scores(path - half, path + half, seen, level)[there].mean())
+        )
+    return {"inside": inside, "score": scores}
+
+
+# ---- lines ------------------------------------------------------------------------------------------------------------
+def read(path: Path) -> list[Line]:
+    """Lines of earlier runs; a last one that was not written to its end does not count."""
+    if not path.exists():
+        return []
+    return list(_whole(path.read_text(encoding="utf-8").split("\n"), path))
+
+
+def _whole(texts: list[str], path: Path) -> Iterator[Line]:
+    for number_, text in enumerate(texts, 1):
+        try:
+            if text:
+                yield json.loads(text)
+        except json.JSONDecodeError as broken:
+            if number_ < len(texts):
+                raise UserError(
+                    f"{path}: line {number_}: not a line of this benchmark: {broken}; move it away"
+                ) from broken
+
+
+def append(path: Path, line: Line) -> None:
+    """Adds a line in one write, after what a break may have left of another."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torn = path.exists() and not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
+    if torn:
+        whole = path.read_bytes()
+        aside = path.with_name(path.name + ".tmp")
+        aside.write_bytes(whole[: whole.rfind(b"\n") + 1])
+        aside.replace(path)
+    text = (json.dumps(line, allow_nan=False) + "\n").encode()
+    with path.open("ab", buffering=0) as file:
+        file.write(text)
+        os.fsync(file.fileno())

@@ -45,7 +45,7 @@ def test_settling_on_a_flow_that_cannot_be_followed_returns_the_guess():
     guess = torch.ones(1, 2, dtype=torch.float64)
     ts = torch.arange(3, dtype=torch.float64)[None]
     found = settle(
-        lambda states, ts: torch.full((3, len(states), 2), torch.nan),
+        lambda states, ts, drive: torch.full((3, len(states), 2), torch.nan),
         ts,
         torch.zeros(3, 1, 2, dtype=torch.float64),
         guess,
@@ -87,7 +87,7 @@ def test_the_linear_ode_finds_a_linear_system_from_irregular_gappy_noisy_rows():
     table = table_of((t, y))
     scales = Scales.of(table, table.series, "linear")
     linear = LinearODE(Record.of(table.series, scales, 10))
-    eigenvalues = torch.linalg.eigvals(linear.generator[:2, :2]) / scales.tau
+    eigenvalues = torch.linalg.eigvals(linear.rows[:, :2]) / scales.tau
     assert sorted(eigenvalues.imag.tolist()) == pytest.approx([-1, 1], abs=0.01)
     assert eigenvalues.real.tolist() == pytest.approx([-0.05, -0.05], abs=0.01)
     (ahead,) = forecast(linear.flow, table.series, [t[-1] + np.array([1.0, 5.0])], scales)
@@ -108,7 +108,7 @@ def test_the_autoregression_finds_the_recurrence_behind_gaps_and_its_order():
     assert 2 <= model.orders[0] <= 5 and model.orders[1] <= 2
     # The standard error of a coefficient of 400 rows is at most 5 %, more where the order is too large by one.
     assert model.coefficients[0][1] == pytest.approx(1.6, abs=0.12)
-    far = model.forecast(table.series[0], 300)
+    far = model.forecast(table.series[0], 400 + np.arange(300.0))
     assert np.abs(scales.unscaled(far[-1:])[0] - [np.nanmean(y), 0.0]).max() < 0.6  # it ends at the mean
 
 

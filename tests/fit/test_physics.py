@@ -234,8 +234,6 @@ def test_columns_are_called_by_their_names_or_headers(tmp_path):
         ({"equations": ("da = -k*a; db = -k*b",), "parameters": ("q = 1",)}, "parameter q: no equation uses it"),
         ({"equations": ("da = -k*a",)}, "no equation for the state b"),
         ({"equations": ("da = -k*(a; db = b",)}, r"\n  da = -k\*\(a; db = b\n +\^"),
-        ({"equations": ("da = -k*a; db = sin(t)",)}, "a rate that depends on the time t"),
-        ({"equations": ("da = -k*a; db = r; r = t*k",)}, "a rate that depends on the time t"),
         ({"equations": ("da = -k*a; db = a; a(0) = 2",)}, r"a\(0\) = …: a run fits where each series starts"),
         ({"equations": ("da = 2*a; db = a",)}, "nothing to fit"),
         ({"parameters": ("k > 0",)}, "parameter: of which equations"),

@@ -20,6 +20,8 @@ def fit(
     time: Annotated[list[str] | None, Parameter(negative="")] = None,
     id: Annotated[list[str] | None, Parameter(negative="")] = None,
     state: Annotated[list[str] | None, Parameter(negative="")] = None,
+    input: Annotated[list[str] | None, Parameter(negative="")] = None,
+    hold: str | None = None,
     ignore: Annotated[list[str] | None, Parameter(negative="")] = None,
     variable: str | None = None,
     value: str | None = None,
@@ -52,6 +54,10 @@ def fit(
         Header of the column that tells series apart (guessed otherwise); once for each where it takes several.
     state:
         Header of a state column; give it once for each. Default: all other numeric columns.
+    input:
+        Header of a column that drives the system: known, not predicted; give it once for each. Default: none.
+    hold:
+        Of inputs between rows: zoh (the last value), linear or cubic.
     ignore:
         Header of a column that plays no role; give it once for each.
     variable:
@@ -101,6 +107,7 @@ def fit(
     options |= {"variable": variable, "value": value, "replicates": replicates, "sheet": sheet}
     options |= {"equations": tuple(equation or ()) or None, "parameters": tuple(parameter or ()) or None}
     options |= {"seed": seed, "states": tuple(state or ()) or None, "ignore": tuple(ignore or ()) or None}
+    options |= {"inputs": tuple(input or ()) or None, "hold": hold}
     return fit_command(list(tables), out, resume, config, options, overwrite)
 
 
@@ -142,6 +149,7 @@ def predict(
     times: Path | None = None,
     from_: Annotated[Path | None, Parameter(name="--from")] = None,
     bands: Annotated[bool, Parameter(negative="")] = False,
+    inputs: Path | None = None,
     out: Path | None = None,
 ) -> int:
     """Forecast with a fitted run and write a CSV.
@@ -158,12 +166,14 @@ def predict(
         A CSV with one complete row a series to start from. Default: the end of the record.
     bands:
         Add the bounds of 80 and 95 % bands for every state.
+    inputs:
+        A CSV with times (and series) and the inputs there, of a run that has inputs, where its table ends too early.
     out:
         The CSV to write. Default: prediction.csv in the run's folder.
     """
     from isocline.cli.predict import predict_command
 
-    return predict_command(run, until, times, from_, bands, out)
+    return predict_command(run, until, times, from_, bands, out, inputs)
 
 
 @app.command

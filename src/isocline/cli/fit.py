@@ -163,6 +163,8 @@ def roles(table: Table, scales: Scales) -> None:
         grid.add_row(Text(header), role)
     for column, scale in zip(table.states, scales.states, strict=True):
         grid.add_row(Text(column.header), "state", Text(column.unit), scale.kind)
+    for column in table.inputs:
+        grid.add_row(Text(column.header), "input", Text(column.unit), "linear")
     for header, why in table.ignored:
         grid.add_row(Text(header), Text(f"ignored: {why}"))
     console.print(grid)

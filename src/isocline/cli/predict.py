@@ -14,12 +14,18 @@ from isocline.fit.files import write
 
 
 def predict_command(
-    run: Path, until: str | None, times: Path | None, start: Path | None, bands: bool, out: Path | None
+    run: Path,
+    until: str | None,
+    times: Path | None,
+    start: Path | None,
+    bands: bool,
+    out: Path | None,
+    inputs: Path | None = None,
 ) -> int:
     """0 when every time was reached, 1 when a forecast could not go on; exits with 2 on bad input."""
     path = out or run / "prediction.csv"
     try:
-        header, rows, lost = predict_run(run, until=until, times=times, start=start, bands=bands)
+        header, rows, lost = predict_run(run, until=until, times=times, start=start, bands=bands, inputs=inputs)
         if path.is_dir() or not path.parent.is_dir():
             raise UserError(f"--out {path}: expected a file in a folder that exists")
     except UserError as error:

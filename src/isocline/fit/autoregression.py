@@ -19,7 +19,8 @@ MAX_ROWS = 20_000  # rows of each series, the last, that are learned from
 class Autoregression:
     """AR(p) with a constant for every column, p chosen by Akaike's criterion; all series share the coefficients.
 
-    Least squares on rows whose p predecessors were all observed.
+    Least squares on rows whose p predecessors were all observed. With inputs ARX(p): theirs at the same row count too, and
+    at the p before.
 
     Args:
         series: what is learned from, with equal steps.
@@ -36,7 +37,8 @@ class Autoregression:
         >>> series = [Series("", t, np.cos(t)[:, None])]
         >>> from isocline.fit.scale import StateScale
         >>> model = Autoregression(series, Scales((StateScale("linear", 0.0, 1.0),), 1.0))
-        >>> model.orders, bool(np.abs(model.forecast(series[0], 5) - np.cos(t[-1] + np.arange(1, 6))[:, None]).max() < 1e-6)
+        >>> later = np.arange(60.0, 65.0)
+        >>> model.orders, bool(np.abs(model.forecast(series[0], later) - np.cos(later)[:, None]).max() < 1e-6)
         ([2], True)
     """
 
@@ -44,13 +46,23 @@ class Autoregression:
         self.scales = scales
         records = [scales.scaled(s.y[-MAX_ROWS:]) for s in series]
         most = max(0, min(ORDERS, max(len(r) for r in records) // 6))
-        self.coefficients = [_fitted([r[:, k] for r in records], most) for k in range(records[0].shape[1])]
-        self.orders = [len(c) - 1 for c in self.coefficients]
+        inputs = [self._inputs(s, s.t[-MAX_ROWS:]) for s in series]
+        self.driven = inputs[0].shape[1]
+        self.coefficients = [_fitted([r[:, k] for r in records], inputs, most) for k in range(records[0].shape[1])]
+        self.orders = [(len(c) - 1 - self.driven) // (1 + self.driven) for c in self.coefficients]
 
-    def forecast(self, record: Series, rows: int) -> np.ndarray:
+    def forecast(self, record: Series, later: np.ndarray) -> np.ndarray:
         """Scaled states (rows, d) at the next times after a record; an empty cell before them is bridged by a line."""
-        y = self.scales.scaled(record.y)
-        return np.stack([_continued(y[:, k], c, rows) for k, c in enumerate(self.coefficients)], 1)
+        y, u = self.scales.scaled(record.y), self._inputs(record, np.concatenate([record.t, later]))
+        return np.stack([_continued(y[:, k], u, c, p) for k, (c, p) in enumerate(self._models)], 1)
+
+    @property
+    def _models(self) -> list[tuple[np.ndarray, int]]:
+        return list(zip(self.coefficients, self.orders, strict=True))
+
+    def _inputs(self, s: Series, t: np.ndarray) -> np.ndarray:
+        """Scaled, at some times: (n, m), m = 0 without any."""
+        return np.zeros((len(t), 0)) if s.u is None else self.scales.scaled_inputs(s.u.at(t))
 
 
 def equal_steps(series: Sequence[Series]) -> bool:
@@ -60,20 +72,24 @@ def equal_steps(series: Sequence[Series]) -> bool:
     return bool((np.abs(steps - usual) <= EQUAL * usual).all())
 
 
-def _fitted(columns: list[np.ndarray], most: int) -> np.ndarray:
-    """(p + 1,): the constant, then the weight of the value one step before, two steps before, …"""
-    best, chosen = math.inf, np.zeros(1)
-    rows = np.concatenate([_lagged(c, most) for c in columns if len(c) > most])
-    rows = rows[~np.isnan(rows).any(1)]  # the same rows for every order, or criteria cannot be compared
+def _fitted(columns: list[np.ndarray], inputs: list[np.ndarray], most: int) -> np.ndarray:
+    """The constant, the weight of the value one step before, two steps before, …, and those (p + 1) of each input."""
+    best, chosen = math.inf, np.zeros(1 + inputs[0].shape[1])
+    pairs = [(c, u) for c, u in zip(columns, inputs, strict=True) if len(c) > most]
+    rows = np.concatenate([_lagged(c, most) for c, _ in pairs])
+    driven = [np.concatenate([_lagged(u[:, j], most) for _, u in pairs]) for j in range(inputs[0].shape[1])]
+    seen = ~np.isnan(rows).any(1)  # the same rows for every order, or criteria cannot be compared
+    rows, driven = rows[seen], [d[seen] for d in driven]
     for p in range(most + 1):
-        if len(rows) < p + 4:
+        width = 1 + p + (p + 1) * len(driven)
+        if len(rows) < width + 3:
             break
-        design = np.concatenate([np.ones((len(rows), 1)), rows[:, 1 : p + 1]], 1)
+        design = np.concatenate([np.ones((len(rows), 1)), rows[:, 1 : p + 1], *(d[:, : p + 1] for d in driven)], 1)
         solved = (
             torch.linalg.lstsq(torch.tensor(design), torch.tensor(rows[:, :1]), driver="gelsd").solution[:, 0].numpy()
         )
         variance = max(float(np.mean((rows[:, 0] - design @ solved) ** 2)), 1e-20)
-        n, k = len(rows), p + 2
+        n, k = len(rows), width + 1
         criterion = n * math.log(variance) + (2 * k * n / (n - k - 1) if n > k + 1 else math.inf)
         if criterion < best:
             best, chosen = criterion, solved
@@ -85,12 +101,19 @@ def _lagged(y: np.ndarray, most: int) -> np.ndarray:
     return np.lib.stride_tricks.sliding_window_view(y, most + 1)[:, ::-1]
 
 
-def _continued(y: np.ndarray, coefficients: np.ndarray, rows: int) -> np.ndarray:
-    order, seen = len(coefficients) - 1, ~np.isnan(y)
+def _continued(y: np.ndarray, u: np.ndarray, coefficients: np.ndarray, order: int) -> np.ndarray:
+    """At the rows of u (n + rows, m) that follow those of y (n,)."""
+    seen = ~np.isnan(y)
     known = np.interp(np.arange(len(y)), np.flatnonzero(seen), y[seen]) if seen.any() else np.zeros(len(y))
     past = list(np.concatenate([np.full(max(0, order - len(known)), known[0]), known])[::-1][:order])
+    constant, own, driven = (
+        coefficients[0],
+        coefficients[1 : order + 1],
+        coefficients[order + 1 :].reshape(-1, order + 1),
+    )
     out = []
-    for _ in range(rows):
-        out.append(float(coefficients[0] + np.dot(coefficients[1:], past)))
+    for row in range(len(y), len(u)):
+        before = u[np.maximum(np.arange(row, row - order - 1, -1), 0)]  # (order + 1, m)
+        out.append(float(constant + np.dot(own, past) + (driven.T * before).sum()))
         past = [out[-1], *past][:order]
     return np.array(out)

@@ -9,10 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from isocline.fit.drive import Drive
 from isocline.fit.flow import Flow
+from isocline.fit.objective import MAX_STEP
 from isocline.fit.scale import Scales
 from isocline.fit.table import Series
 from isocline.fit.windows import Record, choose
+from isocline.solve import solve
 
 CHUNK = 64  # times whose matrix exponentials are held at once
 PERIODIC, CHANCE = 0.2, 0.05  # autocorrelation that a period has at least; and the chance of finding one in noise
@@ -22,37 +25,34 @@ NEARLY = 0.85  # share of the highest autocorrelation at which a shorter lag is 
 class LinearODE:
     """dy/dt = A y + b in scaled coordinates, solved by the matrix exponential, so that irregular times are no matter.
 
+    With inputs dy/dt = A y + B u + b, by a solver.
+
     Fitted in least squares: first to the slopes of the smoothed record, then to the observations on windows as long as
     the neural ODE's longest, with free starting states (L-BFGS).
 
     Attributes:
-        generator: (d + 1, d + 1): A and b above a row of zeros, acting on (y, 1).
+        rows: (d, d + m + 1): A, B and b, acting on (y, u, 1).
     """
 
     def __init__(self, record: Record) -> None:
-        dim = record.y[0].shape[1]
         values = np.concatenate([v for v, _ in record.smooth])
         slopes = np.concatenate([s for _, s in record.smooth])
-        design = np.concatenate([values, np.ones((len(values), 1))], 1)
-        first = torch.linalg.lstsq(torch.tensor(design), torch.tensor(slopes), driver="gelsd").solution.T
-        self.generator = torch.zeros(dim + 1, dim + 1, dtype=torch.float64)
-        self.generator[:dim] = first
+        driven = [record.given()["u"]] if record.u else []
+        design = np.concatenate([values, *driven, np.ones((len(values), 1))], 1)
+        self.rows = torch.linalg.lstsq(torch.tensor(design), torch.tensor(slopes), driver="gelsd").solution.T
         self._polish(record)
 
     def _polish(self, record: Record) -> None:
         windows = choose(record.windows(record.levels - 1), torch.Generator().manual_seed(0))
-        dim = self.generator.shape[0] - 1
-        rows = self.generator[:dim].clone().requires_grad_()
+        rows = self.rows.clone().requires_grad_()
         starts = record.starts()[windows.start].requires_grad_()
         seen = ~windows.y.isnan()
         optimizer = torch.optim.LBFGS([rows, starts], max_iter=200, history_size=20, line_search_fn="strong_wolfe")
 
         def closure() -> Tensor:
             optimizer.zero_grad()
-            generator = torch.cat([rows, torch.zeros(1, dim + 1, dtype=rows.dtype)])
-            loss = (_paths(generator, starts, windows.ts) - windows.y)[
-                seen
-            ].square().mean() + 1e-6 * rows.square().sum()
+            ys = _paths(rows, starts, windows.ts, windows.drive)
+            loss = (ys - windows.y)[seen].square().mean() + 1e-6 * rows.square().sum()
             loss.backward()
             return loss
 
@@ -60,21 +60,25 @@ class LinearODE:
         optimizer.step(closure)
         after = float(closure().detach())
         if after < before and bool(rows.isfinite().all()):
-            self.generator[:dim] = rows.detach()
+            self.rows = rows.detach()
 
     @property
     def flow(self) -> Flow:
         """Its paths."""
 
-        def flow(states: Tensor, ts: Tensor) -> Tensor:
+        def flow(states: Tensor, ts: Tensor, drive: Drive | None = None) -> Tensor:
             with torch.no_grad():
-                return _paths(self.generator, states, ts)
+                return _paths(self.rows, states, ts, drive)
 
         return flow
 
 
-def _paths(generator: Tensor, states: Tensor, ts: Tensor) -> Tensor:
+def _paths(rows: Tensor, states: Tensor, ts: Tensor, drive: Drive | None = None) -> Tensor:
     """(B, d) and (B, T) -> (T, B, d)."""
+    if drive is not None and drive.knots is not None:
+        options = {"solver": "rk4", "max_step": MAX_STEP, "engine": "auto", "batching": "per_sample", "throw": False}
+        return solve(_driven, states, ts, args=(rows,), inputs=drive.signals["u"], **options).ys
+    generator = torch.cat([rows, rows.new_zeros(1, rows.shape[1])])
     full = torch.cat([states, torch.ones(len(states), 1, dtype=states.dtype)], 1)
     out = []
     for times in (ts - ts[:, :1]).split(CHUNK, 1):
@@ -83,6 +87,10 @@ def _paths(generator: Tensor, states: Tensor, ts: Tensor) -> Tensor:
         exponentials = torch.linalg.matrix_exp(generator * unique[:, None, None])
         out.append(torch.einsum("btij,bj->tbi", exponentials[which], full)[..., :-1])
     return torch.cat(out)
+
+
+def _driven(t: Tensor, y: Tensor, u: Tensor, rows: Tensor) -> Tensor:
+    return torch.cat([y, u], -1) @ rows[:, :-1].mT + rows[:, -1]
 
 
 def last_values(y: np.ndarray) -> np.ndarray:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from isocline.fit.drive import Drive
 from isocline.fit.windows import Record, Windows
 
 ROWS = 8000  # observations an evaluation looks at, those of all members together
@@ -57,7 +58,8 @@ class Batch:
         start = torch.cat([p.start + shift for p, shift in zip(parts, shifts, strict=True)])
         end = torch.cat([torch.where(p.end >= 0, p.end + shift, -1) for p, shift in zip(parts, shifts, strict=True)])
         member = torch.cat([torch.full_like(p.start, m) for m, p in enumerate(parts)])
-        return Windows(ts, torch.cat(ys, 1), start, end, torch.cat([p.last for p in parts]), member)
+        drive = Drive.joined([p.drive for p in parts])
+        return Windows(ts, torch.cat(ys, 1), start, end, torch.cat([p.last for p in parts]), member, drive)
 
     def some(self, windows: Windows, seed: int) -> Windows:
         """All windows, or of a long record as many of every member as `ROWS` allows, drawn anew for each seed."""

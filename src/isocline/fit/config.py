@@ -18,6 +18,8 @@ class Config(BaseModel):
     Args:
         time, id, states: headers; what is None or empty is guessed from the table. Several columns that are the time
             together ("year+month"), or the name of a series ("subject+replicate"), are joined by "+".
+        inputs: headers of columns that drive the system: known, not predicted.
+        hold: of inputs between rows: "zoh" (the last value), "linear" or "cubic".
         ignore: headers that play no role.
         variable, value: of a long table, one row a measurement: headers of what was measured, and of the values.
         replicates: of rows at the same time of a series: their "mean", or each a "series"; None refuses them, but averages
@@ -53,6 +55,8 @@ class Config(BaseModel):
     time: str | None = None
     id: str | None = None
     states: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    hold: Literal["zoh", "linear", "cubic"] = "zoh"
     ignore: tuple[str, ...] = ()
     variable: str | None = None
     value: str | None = None

@@ -41,6 +41,10 @@ def export(folder: str | Path, target: str, *, solver: str = "tsit5") -> str:
 def source(fitted: Fitted, target: str, solver: str = "tsit5") -> str:
     """The text; ValueError where there is none."""
     scales, config = fitted.scales, fitted.config
+    takes = getattr(fitted.field, "takes", ())
+    if takes:
+        what = f"its inputs {', '.join(map(repr, config.inputs))}" if "u" in takes else "the time in its equations"
+        raise ValueError(f"{what}: the solver of an exported file has no signals; forecast with isocline predict")
     coordinates = sources.Coordinates(
         tuple(s.kind == "log" for s in scales.states),
         tuple(s.mean for s in scales.states),

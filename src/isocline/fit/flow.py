@@ -8,21 +8,26 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from isocline.fit.drive import Drive
 from isocline.fit.networks import Networks
 from isocline.solve import solve
 
-# (states (B, d), times (B, T) padded with NaN at the end) -> paths (T, B, d), NaN or inf where a path cannot go on.
-Flow = Callable[[Tensor, Tensor], Tensor]
+# (states (B, d), times (B, T) padded with NaN at the end, what drives them) -> paths (T, B, d), NaN or inf where a path
+# cannot go on.
+Flow = Callable[[Tensor, Tensor, Drive | None], Tensor]
 
 RTOL, ATOL, MAX_STEPS = 1e-6, 1e-7, 20_000
 PULL = 1e-2  # weight of the first guess beside the observations: holds what they do not determine
 
 
 @torch.no_grad()
-def paths(field: Callable[..., Tensor], states: Tensor, ts: Tensor, args: tuple[Tensor, ...] = ()) -> Tensor:
+def paths(
+    field: Callable[..., Tensor], states: Tensor, ts: Tensor, drive: Drive | None = None, args: tuple[Tensor, ...] = ()
+) -> Tensor:
     """Observations (T, B, d), each sample with its own adaptive steps; NaN where a path was lost."""
     options = {"rtol": RTOL, "atol": ATOL, "max_steps": MAX_STEPS, "throw": False}
-    return solve(field, states, ts, args=args, engine="auto", batching="per_sample", **options).ys
+    inputs = None if drive is None else drive.given(field)
+    return solve(field, states, ts, args=args, inputs=inputs, engine="auto", batching="per_sample", **options).ys
 
 
 def flow_of(field: nn.Module) -> Flow:
@@ -33,14 +38,16 @@ def flow_of(field: nn.Module) -> Flow:
 def flow_of_rows(networks: Networks, theta: Tensor) -> Flow:
     """Paths of many networks, sample b by the network of row b of θ (B, size); so is sample B + b, and so on."""
 
-    def flow(states: Tensor, ts: Tensor) -> Tensor:
+    def flow(states: Tensor, ts: Tensor, drive: Drive | None = None) -> Tensor:
         parts = tuple(p.repeat(len(states) // len(theta), *[1] * (p.dim() - 1)) for p in networks.parts(theta))
-        return paths(networks.field, states, ts, parts)
+        return paths(networks.field, states, ts, drive, parts)
 
     return flow
 
 
-def settle(flow: Flow, ts: Tensor, y: Tensor, guess: Tensor, iterations: int = 10) -> Tensor:
+def settle(
+    flow: Flow, ts: Tensor, y: Tensor, guess: Tensor, drive: Drive | None = None, iterations: int = 10
+) -> Tensor:
     """States (B, d) at the first times from which paths best meet observations, in least squares.
 
     Levenberg-Marquardt with the Jacobian from finite differences, all samples and differences in one batch: a dozen
@@ -51,6 +58,7 @@ def settle(flow: Flow, ts: Tensor, y: Tensor, guess: Tensor, iterations: int = 1
         ts: (B, T), NaN padded.
         y: (T, B, d), NaN where not observed.
         guess: (B, d).
+        drive: of the B samples.
 
     Source:
         Nocedal & Wright (2006), Numerical Optimization, section 10.3.
@@ -60,11 +68,12 @@ def settle(flow: Flow, ts: Tensor, y: Tensor, guess: Tensor, iterations: int = 1
     directions = torch.cat([torch.zeros(1, dim), step * torch.eye(dim)]).to(guess)
     seen = ~y.isnan()
     weight = PULL**0.5
+    driven = None if drive is None else drive.repeat(dim + 1)
 
     def residuals(states: Tensor) -> tuple[Tensor, Tensor]:
         """(B, R) and its Jacobian (B, R, d)."""
         around = (states + directions[:, None]).reshape(-1, dim)
-        paths = flow(around, ts.repeat(dim + 1, 1)).reshape(len(ts[0]), dim + 1, count, dim)
+        paths = flow(around, ts.repeat(dim + 1, 1), driven).reshape(len(ts[0]), dim + 1, count, dim)
         misfit = torch.where(seen[:, None], paths - y[:, None], 0.0).permute(1, 2, 0, 3).reshape(dim + 1, count, -1)
         pull = weight * (states + directions[:, None] - guess)
         r = torch.cat([misfit, pull], -1)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from isocline.fit.drive import Drive
 from isocline.fit.flow import Flow, settle
 from isocline.fit.scale import Scales
 from isocline.fit.smooth import smoothed
@@ -25,22 +26,24 @@ def anchor(s: Series, scales: Scales) -> Series:
     long = np.flatnonzero(np.diff(s.t[first:]) > GAP * scales.tau)
     rows = np.arange(first + (int(long[-1]) + 1 if len(long) else 0), n)
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, MOST).round().astype(int))]
-    return Series(s.id, s.t[rows], s.y[rows])
+    return s.rows(rows)
 
 
 def settled(flow: Flow, records: Sequence[Series], scales: Scales) -> Tensor:
     """Scaled states (B, d) at the first rows of some records from which the flow best meets them."""
     ts, ys = padded([(s.t - s.t[0]) / scales.tau for s in records]), [scales.scaled(s.y) for s in records]
+    drive = Drive.of(records, [s.t for s in records], scales)
     guess = np.stack([smoothed(s.t, y)[0][0] for s, y in zip(records, ys, strict=True)])
-    return settle(flow, ts, padded(ys).movedim(0, 1), torch.tensor(guess))
+    return settle(flow, ts, padded(ys).movedim(0, 1), torch.tensor(guess), drive)
 
 
 def forecast(flow: Flow, records: Sequence[Series], later: Sequence[np.ndarray], scales: Scales) -> list[np.ndarray]:
     """Scaled states (n, d) of each record at later times (table's unit), NaN or inf where the flow cannot go on."""
     anchors = [anchor(s, scales) for s in records]
     states = settled(flow, anchors, scales)
-    ts = padded([(np.concatenate([a.t, t]) - a.t[0]) / scales.tau for a, t in zip(anchors, later, strict=True)])
-    paths = flow(states, ts)
+    whole = [np.concatenate([a.t, t]) for a, t in zip(anchors, later, strict=True)]
+    ts = padded([(t - t[0]) / scales.tau for t in whole])
+    paths = flow(states, ts, Drive.of(anchors, whole, scales))
     return [paths[len(a.t) : len(a.t) + len(t), b].numpy() for b, (a, t) in enumerate(zip(anchors, later, strict=True))]
 
 

@@ -65,7 +65,7 @@ def judge(
     if max(len(split.held[i].t) for i in chosen) > MAX_HORIZON:
         judged.warnings.append(f"scored on the first {MAX_HORIZON} held-out rows of each series")
     trains = [split.train[i] for i in chosen]
-    held = [cut(split.held[i], MAX_HORIZON)[0] for i in chosen]
+    held = [split.held[i].rows(slice(MAX_HORIZON)) for i in chosen]
     models = [
         model_forecaster(name, model, scales),
         *rivals(split.taught, scales, window, all_equal(trains, held)),
@@ -134,7 +134,8 @@ def _horizons(
     """Errors by rows ahead, and how many forecasts each is of; None where fewer than three reach an observation."""
     begins = of.origins([(len(s.t), len(h.t)) for s, h in zip(trains, held, strict=True)])
     whole = [
-        Series(s.id, np.concatenate([s.t, h.t]), np.concatenate([s.y, h.y])) for s, h in zip(trains, held, strict=True)
+        Series(s.id, np.concatenate([s.t, h.t]), np.concatenate([s.y, h.y]), s.u)
+        for s, h in zip(trains, held, strict=True)
     ]
     parts = [cut(whole[i], known) for i, known in begins]
     ahead = [scales.scaled(rest.y) for _, rest in parts]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,15 +21,16 @@ LAST_GAIN = 0.2  # of the last layer's first weights: a field that begins nearly
 
 
 class Field(nn.Module):
-    """dy/dt = A y + MLP(y), in scaled coordinates: a linear field and what it leaves to be learned.
+    """dy/dt = A (y, u) + MLP(y, u), in scaled coordinates: a linear field and what it leaves to be learned.
 
     Args:
         dim: of the state.
-        hidden: widths of the hidden layers (tanh); none leaves dy/dt = A y + b.
+        hidden: widths of the hidden layers (tanh); none leaves dy/dt = A (y, u) + b.
         seed: of the initial weights; A begins at zero.
+        inputs: m, of u; none leaves it out.
 
     Shapes:
-        t 0-d or broadcasting against y, y (..., dim) -> (..., dim).
+        t 0-d or broadcasting against y, y (..., dim), u {"u": (..., inputs)} -> (..., dim).
 
     Example:
         >>> field = Field(2, (8,), seed=1)
@@ -36,15 +38,17 @@ class Field(nn.Module):
         torch.Size([5, 2])
     """
 
-    def __init__(self, dim: int, hidden: Sequence[int], seed: int = 0) -> None:
+    def __init__(self, dim: int, hidden: Sequence[int], seed: int = 0, inputs: int = 0) -> None:
         super().__init__()
-        self.net = MLP((dim, *hidden, dim), seed=seed, last_gain=LAST_GAIN, dtype=torch.float64)
-        self.linear = nn.Linear(dim, dim, bias=False, dtype=torch.float64)
+        self.net = MLP((dim + inputs, *hidden, dim), seed=seed, last_gain=LAST_GAIN, dtype=torch.float64)
+        self.linear = nn.Linear(dim + inputs, dim, bias=False, dtype=torch.float64)
         nn.init.zeros_(self.linear.weight)
+        self.takes = ("u",) if inputs else ()
 
-    def forward(self, t: Tensor, y: Tensor) -> Tensor:
+    def forward(self, t: Tensor, y: Tensor, u: dict[str, Tensor] | None = None) -> Tensor:
         """dy/dt."""
-        return self.net(t, y) + self.linear(y)
+        x = y if u is None else torch.cat([y, u["u"].expand(*y.shape[:-1], -1)], -1)
+        return self.net(t, x) + self.linear(x)
 
 
 class Networks:
@@ -53,12 +57,14 @@ class Networks:
     Args:
         dim: of the state.
         hidden: widths of the hidden layers.
+        inputs: m, of u.
 
     Attributes:
         size: parameters of one network.
         shrunk: (size,) 1 where a squared parameter costs (weights and inner biases), 0 where it does not (A and the last
             bias): however dear the network, the linear field stays free.
-        field: f(t, y, *parts) with a network for each sample: y (B, dim), parts as `parts` gives them.
+        field: f(t, y, *parts), or f(t, y, {"u": u}, *parts), with a network for each sample: y (B, dim), u (B, inputs), parts as
+            `parts` gives them. Its attribute `takes` names what of a `Drive` it is given.
 
     Example:
         >>> nets = Networks(2, (8,))
@@ -67,29 +73,34 @@ class Networks:
         torch.Size([3, 7, 2])
     """
 
-    def __init__(self, dim: int, hidden: Sequence[int]) -> None:
-        self.dim, self.hidden = dim, tuple(hidden)
-        sizes = (dim, *self.hidden, dim)
-        self.shapes: list[tuple[int, ...]] = [s for n, m in pairwise(sizes) for s in ((m, n), (m,))] + [(dim, dim)]
+    def __init__(self, dim: int, hidden: Sequence[int], inputs: int = 0) -> None:
+        self.dim, self.hidden, self.inputs = dim, tuple(hidden), inputs
+        sizes = (dim + inputs, *self.hidden, dim)
+        self.shapes: list[tuple[int, ...]] = [s for n, m in pairwise(sizes) for s in ((m, n), (m,))] + [
+            (dim, dim + inputs)
+        ]
         self.sizes = [math.prod(shape) for shape in self.shapes]
         self.size = sum(self.sizes)
         free = (len(self.shapes) - 2, len(self.shapes) - 1)
         costs = [torch.full((n,), float(i not in free), dtype=torch.float64) for i, n in enumerate(self.sizes)]
         self.shrunk = torch.cat(costs)
-        self.field: Callable[..., Tensor] = _PerSample()
+        self.field: Callable[..., Tensor] = _PerSample(inputs)
+        self.takes: tuple[str, ...] = ("u",) if inputs else ()
 
     def begin(self, seeds: Sequence[int]) -> Tensor:
         """(M, size): networks as they are before training."""
-        fields = [Field(self.dim, self.hidden, seed) for seed in seeds]
+        fields = [Field(self.dim, self.hidden, seed, self.inputs) for seed in seeds]
         return torch.stack([torch.cat([p.detach().flatten() for p in f.parameters()]) for f in fields])
 
     def parts(self, theta: Tensor) -> list[Tensor]:
         """(B, size) as weights (B, n, m) and biases (B, n), the matrix A last."""
         return [p.reshape(-1, *s) for p, s in zip(theta.split(self.sizes, -1), self.shapes, strict=True)]
 
-    def slopes(self, theta: Tensor, y: Tensor) -> Tensor:
-        """dy/dt (M, R, dim) of every network at rows of its own (M, R, dim)."""
+    def slopes(self, theta: Tensor, y: Tensor, given: dict[str, Tensor] | None = None) -> Tensor:
+        """dy/dt (M, R, dim) of every network at rows of its own (M, R, dim), `given` what drives it there, (M, R, …)."""
         *layers, linear = self.parts(theta)
+        if given is not None and self.inputs:
+            y = torch.cat([y, given["u"]], -1)
         x = y
         for i in range(0, len(layers), 2):
             x = torch.baddbmm(layers[i + 1][:, None], x, layers[i].mT)
@@ -98,7 +109,7 @@ class Networks:
 
     def module(self, theta: Tensor) -> nn.Module:
         """One row (size,) as a module."""
-        field = Field(self.dim, self.hidden)
+        field = Field(self.dim, self.hidden, inputs=self.inputs)
         with torch.no_grad():
             for p, values in zip(field.parameters(), theta.split(self.sizes), strict=True):
                 p.copy_(values.view_as(p))
@@ -112,9 +123,14 @@ class Networks:
 class _PerSample:
     """Products and sums, not batched matrix products: these the fused engine knows, and they cost it the same."""
 
-    def __call__(self, t: Tensor, y: Tensor, *parts: Tensor) -> Tensor:
+    def __init__(self, inputs: int) -> None:
+        self.takes = ("u",) if inputs else ()
+
+    def __call__(self, t: Tensor, y: Tensor, *parts: Any) -> Tensor:
         y = y.clamp(-BOUND, BOUND)
-        *layers, linear = parts
+        if self.takes:
+            y = torch.cat([y, parts[0]["u"]], -1)
+        *layers, linear = parts[len(self.takes) :]
         x = y
         for i in range(0, len(layers), 2):
             x = (layers[i] * x[:, None, :]).sum(-1) + layers[i + 1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -109,10 +110,18 @@ class Objective:
         """(T, W, d)."""
         parts = tuple(p[windows.member] for p in self.networks.parts(self.network(theta)))
         # The graphs of these short solves fit in memory, and stepping together saves half the time where it can be done.
-        options = {"solver": "rk4", "max_step": self.max_step, "gradient": "backprop", "engine": "auto", "throw": False}
-        common = windows.common
+        options: dict[str, Any] = {
+            "solver": "rk4",
+            "max_step": self.max_step,
+            "gradient": "backprop",
+            "engine": "auto",
+            "throw": False,
+        }
+        inputs = windows.drive.given(self.networks.field)
+        common = windows.common if inputs is None else None  # each window has inputs of its own
         if common is None:
-            sol = solve(self.networks.field, starts, windows.ts, args=parts, batching="per_sample", **options)
+            options |= {"inputs": inputs, "batching": "per_sample"}
+            sol = solve(self.networks.field, starts, windows.ts, args=parts, **options)
         else:
             sol = solve(self.networks.field, starts, common, args=parts, batching=None, **options)
         self.evaluations += int(torch.as_tensor(sol.stats.evaluations).sum())

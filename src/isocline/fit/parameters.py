@@ -11,9 +11,11 @@ import torch
 
 from isocline.equations import Estimates, Measured, estimate
 from isocline.fit.bands import WORSE
+from isocline.fit.drive import HOLDS
 from isocline.fit.physics import Physics
 from isocline.fit.recipe import Recipe
 from isocline.fit.table import Series
+from isocline.inputs import Signal
 
 INFERRED, LONGEST = 30, 2000  # series, and rows of each, from which standard errors are computed
 EVALUATIONS = 60  # of the search, which starts at what the recipe found
@@ -82,10 +84,25 @@ def _measured(model: Physics, series: Sequence[Series]) -> tuple[list[Measured],
     chosen = [s for s in chosen if not np.isnan(s.y[:LONGEST]).all(0).any()] or chosen
     return [
         Measured(
-            s.t[:LONGEST], dict(zip(model.equations.states, s.y[:LONGEST].T.copy(), strict=True)), id=s.id or str(i + 1)
+            s.t[:LONGEST],
+            dict(zip(model.equations.states, s.y[:LONGEST].T.copy(), strict=True)),
+            inputs=_signals(model, s),
+            id=s.id or str(i + 1),
         )
         for i, s in enumerate(chosen)
     ], notes
+
+
+def _signals(model: Physics, s: Series) -> dict[str, Signal]:
+    """Of each input of the equations, in the table's units."""
+    if s.u is None:
+        return {}
+    u = s.u.stretch(float(s.t[0]), float(s.t[:LONGEST][-1]))
+    names = model.equations.system.inputs
+    return {
+        name: HOLDS[u.hold](torch.tensor(u.t), torch.tensor(u.u[:, k]), per_sample=False)
+        for k, name in enumerate(names)
+    }
 
 
 def _told(model: Physics, found: Estimates | None, notes: Sequence[str]) -> dict[str, Any]:

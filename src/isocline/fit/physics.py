@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +35,7 @@ class Physics(nn.Module):
         scales: of the run.
 
     Shapes:
-        t anything, x (..., states) -> (..., states).
+        t anything, x (..., states) -> (..., states); with inputs, or a time in the equations, what `takes` names, by name.
 
     Example:
         >>> from isocline.fit.scale import StateScale
@@ -46,6 +47,8 @@ class Physics(nn.Module):
 
     mean: Tensor
     sd: Tensor
+    input_mean: Tensor
+    input_sd: Tensor
 
     def __init__(self, equations: Equations, scales: Scales) -> None:
         super().__init__()
@@ -53,6 +56,12 @@ class Physics(nn.Module):
         self.logs = tuple(s.kind == "log" for s in scales.states)
         self.register_buffer("mean", torch.tensor([s.mean for s in scales.states], dtype=torch.float64))
         self.register_buffer("sd", torch.tensor([s.sd for s in scales.states], dtype=torch.float64))
+        self.register_buffer("input_mean", torch.tensor([s.mean for s in scales.inputs], dtype=torch.float64))
+        self.register_buffer("input_sd", torch.tensor([s.sd for s in scales.inputs], dtype=torch.float64))
+        self.takes: tuple[str, ...] = (
+            *(["begin"] if timed(equations) else []),
+            *(["u"] if equations.system.inputs else []),
+        )
 
     def unscaled(self, x: Tensor) -> Tensor:
         """y, in the table's units."""
@@ -69,10 +78,18 @@ class Physics(nn.Module):
             )
         return rates * self.tau / self.sd
 
-    def forward(self, t: Tensor, x: Tensor) -> Tensor:
+    def driven(self, t: Tensor, given: dict[str, Tensor] | None) -> tuple[Tensor, Tensor | None]:
+        """The table's time, and inputs in the table's units, of what the field is given."""
+        if not given:
+            return t, None
+        u = given["u"] * self.input_sd + self.input_mean if "u" in given else None
+        return (given["begin"] + t * self.tau if "begin" in given else t), u
+
+    def forward(self, t: Tensor, x: Tensor, given: dict[str, Tensor] | None = None) -> Tensor:
         """dx/dt in scaled units."""
         y = self.unscaled(x)
-        return self.scaled(self.equations(t, y), y)
+        t, u = self.driven(t, given)
+        return self.scaled(self.equations(t, y, *([] if u is None else [u])), y)
 
 
 class EquationRows(Networks):
@@ -104,7 +121,7 @@ class EquationRows(Networks):
         self.size = sum(self.sizes)
         self.shrunk = torch.ones(self.size, dtype=torch.float64)
         self.shrunk[: self.count] = 0.0
-        self.field = _PerSample(model)
+        self.field, self.takes = _PerSample(model), model.takes
 
     def begin(self, seeds: Sequence[int]) -> Tensor:
         """(M, size): near the first guess, those of the first seed at it; networks with weights of their own."""
@@ -127,9 +144,10 @@ class EquationRows(Networks):
         ]
         return [self.first + self.unit * raw, *weights]
 
-    def slopes(self, theta: Tensor, y: Tensor) -> Tensor:
-        """dx/dt (M, R, dim) of every row at states of its own (M, R, dim)."""
-        return self.field(y.new_zeros(()), y, *(p.unsqueeze(1) for p in self.parts(theta)))
+    def slopes(self, theta: Tensor, y: Tensor, given: dict[str, Tensor] | None = None) -> Tensor:
+        """dx/dt (M, R, dim) of every row at states of its own (M, R, dim), driven by what is given there (M, R, …)."""
+        driven = [given] if given is not None and self.takes else []
+        return self.field(y.new_zeros(()), y, *driven, *(p.unsqueeze(1) for p in self.parts(theta)))
 
     def module(self, theta: Tensor) -> Physics:
         """One row (size,) as a module."""
@@ -155,9 +173,12 @@ class _PerSample:
         self.model = model
         nets = model.equations.remainders.items()
         self.sizes = {name: len(list(net.mlp.parameters())) for name, net in nets}
+        self.takes = model.takes
 
-    def __call__(self, t: Tensor, x: Tensor, raw: Tensor, *weights: Tensor) -> Tensor:
+    def __call__(self, t: Tensor, x: Tensor, *args: Any) -> Tensor:
         model, equations = self.model, self.model.equations
+        given, raw, *weights = args if self.takes else (None, *args)
+        t, u = model.driven(t, given)
         y = model.unscaled(x.clamp(-BOUND, BOUND))
         jets: dict[str, Jet] = {p.name: (p.natural(raw[..., i]), None) for i, p in enumerate(equations.free)}
         jets |= {p.name: (p.begin, None) for p in equations.fixed}
@@ -167,7 +188,7 @@ class _PerSample:
             own = weights[first : first + self.sizes[name]]
             nets[name] = lambda parts, net=net, own=own: (_value(net, parts, own, y), None)
             first += self.sizes[name]
-        rates = equations.rates(equations.evaluation(t, y, parameters=jets, nets=nets))
+        rates = equations.rates(equations.evaluation(t, y, u, parameters=jets, nets=nets))
         return model.scaled(torch.stack([_full(v, y) for v, _ in rates], -1), y)
 
 
@@ -197,20 +218,16 @@ def equations_of(config: Config) -> Equations:
     Raises:
         UserError: with the line and the character, or naming what a run cannot have.
     """
-    columns = [Column.of(header).name for header in config.states]
+    headers = [*config.states, *config.inputs]
+    columns = [Column.of(header).name for header in headers]
     if len(set(columns)) < len(columns):
-        columns = list(config.states)
+        columns = headers
+    states, inputs = columns[: len(config.states)], columns[len(config.states) :]
     try:
-        equations = Equations("\n".join(config.equations), states=columns, parameters=config.parameters)
+        equations = Equations("\n".join(config.equations), states=states, inputs=inputs, parameters=config.parameters)
     except ValueError as error:
         raise UserError(str(error)) from error
     system = equations.system
-    everything = [*system.rates.values(), *system.definitions.values()]
-    if any("t" in names(tree) for tree in everything):
-        raise UserError(
-            "equation: a rate that depends on the time t: the windows a run trains on have clocks of their own; "
-            "in Python, isocline.equations.estimate takes it"
-        )
     if system.initial:
         raise UserError(
             f"equation: {next(iter(system.initial))}(0) = …: a run fits where each series starts; leave the line out "
@@ -219,6 +236,12 @@ def equations_of(config: Config) -> Equations:
     if not equations.free and not equations.remainders:
         raise UserError("equation: nothing to fit: all parameters are fixed, and there is no net(…)")
     return equations
+
+
+def timed(equations: Equations) -> bool:
+    """Whether a rate depends on the time t."""
+    system = equations.system
+    return any("t" in names(tree) for tree in (*system.rates.values(), *system.definitions.values()))
 
 
 def settings_of(config: Config) -> Config:
@@ -244,13 +267,17 @@ def settings_of(config: Config) -> Config:
 
 def model_of(config: Config, scales: Scales) -> nn.Module:
     """The field of a run before training: the equations, or a network where there are none."""
-    return Physics(equations_of(config), scales) if config.equations else Field(len(config.states), config.hidden)
+    return (
+        Physics(equations_of(config), scales)
+        if config.equations
+        else Field(len(config.states), config.hidden, inputs=len(config.inputs))
+    )
 
 
 def networks_of(config: Config, scales: Scales, record: Record) -> Networks:
     """What a run trains many of at once."""
     if not config.equations:
-        return Networks(record.y[0].shape[1], config.hidden)
+        return Networks(record.y[0].shape[1], config.hidden, len(config.inputs))
     model = model_of(config, scales)
     assert isinstance(model, Physics)
     return EquationRows(model, record, config.seed)
@@ -258,7 +285,11 @@ def networks_of(config: Config, scales: Scales, record: Record) -> Networks:
 
 def layout_of(model: nn.Module, config: Config) -> Networks:
     """Of the members that a run has kept beside its model."""
-    return EquationRows(model) if isinstance(model, Physics) else Networks(len(config.states), config.hidden)
+    return (
+        EquationRows(model)
+        if isinstance(model, Physics)
+        else Networks(len(config.states), config.hidden, len(config.inputs))
+    )
 
 
 def first_guess(model: Physics, record: Record, seed: int) -> tuple[Tensor, Tensor]:
@@ -271,12 +302,14 @@ def first_guess(model: Physics, record: Record, seed: int) -> tuple[Tensor, Tens
     slopes = torch.tensor(np.concatenate([s for _, s in record.smooth]))
     rows = torch.linspace(0, len(x) - 1, min(ROWS, len(x))).round().long().unique()
     x, slopes, now = x[rows], slopes[rows], torch.zeros((), dtype=torch.float64)
+    given = {name: torch.tensor(values)[rows] for name, values in record.given().items()}
     equations, raw = model.equations, model.equations.raw
     with torch.no_grad():
         y = model.unscaled(x)
         rates = slopes / model.tau * model.sd
         rates = torch.stack([rates[:, i] * y[:, i] if log else rates[:, i] for i, log in enumerate(model.logs)], -1)
-        equations.adapt(now, y, slopes=rates)
+        t, u = model.driven(now, given)
+        equations.adapt(t, y, *([] if u is None or not equations.system.inputs else [u]), slopes=rates)
     if raw is None:
         return torch.zeros(0, dtype=torch.float64), torch.ones(0, dtype=torch.float64)
     from scipy.optimize import least_squares
@@ -284,7 +317,7 @@ def first_guess(model: Physics, record: Record, seed: int) -> tuple[Tensor, Tens
     def misfit(u: np.ndarray) -> np.ndarray:
         with torch.no_grad():
             raw.copy_(torch.as_tensor(u))
-            return (model(now, x) - slopes).flatten().nan_to_num(1e3, 1e3, -1e3).clamp(-1e3, 1e3).numpy()
+            return (model(now, x, given) - slopes).flatten().nan_to_num(1e3, 1e3, -1e3).clamp(-1e3, 1e3).numpy()
 
     generator = np.random.default_rng(seed)
     declared = raw.detach().clone().numpy()

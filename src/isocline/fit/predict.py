@@ -13,12 +13,14 @@ from torch import Tensor
 from isocline.fit.bands import spread_of
 from isocline.fit.clock import Clock
 from isocline.fit.config import Config
+from isocline.fit.drive import Drive, Inputs
 from isocline.fit.ensemble import Ensemble
 from isocline.fit.errors import UserError
 from isocline.fit.fitted import Fitted
 from isocline.fit.flow import flow_of
 from isocline.fit.reader import read_cells
 from isocline.fit.scale import Scales
+from isocline.fit.table import Series
 
 MAX_ROWS = 1_000_000
 BOUNDS = ("low80", "high80", "low95", "high95")
@@ -31,6 +33,7 @@ def predict(
     times: str | Path | None = None,
     start: str | Path | None = None,
     bands: bool = False,
+    inputs: str | Path | None = None,
 ) -> tuple[list[str], list[list[Any]], list[str]]:
     """Forecasts of a run, in the units and with the headers of its table.
 
@@ -42,6 +45,8 @@ def predict(
             on its last rows.
         bands: after the states, the bounds of their 80 and 95 % bands: "x low80", "x high80", "x low95", "x high95". From
             a given state the networks of the ensemble start alike; from the end of the record each from its own.
+        inputs: a table with the times (and series) and the values there of what drives the system; of a run with inputs,
+            where its own table does not have them up to the last time.
 
     Returns:
         Header, rows, and a sentence for every forecast that could not go on to its end.
@@ -63,6 +68,7 @@ def predict(
     wanted = (
         _until(until, starts, clock, folder) if until is not None else _times(Path(str(times)), starts, config, clock)
     )
+    driven = _driven(inputs, fitted, wanted, starts)
     bounds = [f"{state} {bound}" for bound in BOUNDS for state in config.states] if bands else []
     header = [*([config.id] if config.id else []), str(config.time), *config.states, *bounds]
     rows: list[list[Any]] = []
@@ -72,25 +78,91 @@ def predict(
         later = ts[ts > begin]
         at = np.concatenate([[begin], later])
         grid = torch.tensor(at - begin) / scales.tau
-        path = (flow(state[None], grid[None])[:, 0] if len(later) else state[None]).numpy()
+        drive = Drive.of([Series(name, at, np.empty((0, 0)), driven.get(name))], [at], scales)
+        path = (flow(state[None], grid[None], drive)[:, 0] if len(later) else state[None]).numpy()
         y = scales.unscaled(path)
         good = np.isfinite(y).all(1)
         if not good.all():
             of = f"series {name!r}: " if config.id else ""
             lost.append(f"{of}the forecast is finite only up to {config.time} {clock.text(at[good].max())}")
         if bands:
-            y = np.concatenate([y, *_bounds(fitted.ensemble, path, members, grid, scales)], 1)
+            y = np.concatenate([y, *_bounds(fitted.ensemble, path, members, grid, drive, scales)], 1)
         keep = good & np.concatenate([[bool((ts == begin).any())], np.ones(len(later), dtype=bool)])
         for t, values in zip(at[keep], y[keep], strict=True):
             rows.append([*([name] if config.id else []), clock.text(t), *values.tolist()])
     return header, rows, lost
 
 
-def _bounds(ensemble: Ensemble, path: np.ndarray, states: Tensor, grid: Tensor, scales: Scales) -> list[np.ndarray]:
+def _bounds(
+    ensemble: Ensemble, path: np.ndarray, states: Tensor, grid: Tensor, drive: Drive, scales: Scales
+) -> list[np.ndarray]:
     """Each of `BOUNDS` (n, d) about a scaled path (n, d), from the states (M, d) of the members where it begins."""
-    paths = ensemble.crowd(states, grid.expand(len(states), -1)).movedim(1, 0) if len(grid) > 1 else states[:, None]
+    count, grids = len(states), grid.expand(len(states), -1)
+    paths = ensemble.crowd(states, grids, drive.repeat(count)).movedim(1, 0) if len(grid) > 1 else states[:, None]
     bounds = ensemble.intervals(path, spread_of(paths.numpy()), scales)
     return [bounds[name] for name in BOUNDS]
+
+
+# ---- what drives it ---------------------------------------------------------------------------------------------------
+def _driven(
+    path: str | Path | None, fitted: Fitted, wanted: dict[str, np.ndarray], starts: Starts
+) -> dict[str, Inputs]:
+    """By series: its inputs from where the forecast starts up to its last time; UserError where they are not known."""
+    config, clock = fitted.config, fitted.clock
+    if not config.inputs:
+        if path is not None:
+            raise UserError(f"--inputs {path}: the run has no inputs; leave the option out")
+        return {}
+    saved = json.loads((fitted.folder / "states.json").read_text(encoding="utf-8"))
+    known = {
+        name: Inputs(np.array(s["inputs"]["t"]), np.array(s["inputs"]["u"]), config.hold) for name, s in saved.items()
+    }
+    given = {} if path is None else _given_inputs(Path(path), fitted)
+    out = {}
+    for name, ts in wanted.items():
+        parts = [x for x in (known.get(name), given.get(name)) if x is not None]
+        found = parts[0].then(parts[1]) if len(parts) == 2 else parts[0] if parts else None
+        begin, end = starts[name][0], float(ts[-1])
+        where = f"series {name!r}: " if config.id else ""
+        names = ", ".join(map(repr, config.inputs))
+        how = "give them with --inputs FILE" if path is None else f"{path} does not have them"
+        if found is None or found.t[0] > begin:
+            raise UserError(f"{where}the inputs {names} are needed from {clock.text(begin)} on; {how}")
+        # A held value counts up to where the next row would be.
+        reach = float(found.t[-1]) + (
+            float(np.median(np.diff(found.t[-9:]))) if config.hold == "zoh" and len(found.t) > 1 else 0.0
+        )
+        if reach < end - 1e-9 * abs(end):
+            raise UserError(
+                f"{where}the inputs {names} are known up to {clock.text(float(found.t[-1]))} and needed up to "
+                f"{clock.text(end)}; {how}"
+            )
+        out[name] = found
+    return out
+
+
+def _given_inputs(path: Path, fitted: Fitted) -> dict[str, Inputs]:
+    """By series, from a table."""
+    config = fitted.config
+    cells = read_cells(path)
+    cells.require(*filter(None, [config.time, config.id]), *config.inputs)
+    ts = fitted.clock.numbers(cells, str(config.time))
+    columns = []
+    for header in config.inputs:
+        values, bad = cells.numbers(header)
+        cells.refuse_bad(header, bad | np.isnan(values), "a finite number in every row of the inputs")
+        columns.append(values)
+    u = np.stack(columns, 1)
+    names = cells.text(config.id).to_numpy() if config.id else np.full(len(ts), "")
+    out = {}
+    for name in dict.fromkeys(names.tolist()):
+        rows = np.flatnonzero(names == name)
+        wrong = np.flatnonzero(np.diff(ts[rows]) <= 0)
+        if len(wrong):
+            line = cells.lines[rows[wrong[0] + 1]]
+            raise UserError(f"{path}: line {line}, column {config.time!r}: expected times that increase; sort the rows")
+        out[name] = Inputs(ts[rows], u[rows], config.hold)
+    return out
 
 
 # ---- where to start ---------------------------------------------------------------------------------------------------

@@ -58,15 +58,15 @@ def rivals(taught: Sequence[Series], scales: Scales, window: int, equal: bool) -
     out = [
         Forecaster(LAST, 0, _by_rows(lambda y, rows: np.tile(last_values(y), (rows, 1)), scales)),
         Forecaster(MEAN, dim, _by_rows(lambda y, rows: np.tile(np.nan_to_num(mean), (rows, 1)), scales)),
-        Forecaster(LINEAR, dim * (dim + 1), _flowing(linear.flow, scales)),
+        Forecaster(LINEAR, linear.rows.numel(), _flowing(linear.flow, scales)),
     ]
     if not equal:
         return out
     auto = Autoregression(taught, scales)
-    count = sum(order + 1 for order in auto.orders)
+    count = sum(len(c) for c in auto.coefficients)
     out.append(
         Forecaster(
-            AUTO, count, lambda records, later: [auto.forecast(s, len(t)) for s, t in zip(records, later, strict=True)]
+            AUTO, count, lambda records, later: [auto.forecast(s, t) for s, t in zip(records, later, strict=True)]
         )
     )
     period = period_of(taught, scales)

@@ -38,6 +38,7 @@ class Asked:
     id: str | None = None
     states: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
     log: tuple[str, ...] = ()
     variable: str | None = None
     value: str | None = None
@@ -64,7 +65,7 @@ class Roles:
         time, id: headers; of several columns together, joined by "+".
         clock, t: how times are written, and the times (n,) as numbers.
         groups: (codes (n,), names) of the series, in the order they appear.
-        states: headers; `values` and `bad` by header, as `Cells.numbers`.
+        states, inputs: headers; `values` and `bad` by header, as `Cells.numbers`.
         others: (header, role) of columns that play another role, or part of one.
         ignored: (header, why) of those that play none.
     """
@@ -75,7 +76,7 @@ class Roles:
         self.notes, self.others = list[str](), list[tuple[str, str]]()
         self._require()
         asked = self.asked
-        taken = [*self._columns_of(asked.time), *self._columns_of(asked.id), *asked.ignore]
+        taken = [*self._columns_of(asked.time), *self._columns_of(asked.id), *asked.ignore, *asked.inputs]
         self.free = [c for c in cells.columns if c not in taken and c not in (asked.time, asked.id)]
         self.long = self._long()
         self.averaged = [c for c in self.free if asked.replicates == "mean" and Column.of(c).key in REPLICATE_NAMES]
@@ -100,9 +101,10 @@ class Roles:
             refuse_unordered(self, self.t, self._codes(ids), strictly=False)
         elif asked.replicates == "series" and len(disorder(self.t, self.groups[0])[0]):
             self._number(self.t)
-        for column in [*self.free, *(c for c in self.asked.states if c not in self.free)]:
+        for column in [*self.free, *(c for c in self.asked.states if c not in self.free), *self.asked.inputs]:
             if column not in self.values:
                 self.values[column], self.bad[column] = self.cells.numbers(column)
+        self.inputs = self._given_inputs()
         self.states = self._given_states() if self.asked.states else self._guessed_states()
         self._check_log()
 
@@ -115,11 +117,17 @@ class Roles:
             if last == REPLICATE and REPLICATE not in cells.columns:  # a run's id: its rows are numbered here again
                 self.asked = asked = replace(asked, id=TOGETHER.join(others) or None)
         cells.require(*filter(None, (asked.time, asked.id, asked.variable, asked.value)))
-        named = [*filter(None, (asked.time, asked.id, asked.variable, asked.value)), *asked.states, *asked.ignore]
+        named = [
+            *filter(None, (asked.time, asked.id, asked.variable, asked.value)),
+            *asked.states,
+            *asked.ignore,
+            *asked.inputs,
+        ]
         for name in named:
             if named.count(name) > 1:
                 raise UserError(
-                    f"column {name!r} was given two roles; expected one of --time, --id, --state, --ignore, --variable, --value"
+                    f"column {name!r} was given two roles; expected one of --time, --id, --state, --input, --ignore, "
+                    f"--variable, --value"
                 )
 
     def _columns_of(self, header: str | None) -> list[str]:
@@ -136,7 +144,7 @@ class Roles:
         free = [c for c in self.free if Column.of(c).key not in known and c not in asked.states]
         long = None if wide else Long.of(self.cells, free, asked.variable, asked.value)
         if long is None:
-            self.cells.require(*asked.states, *asked.ignore)
+            self.cells.require(*asked.states, *asked.ignore, *asked.inputs)
             return None
         self.others += [(long.variable, "names of the states"), (long.value, "values of the states")]
         self.others += [(long.unit, "units of the states")] if long.unit else []
@@ -325,16 +333,24 @@ class Roles:
             self.asked,
             states=tuple(by_name.get(c, c) for c in self.asked.states),
             ignore=tuple(by_name.get(c, c) for c in self.asked.ignore),
+            inputs=tuple(by_name.get(c, c) for c in self.asked.inputs),
             log=tuple(by_name.get(c, c) for c in self.asked.log),
         )
-        self.cells.require(*asked.states, *(c for c in asked.ignore if c not in cells.columns))
+        self.cells.require(*asked.states, *asked.inputs, *(c for c in asked.ignore if c not in cells.columns))
         self.ignored += [(c, "as asked") for c in asked.ignore if c in self.free]
-        self.free = [c for c in self.free if c not in asked.ignore]
+        self.free = [c for c in self.free if c not in (*asked.ignore, *asked.inputs)]
         if wide.repeated:
             self.notes.append(
                 f"{wide.repeated} value{'s' * (wide.repeated != 1)} measured several times at a time: the mean is taken "
                 f"(--replicates series makes a series of each)"
             )
+
+    # ---- inputs ---------------------------------------------------------------------------------------------------
+    def _given_inputs(self) -> list[str]:
+        for column in self.asked.inputs:
+            expected = "a finite number, or an empty cell where the input keeps the value before it"
+            self.cells.refuse_bad(column, self.bad[column], expected)
+        return list(self.asked.inputs)
 
     # ---- states ---------------------------------------------------------------------------------------------------
     def _given_states(self) -> list[str]:

@@ -10,10 +10,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from isocline._version import __version__
 from isocline.fit.config import Config
+from isocline.fit.drive import Drive
 from isocline.fit.ensemble import Ensemble
 from isocline.fit.errors import UserError
 from isocline.fit.export import TARGETS, source
@@ -124,6 +126,8 @@ def read_as(source: Source, config: Config) -> Table:
         config.id,
         config.states,
         config.ignore,
+        inputs=config.inputs,
+        hold=config.hold,
         log=config.log,
         variable=config.variable,
         value=config.value,
@@ -223,7 +227,7 @@ def _module(fitted: Fitted) -> str | None:
 
 def end_states(ensemble: Ensemble, series: list[Series], scales: Scales) -> dict[str, dict[str, Any]]:
     """By series: the state at its last observation, settled on its last rows: where a forecast starts; and the members'."""
-    out = {}
+    out: dict[str, dict[str, Any]] = {}
     for first in range(0, len(series), 200):
         group = series[first : first + 200]
         anchors = [anchor(s, scales) for s in group]
@@ -233,6 +237,9 @@ def end_states(ensemble: Ensemble, series: list[Series], scales: Scales) -> dict
         others = _ends(crowd, anchors * count, scales).view(count, len(group), -1) if count else None
         for i, (a, state) in enumerate(zip(anchors, states, strict=True)):
             out[a.id] = {"t": float(a.t[-1]), "state": state.tolist()}
+            if a.u is not None:  # as far as the table has them, also after the last measurement
+                known = a.u.stretch(float(a.t[-1]), np.inf)
+                out[a.id]["inputs"] = {"t": known.t.tolist(), "u": known.u.tolist()}
             if others is not None:
                 out[a.id]["members"] = others[:, i].tolist()
     return out
@@ -242,5 +249,5 @@ def _ends(flow: Flow, anchors: list[Series], scales: Scales) -> torch.Tensor:
     """(B, d) states at the last rows; where a path is lost, those at the first."""
     states = settled(flow, anchors, scales)
     times = torch.tensor([[0.0, max((a.t[-1] - a.t[0]) / scales.tau, 1e-9)] for a in anchors], dtype=torch.float64)
-    ends = flow(states, times)[-1]
+    ends = flow(states, times, Drive.of(anchors, [a.t for a in anchors], scales))[-1]
     return torch.where(ends.isfinite().all(1, keepdim=True), ends, states)

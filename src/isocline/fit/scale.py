@@ -44,10 +44,11 @@ class StateScale:
 
 @dataclass(frozen=True)
 class Scales:
-    """Of all states, and of time: one unit of scaled time is `tau` of the table's."""
+    """Of all states, of time (one unit of scaled time is `tau` of the table's), and of what drives the states."""
 
     states: tuple[StateScale, ...]
     tau: float
+    inputs: tuple[StateScale, ...] = ()
 
     @staticmethod
     def of(table: Table, series: Sequence[Series], kind: str, log: Sequence[str] = ()) -> Scales:
@@ -72,7 +73,7 @@ class Scales:
             )
         stacked = np.concatenate([s.y for s in series])
         states = tuple(_state_scale(stacked[:, i], kinds[i], positive[i]) for i in range(stacked.shape[1]))
-        return Scales(states, _time_unit(Scales(states, 1.0), series))
+        return Scales(states, _time_unit(Scales(states, 1.0), series), _input_scales(series))
 
     def scaled(self, y: np.ndarray) -> np.ndarray:
         """(…, d) from the table's units."""
@@ -82,14 +83,19 @@ class Scales:
         """(…, d) to the table's units."""
         return np.stack([s.unscaled(x[..., i]) for i, s in enumerate(self.states)], -1)
 
+    def scaled_inputs(self, u: np.ndarray) -> np.ndarray:
+        """(…, m) inputs from the table's units."""
+        return np.stack([s.scaled(u[..., i]) for i, s in enumerate(self.inputs)], -1)
+
     def to_dict(self) -> dict[str, Any]:
         """For config.json."""
-        return {"states": [asdict(s) for s in self.states], "tau": self.tau}
+        return {"states": [asdict(s) for s in self.states], "tau": self.tau, "inputs": [asdict(s) for s in self.inputs]}
 
     @staticmethod
     def from_dict(value: dict[str, Any]) -> Scales:
         """From config.json."""
-        return Scales(tuple(StateScale(**s) for s in value["states"]), value["tau"])
+        states, inputs = (tuple(StateScale(**s) for s in value.get(name, ())) for name in ("states", "inputs"))
+        return Scales(states, value["tau"], inputs)
 
 
 def _state_scale(y: np.ndarray, kind: str, positive: bool) -> StateScale:
@@ -102,6 +108,14 @@ def _state_scale(y: np.ndarray, kind: str, positive: bool) -> StateScale:
     g = np.log(y) if kind == "log" else y
     sd = float(g.std())
     return StateScale(kind, float(g.mean()), sd if sd > 0 else 1.0)
+
+
+def _input_scales(series: Sequence[Series]) -> tuple[StateScale, ...]:
+    """Linear, from the rows that are trained on."""
+    if series[0].u is None:
+        return ()
+    rows = np.concatenate([s.u.at(s.t) for s in series if s.u is not None])
+    return tuple(_state_scale(column, "linear", False) for column in rows.T)
 
 
 def _skewness(y: np.ndarray) -> float:

@@ -69,7 +69,7 @@ def _share(n: int, share: float) -> int:
 
 def cut(s: Series, n: int) -> tuple[Series, Series]:
     """The first n rows and the others."""
-    return Series(s.id, s.t[:n], s.y[:n]), Series(s.id, s.t[n:], s.y[n:])
+    return s.rows(slice(n)), s.rows(slice(n, None))
 
 
 def _known(table: Table, name: str, given: str) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 from isocline import audit
 from isocline.fit.bands import spread_of
 from isocline.fit.compare import digest
+from isocline.fit.drive import Drive
 from isocline.fit.ensemble import Ensemble
 from isocline.fit.flow import flow_of
 from isocline.fit.forecast import anchor, settled
@@ -138,6 +139,7 @@ def _described(table: Table, scales: Scales) -> dict[str, Any]:
             {"name": c.name, "unit": c.unit, "scale": {"kind": s.kind, "mean": s.mean, "sd": s.sd}}
             for c, s in zip(table.states, scales.states, strict=True)
         ],
+        "inputs": [{"name": c.name, "unit": c.unit} for c in table.inputs],
         "notes": notes,
     }
 
@@ -146,7 +148,10 @@ def _series(train: Series, held: Series, learned: bool) -> dict[str, Any]:
     t, y = np.concatenate([train.t, held.t]), np.concatenate([train.y, held.y])
     thin = max(1, math.ceil(len(t) / MAX_POINTS))
     split = float((train.t[-1] + held.t[0]) / 2) if len(held.t) else None
-    return {"id": train.id, "t": plain(t[::thin]), "y": plain(y[::thin]), "split": split, "held_out": not learned}
+    shown = {"id": train.id, "t": plain(t[::thin]), "y": plain(y[::thin]), "split": split, "held_out": not learned}
+    if train.u is not None:
+        shown["u"] = {"y": plain(train.u.at(t[::thin])), "hold": train.u.hold}
+    return shown
 
 
 # ---- paths ------------------------------------------------------------------------------------------------------------
@@ -164,17 +169,15 @@ def _paths(ensemble: Ensemble, split: Split, scales: Scales, recipe: Recipe) -> 
         for k in segments:
             begin, end = record.begin[k], record.begin[k] + record.t[k][-1] * scales.tau
             state = starts[first_knot[k]]
-            out.append(_fine(flow, state, begin, begin, end, FINE // len(segments), scales, train.id, "fit"))
+            out.append(_fine(flow, train, state, begin, begin, end, FINE // len(segments), scales, "fit"))
         start = anchor(train, scales)
         state = settled(flow, [start], scales)[0]
         reached = max((record.begin[k] + record.t[k][-1] * scales.tau for k in segments), default=start.t[0])
         if reached < train.t[-1]:
-            out.append(
-                _fine(flow, state, start.t[0], max(reached, start.t[0]), train.t[-1], 100, scales, train.id, "fit")
-            )
+            out.append(_fine(flow, start, state, start.t[0], max(reached, start.t[0]), train.t[-1], 100, scales, "fit"))
         if len(held.t):
             end = held.t[min(len(held.t), MAX_POINTS) - 1]
-            out.append(_fine(flow, state, start.t[0], train.t[-1], end, FINE, scales, train.id, "forecast"))
+            out.append(_fine(flow, start, state, start.t[0], train.t[-1], end, FINE, scales, "forecast"))
             if ensemble.bands is not None:
                 out[-1] |= _bounds(ensemble, start, train.t[-1], out[-1], scales)
     return out
@@ -185,31 +188,33 @@ def _bounds(
 ) -> dict[str, list[list[float | None]]]:
     """The bands about a forecast."""
     t, y = np.array(path["t"]), np.array(path["y"])
-    ts = torch.tensor(np.concatenate([[start.t[0]], t[t > start.t[0]]]) - start.t[0]) / scales.tau
-    states = ensemble.settled(start, scales)
-    paths = ensemble.crowd(states, ts.expand(len(states), -1)).movedim(1, 0).numpy()[:, -len(t) :]
+    whole = np.concatenate([[start.t[0]], t[t > start.t[0]]])
+    ts, states = torch.tensor((whole - whole[0]) / scales.tau), ensemble.settled(start, scales)
+    drive = Drive.of([start], [whole], scales).repeat(len(states))
+    paths = ensemble.crowd(states, ts.expand(len(states), -1), drive).movedim(1, 0).numpy()[:, -len(t) :]
     bounds = ensemble.intervals(scales.scaled(y), spread_of(paths), scales)
     return {name: plain(values) for name, values in bounds.items()}
 
 
 def _fine(
     flow: Any,
+    series: Series,
     state: torch.Tensor,
     begin: float,
     shown: float,
     end: float,
     points: int,
     scales: Scales,
-    name: str,
     part: str,
 ) -> dict[str, Any]:
-    """A path from `begin`, shown from `shown` to `end`, as far as it is finite."""
+    """A path of a series from a state at `begin`, shown from `shown` to `end`, as far as it is finite."""
     grid = np.linspace(shown, end, max(points, 2))
-    ts = (np.concatenate([[begin], grid[grid > begin]]) - begin) / scales.tau
-    y = scales.unscaled(flow(state[None], torch.tensor(ts)[None])[:, 0].numpy())
+    whole = np.concatenate([[begin], grid[grid > begin]])
+    ts = torch.tensor((whole - begin) / scales.tau)[None]
+    y = scales.unscaled(flow(state[None], ts, Drive.of([series], [whole], scales))[:, 0].numpy())
     y = y if shown <= begin else y[1:]
     good = np.isfinite(y).all(1)
-    return {"id": name, "part": part, "t": grid[good].tolist(), "y": y[good].tolist()}
+    return {"id": series.id, "part": part, "t": grid[good].tolist(), "y": y[good].tolist()}
 
 
 # ---- field and solver -------------------------------------------------------------------------------------------------
@@ -226,8 +231,10 @@ def _phase(
     grids = [np.linspace(low[i], high[i], GRID) for i in (0, 1)]
     points = np.broadcast_to(np.nanmedian(x, 0), (GRID, GRID, x.shape[1])).copy()
     points[..., 0], points[..., 1] = np.meshgrid(*grids)
+    given = _median(train, scales)
+    driven = [{name: given[name] for name in takes}] if (takes := getattr(model, "takes", ())) else []
     with torch.no_grad():
-        slope = model(torch.tensor(0.0), torch.tensor(points)).numpy() / scales.tau
+        slope = model(torch.tensor(0.0), torch.tensor(points), *driven).numpy() / scales.tau
     y = scales.unscaled(points)
     velocity = [slope[..., i] * s.rate(y[..., i]) for i, s in enumerate(scales.states)]
     fit = next((p for p in paths if p["part"] == "fit"), None)
@@ -246,20 +253,31 @@ def _phase(
     }
 
 
+def _median(train: list[Series], scales: Scales) -> dict[str, torch.Tensor]:
+    """What a field may take, as `Drive.signals`, at its median."""
+    found = {"begin": torch.tensor([float(np.median(np.concatenate([s.t for s in train])))], dtype=torch.float64)}
+    if train[0].u is not None:
+        rows = np.concatenate([scales.scaled_inputs(s.u.at(s.t)) for s in train if s.u is not None])
+        found["u"] = torch.tensor(np.median(rows, 0))
+    return found
+
+
 def _solver(model: nn.Module, split: Split, scales: Scales, recipe: Recipe) -> dict[str, Any]:
     """What one pass over the longest series costs, and whether it can be run backwards."""
     objective = recipe.trainer.objective
     longest = max(split.taught, key=lambda s: len(s.t))
-    rows = slice(0, PASS)
-    ts = torch.tensor((longest.t[rows][[0, -1]] - longest.t[0]) / scales.tau)
-    y0 = settled(flow_of(model), [Series("", longest.t[:12], longest.y[:12])], scales)[0].requires_grad_()
-    sol = solve(model, y0, ts, rtol=1e-5, atol=1e-6, throw=False)
+    ends = longest.t[:PASS][[0, -1]]
+    ts = torch.tensor((ends - ends[0]) / scales.tau)[None]
+    y0 = settled(flow_of(model), [longest.rows(slice(12))], scales).requires_grad_()
+    inputs = Drive.of([longest], [ends], scales).given(model)
+    options: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-6, "batching": "per_sample", "inputs": inputs}
+    sol = solve(model, y0, ts, throw=False, **options)
     back = None
     if sol.success:
         sol.ys[-1].sum().backward()
         model.zero_grad()
         try:
-            back = audit.reconstruction(model, y0.detach(), ts, rtol=1e-5, atol=1e-6)
+            back = audit.reconstruction(model, y0.detach(), ts, **options)
         except SolveError:
             back = None
     return {

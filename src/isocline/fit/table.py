@@ -10,6 +10,7 @@ import numpy as np
 from isocline.fit.cells import listed
 from isocline.fit.clock import UNITS, Clock
 from isocline.fit.column import Column
+from isocline.fit.drive import Inputs
 from isocline.fit.errors import UserError
 from isocline.fit.long import means
 from isocline.fit.reader import Source, read_source
@@ -18,11 +19,19 @@ from isocline.fit.roles import Asked, Roles, refuse_unordered
 
 @dataclass
 class Series:
-    """One trajectory: times (n,), strictly increasing, and states (n, d), NaN where not observed."""
+    """One trajectory: times (n,), strictly increasing, states (n, d), NaN where not observed, and what drives it.
+
+    The inputs u may be known before, between and after the times: those of a part of a series are those of the whole.
+    """
 
     id: str
     t: np.ndarray
     y: np.ndarray
+    u: Inputs | None = None
+
+    def rows(self, which: slice | np.ndarray) -> Series:
+        """Some of the rows."""
+        return Series(self.id, self.t[which], self.y[which], self.u)
 
 
 @dataclass
@@ -31,7 +40,7 @@ class Table:
 
     Attributes:
         path, sha256, rows: of the file, or of all files together.
-        time, id, states: the columns that play these roles; `id` may be None.
+        time, id, states, inputs: the columns that play these roles; `id` may be None.
         clock: how times are written.
         series: at least one, in the order of the file.
         ignored: (header, why) of columns that play no role.
@@ -54,6 +63,7 @@ class Table:
     others: list[tuple[str, str]] = field(default_factory=list)
     long: tuple[str, str] | None = None
     log: tuple[str, ...] = ()
+    inputs: list[Column] = field(default_factory=list)
 
 
 def read_table(
@@ -63,6 +73,8 @@ def read_table(
     states: Sequence[str] = (),
     ignore: Sequence[str] = (),
     *,
+    inputs: Sequence[str] = (),
+    hold: str = "zoh",
     log: Sequence[str] = (),
     variable: str | None = None,
     value: str | None = None,
@@ -77,6 +89,8 @@ def read_table(
         time, id, states: headers that play these roles; what is not given is guessed from names and contents. Several
             columns that are the time together, or the name of a series, are joined by "+".
         ignore: headers that play none.
+        inputs: headers of what drives the system; an empty cell keeps the value before it, the first must be there.
+        hold: of inputs between rows: "zoh", "linear" or "cubic".
         log: states that must be positive.
         variable, value: headers of a long table: what was measured, and its values.
         replicates: of rows at the same time of a series: "mean", or each a "series"; None refuses them, but where a column
@@ -95,14 +109,17 @@ def read_table(
         raise UserError(
             f"{cells.path}: {rows} row{'s' * (rows != 1)} of data, expected at least two times to learn from"
         )
-    asked = Asked(time, id, tuple(states), tuple(ignore), tuple(log), variable, value, replicates, time_unit)
+    asked = Asked(
+        time, id, tuple(states), tuple(ignore), tuple(inputs), tuple(log), variable, value, replicates, time_unit
+    )
     roles = Roles(cells, asked)
     t, (codes, names) = roles.t, roles.groups
-    y = np.stack([roles.values[c] for c in roles.states], 1)
+    yu = np.stack([roles.values[c] for c in (*roles.states, *roles.inputs)], 1)
     if replicates == "mean":
-        t, y, codes = _averaged(t, y, codes, roles)
+        t, yu, codes = _averaged(t, yu, codes, roles)
     refuse_unordered(roles, t, codes)
-    series = _split(t, y, codes, names, roles)
+    y, u = np.split(yu, [len(roles.states)], 1)
+    series = _split(t, y, codes, names, roles, _inputs(t, u, codes, len(names), roles, hold))
     masked = sum(int(np.isnan(s.y).sum()) for s in series)
     if masked:
         roles.notes.append(f"{masked} empty cell{'s' * (masked != 1)}: masked, left out of the loss, never filled in")
@@ -114,36 +131,64 @@ def read_table(
         cells.path, digest, rows, time_column, Column.of(roles.id) if roles.id else None,
         [Column.of(c) for c in roles.states], roles.clock, series, roles.ignored, [*cells.notes, *roles.notes],
         roles.others, long, roles.log,
+        [Column.of(c) for c in roles.inputs],
     )  # fmt: skip
 
 
 def _averaged(
-    t: np.ndarray, y: np.ndarray, codes: np.ndarray, roles: Roles
+    t: np.ndarray, yu: np.ndarray, codes: np.ndarray, roles: Roles
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Times, states and series with one row a time: the mean of the cells that are not empty."""
+    """Times, states and inputs, and series with one row a time: the mean of the cells that are not empty."""
     order = np.lexsort((t, codes))
     new = np.concatenate([[True], (np.diff(codes[order]) != 0) | (np.diff(t[order]) != 0)])
     if new.all():
-        return t, y, codes
+        return t, yu, codes
     row = np.empty(len(t), dtype=np.int64)
     row[order] = np.cumsum(new) - 1
     first = order[new]
     roles.notes.append(f"{len(t)} rows at {len(first)} times: the mean of rows at the same time is taken")
-    return t[first], np.stack([means(c, row, len(first))[0] for c in y.T], 1), codes[first]
+    return t[first], np.stack([means(c, row, len(first))[0] for c in yu.T], 1), codes[first]
 
 
-def _split(t: np.ndarray, y: np.ndarray, codes: np.ndarray, names: list[str], roles: Roles) -> list[Series]:
+def _inputs(
+    t: np.ndarray, u: np.ndarray, codes: np.ndarray, count: int, roles: Roles, hold: str
+) -> list[Inputs | None]:
+    """Of every series, from all of its rows, also those without a measurement."""
+    if not roles.inputs:
+        return [None] * count
+    order = np.argsort(codes, kind="stable")
+    out: list[Inputs | None] = []
+    for rows in np.split(order, np.searchsorted(codes[order], np.arange(1, count))):
+        columns = [_held(u[rows, j], column, roles, t[rows[0]]) for j, column in enumerate(roles.inputs)]
+        out.append(Inputs(t[rows], np.stack(columns, 1), hold))
+    return out
+
+
+def _held(values: np.ndarray, column: str, roles: Roles, begin: float) -> np.ndarray:
+    """An input, every empty cell filled with the value before it: a set point is often written once."""
+    known = np.flatnonzero(~np.isnan(values))
+    if not len(known) or known[0]:
+        raise UserError(
+            f"{roles.cells.path}: column {column!r}: empty at time {roles.clock.text(begin)}; expected the input's value "
+            f"in the first row of each series (an empty cell further down keeps the value before it)"
+        )
+    return values[np.maximum.accumulate(np.where(np.isnan(values), 0, np.arange(len(values))))]
+
+
+def _split(
+    t: np.ndarray, y: np.ndarray, codes: np.ndarray, names: list[str], roles: Roles, inputs: list[Inputs | None]
+) -> list[Series]:
     """Series without the rows in which nothing was observed, and without those that have one row only."""
     seen = np.atleast_1d(np.isfinite(y).any(axis=1))
     order = np.argsort(codes, kind="stable")
     order = order[seen[order]]
     bounds = np.searchsorted(codes[order], np.arange(len(names) + 1))
     out, short = [], []
-    for name, start, stop in zip(names, bounds[:-1], bounds[1:], strict=True):
+    for name, start, stop, u in zip(names, bounds[:-1], bounds[1:], inputs, strict=True):
         if stop - start < 2:
             short.append(name)
         else:
-            out.append(Series(name, t[order[start:stop]], y[order[start:stop]]))
+            out.append(Series(name, t[order[start:stop]], y[order[start:stop]], u))
     if not out:
         raise UserError(f"{roles.cells.path}: no series has two rows with a measurement; expected at least two times")
     if short:

@@ -23,22 +23,25 @@ class Slopes:
     def __init__(self, networks: Networks, batch: Batch, penalty: Tensor) -> None:
         self.networks, self.penalty = networks, penalty
         rows = [_rows(r) for r in batch.records]
-        size = min(ROWS, max(len(x) for x, _ in rows))
-        spread = [np.linspace(0, len(x) - 1, size).round().astype(int) for x, _ in rows]
-        self.x, self.target = (
-            torch.tensor(np.stack([pair[k][i] for pair, i in zip(rows, spread, strict=True)])) for k in (0, 1)
-        )
+        size = min(ROWS, max(len(r["x"]) for r in rows))
+        spread = [np.linspace(0, len(r["x"]) - 1, size).round().astype(int) for r in rows]
+        columns = {
+            name: torch.tensor(np.stack([r[name][i] for r, i in zip(rows, spread, strict=True)])) for name in rows[0]
+        }
+        self.x, self.target = columns.pop("x"), columns.pop("slopes")
+        self.given = columns
 
     def value(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Mean squares (M,) and gradients (M, size) of all networks (M, size)."""
         theta = theta.detach().requires_grad_()
-        misfit = (self.networks.slopes(theta, self.x) - self.target).square().mean((1, 2))
+        misfit = (self.networks.slopes(theta, self.x, self.given) - self.target).square().mean((1, 2))
         loss = misfit + self.penalty * (self.networks.shrunk * theta.square()).sum(1)
         loss.sum().backward()
         assert theta.grad is not None
         return misfit.detach(), theta.grad
 
 
-def _rows(record: Record) -> tuple[np.ndarray, np.ndarray]:
-    """Smoothed states and slopes (R, d) of all segments."""
-    return np.concatenate([v for v, _ in record.smooth]), np.concatenate([s for _, s in record.smooth])
+def _rows(record: Record) -> dict[str, np.ndarray]:
+    """Smoothed states "x" and "slopes" (R, d) of all segments, and what drives them."""
+    values, slopes = (np.concatenate(part) for part in zip(*record.smooth, strict=True))
+    return {"x": values, "slopes": slopes, **record.given()}

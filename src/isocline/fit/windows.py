@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from isocline.fit.drive import Drive, Inputs
 from isocline.fit.scale import Scales
 from isocline.fit.smooth import smoothed
 from isocline.fit.table import Series
@@ -40,6 +41,7 @@ class Windows:
         start: (W,) index of the knot each begins at.
         end: (W,) knot it ends at, −1 at the end of a segment; `last`: (W,) position of that end in T.
         member: (W,) of the batch each belongs to.
+        drive: of each.
     """
 
     ts: Tensor
@@ -48,6 +50,7 @@ class Windows:
     end: Tensor
     last: Tensor
     member: Tensor
+    drive: Drive
 
     @property
     def common(self) -> Tensor | None:
@@ -58,9 +61,8 @@ class Windows:
 
     def pick(self, rows: Tensor) -> Windows:
         """Some of them."""
-        return Windows(
-            self.ts[rows], self.y[:, rows], self.start[rows], self.end[rows], self.last[rows], self.member[rows]
-        )
+        start, end, last, member = (x[rows] for x in (self.start, self.end, self.last, self.member))
+        return Windows(self.ts[rows], self.y[:, rows], start, end, last, member, self.drive.pick(rows))
 
 
 @dataclass
@@ -72,6 +74,8 @@ class Record:
         t: scaled times of each segment from its start; `y` scaled states.
         knots: of each segment: rows where base windows begin.
         smooth: of each segment: values and slopes of the smoothing spline, both (n, d).
+        u: scaled inputs of each segment on its clock; empty without inputs.
+        tau: the table's time in a unit of scaled time.
     """
 
     series: list[int]
@@ -80,6 +84,8 @@ class Record:
     y: list[np.ndarray]
     knots: list[np.ndarray]
     smooth: list[tuple[np.ndarray, np.ndarray]]
+    u: list[Inputs]
+    tau: float
 
     @staticmethod
     def of(series: Sequence[Series], scales: Scales, window: int) -> Record:
@@ -89,7 +95,7 @@ class Record:
         if sizes.sum() > MAX_RECORD:
             keep = max(1, int(len(pieces) * MAX_RECORD / sizes.sum()))
             pieces = [pieces[k] for k in np.linspace(0, len(pieces) - 1, keep).round().astype(int)]
-        record = Record([], [], [], [], [], [])
+        record = Record([], [], [], [], [], [], [], scales.tau)
         for i, rows in pieces:
             t, y = (series[i].t[rows] - series[i].t[rows[0]]) / scales.tau, scales.scaled(series[i].y[rows])
             record.series.append(i)
@@ -98,6 +104,9 @@ class Record:
             record.y.append(y)
             record.knots.append(np.arange(0, len(rows) - 1, window))
             record.smooth.append(smoothed(t, y))
+            u, first, last = series[i].u, *series[i].t[rows[[0, -1]]]
+            if u is not None:
+                record.u.append(u.stretch(first, last).scaled(first, scales))
         return record
 
     @property
@@ -123,19 +132,31 @@ class Record:
             self, y=[y + (noise * torch.randn(y.shape, generator=generator, dtype=noise.dtype)).numpy() for y in self.y]
         )
 
+    def given(self) -> dict[str, np.ndarray]:
+        """What a field may take, as `Drive.signals`, at all rows of all segments: (R, m) and (R, 1)."""
+        found = {"begin": np.concatenate([b + t * self.tau for b, t in zip(self.begin, self.t, strict=True)])[:, None]}
+        if self.u:
+            found["u"] = np.concatenate([u.at(t) for u, t in zip(self.u, self.t, strict=True)])
+        return found
+
     def starts(self) -> Tensor:
         """(K, d): first guesses of the states at all knots."""
         return torch.tensor(np.concatenate([s[0][k] for s, k in zip(self.smooth, self.knots, strict=True)]))
 
     def windows(self, level: int) -> Windows:
         """Windows of 2^level base stretches."""
-        pieces, first = [], 0
-        for t, y, knots in zip(self.t, self.y, self.knots, strict=True):
+        pieces, begins, driven, first = [], list[float](), list[Inputs](), 0
+        for k, (t, y, knots) in enumerate(zip(self.t, self.y, self.knots, strict=True)):
             for i in range(0, len(knots), 2**level):
                 j = i + 2**level
                 inner = j < len(knots)
                 stop = int(knots[j]) + 1 if inner else len(t)
+                begin = t[knots[i]]
                 pieces.append((t[knots[i] : stop], y[knots[i] : stop], first + i, first + j if inner else -1))
+                begins.append(self.begin[k] + begin * self.tau)
+                if self.u:
+                    part = self.u[k].stretch(begin, t[stop - 1])
+                    driven.append(Inputs(part.t - begin, part.u, part.hold))
             first += len(knots)
         width = max(len(p[0]) for p in pieces)
         ts = np.full((len(pieces), width), np.nan)
@@ -144,7 +165,8 @@ class Record:
             ts[w, : len(t)], ys[: len(t), w] = t - t[0], y
         start, end = (torch.tensor([p[k] for p in pieces]) for k in (2, 3))
         last = torch.tensor([len(p[0]) - 1 for p in pieces])
-        return Windows(torch.tensor(ts), torch.tensor(ys), start, end, last, torch.zeros_like(start))
+        drive = Drive.stacked(begins, driven)
+        return Windows(torch.tensor(ts), torch.tensor(ys), start, end, last, torch.zeros_like(start), drive)
 
 
 def _segments(s: Series, scales: Scales, longest: int) -> list[np.ndarray]:

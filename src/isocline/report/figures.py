@@ -41,8 +41,8 @@ def named(column: dict[str, Any], limit: int = 60) -> str:
 
 
 def trajectories(report: dict[str, Any]) -> list[Card]:
-    """All states of every series over time, the held-out part shaded."""
-    states, many = report["table"]["states"][:MAX_STATES], len(report["series"]) > 1
+    """All states of every series over time, the held-out part shaded; what drives them below."""
+    states, many = _shown(report), len(report["series"]) > 1
     limit = max(60, MAX_DOTS // (len(states) * len(report["series"])))
     cards = []
     for number, series in enumerate(report["series"]):
@@ -57,7 +57,8 @@ def trajectories(report: dict[str, Any]) -> list[Card]:
 def _panels(
     report: dict[str, Any], series: dict[str, Any], width: int, columns: int, height: int, limit: int, salt: str
 ) -> str:
-    states, time = report["table"]["states"][:MAX_STATES], report["table"]["time"]
+    states, time = _shown(report), report["table"]["time"]
+    measured = min(MAX_STATES, len(report["table"]["states"]))
     rows = math.ceil(len(states) / columns)
     figure = pixels(width, height * rows + 40)
     grid = figure.subplots(rows, columns, sharex=True, squeeze=False)
@@ -66,7 +67,7 @@ def _panels(
         if i >= len(states):
             axes.set_axis_off()
             continue
-        _trajectory(axes, series, paths, i, limit)
+        _trajectory(axes, series, paths if i < measured else [], i, limit, measured)
         axes.set_title(named(states[i], width // (8 * columns)), loc="left", fontsize=12, color=LIGHT["ink"], pad=5)
         quiet(axes)
         axes.yaxis.set_major_formatter(Plain())
@@ -80,9 +81,19 @@ def _panels(
     return to_svg(figure, f"Observations and model over {time['name']} of {names}", salt)
 
 
-def _trajectory(axes: Axes, series: dict[str, Any], paths: list[dict[str, Any]], i: int, limit: int) -> None:
+def _shown(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """The columns of a series' panels: states, then inputs."""
+    table = report["table"]
+    return [*table["states"][:MAX_STATES], *table.get("inputs", [])[:MAX_STATES]]
+
+
+def _trajectory(
+    axes: Axes, series: dict[str, Any], paths: list[dict[str, Any]], i: int, limit: int, measured: int
+) -> None:
     t = np.array(series["t"], dtype=float)
-    y = np.array([row[i] for row in series["y"]], dtype=float)
+    driven = i >= measured
+    values = [row[i - measured] for row in series["u"]["y"]] if driven else [row[i] for row in series["y"]]
+    y = np.array(values, dtype=float)
     first, last = t[0], t[-1]
     margin = 0.012 * (last - first) or 1.0
     axes.set_xlim(first - margin, last + margin)
@@ -90,6 +101,11 @@ def _trajectory(axes: Axes, series: dict[str, Any], paths: list[dict[str, Any]],
     if split < math.inf:
         axes.axvspan(split, last + margin, color=LIGHT["held"], lw=0, zorder=0)
     shown = thin(t, y, limit)
+    if driven:
+        style = "steps-post" if series["u"]["hold"] == "zoh" else "default"
+        axes.plot(t[shown], y[shown], color=LIGHT["second"], lw=1.2, drawstyle=style, zorder=2)
+        axes.set_ylim(*bounds(y, y))
+        return
     size = 4.6 if len(shown) < 150 else 3.4 if len(shown) < 500 else 2.2
     for held in (False, True):
         chosen = shown[(t[shown] > split) == held]

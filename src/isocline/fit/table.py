@@ -114,12 +114,12 @@ def read_table(
     )
     roles = Roles(cells, asked)
     t, (codes, names) = roles.t, roles.groups
-    yu = np.stack([roles.values[c] for c in (*roles.states, *roles.inputs)], 1)
+    yu, at = np.stack([roles.values[c] for c in (*roles.states, *roles.inputs)], 1), np.arange(len(t))
     if replicates == "mean":
-        t, yu, codes = _averaged(t, yu, codes, roles)
+        t, yu, codes, at = _averaged(t, yu, codes, roles)
     refuse_unordered(roles, t, codes)
     y, u = np.split(yu, [len(roles.states)], 1)
-    series = _split(t, y, codes, names, roles, _inputs(t, u, codes, len(names), roles, hold))
+    series = _split(t, y, codes, names, roles, _inputs(t, u, codes, len(names), roles, hold, at))
     masked = sum(int(np.isnan(s.y).sum()) for s in series)
     if masked:
         roles.notes.append(f"{masked} empty cell{'s' * (masked != 1)}: masked, left out of the loss, never filled in")
@@ -137,21 +137,21 @@ def read_table(
 
 def _averaged(
     t: np.ndarray, yu: np.ndarray, codes: np.ndarray, roles: Roles
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Times, states and inputs, and series with one row a time: the mean of the cells that are not empty."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Times, states and inputs, series, and which row of the table it is, with one row a time: the mean of the cells that are not empty."""
     order = np.lexsort((t, codes))
     new = np.concatenate([[True], (np.diff(codes[order]) != 0) | (np.diff(t[order]) != 0)])
     if new.all():
-        return t, yu, codes
+        return t, yu, codes, np.arange(len(t))
     row = np.empty(len(t), dtype=np.int64)
     row[order] = np.cumsum(new) - 1
     first = order[new]
     roles.notes.append(f"{len(t)} rows at {len(first)} times: the mean of rows at the same time is taken")
-    return t[first], np.stack([means(c, row, len(first))[0] for c in yu.T], 1), codes[first]
+    return t[first], np.stack([means(c, row, len(first))[0] for c in yu.T], 1), codes[first], first
 
 
 def _inputs(
-    t: np.ndarray, u: np.ndarray, codes: np.ndarray, count: int, roles: Roles, hold: str
+    t: np.ndarray, u: np.ndarray, codes: np.ndarray, count: int, roles: Roles, hold: str, at: np.ndarray
 ) -> list[Inputs | None]:
     """Of every series, from all of its rows, also those without a measurement."""
     if not roles.inputs:
@@ -159,18 +159,18 @@ def _inputs(
     order = np.argsort(codes, kind="stable")
     out: list[Inputs | None] = []
     for rows in np.split(order, np.searchsorted(codes[order], np.arange(1, count))):
-        columns = [_held(u[rows, j], column, roles, t[rows[0]]) for j, column in enumerate(roles.inputs)]
+        columns = [_held(u[rows, j], roles.cells.place(at[rows[0]], column)) for j, column in enumerate(roles.inputs)]
         out.append(Inputs(t[rows], np.stack(columns, 1), hold))
     return out
 
 
-def _held(values: np.ndarray, column: str, roles: Roles, begin: float) -> np.ndarray:
+def _held(values: np.ndarray, where: str) -> np.ndarray:
     """An input, every empty cell filled with the value before it: a set point is often written once."""
     known = np.flatnonzero(~np.isnan(values))
     if not len(known) or known[0]:
         raise UserError(
-            f"{roles.cells.path}: column {column!r}: empty at time {roles.clock.text(begin)}; expected the input's value "
-            f"in the first row of each series (an empty cell further down keeps the value before it)"
+            f"{where}: empty; expected the input's value in the first row of each series (an empty cell "
+            f"further down keeps the value before it)"
         )
     return values[np.maximum.accumulate(np.where(np.isnan(values), 0, np.arange(len(values))))]
 

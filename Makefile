@@ -65,7 +65,7 @@ docs: $(DOCS)
 	$(BIN)/python docs/experiments.py
 	$(BIN)/python docs/gallery.py
 	rm -rf docs/_build
-	$(BIN)/python -m sphinx -q -W --keep-going -n -E docs docs/_build/html
+	$(BIN)/python -m sphinx -j 2 -q -W --keep-going -n -E docs docs/_build/html
 	$(BIN)/python docs/links.py docs/_build/html
 
 clean:

@@ -58,7 +58,8 @@ autodoc_default_options = {"members": True}
 autoclass_content = "class"
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
-napoleon_use_ivar = True
+# As a list of its own, which may name two in a line; napoleon would take the first for the type of the second.
+napoleon_custom_sections = [("Attributes", "params_style")]
 python_use_unqualified_type_names = True
 default_role = "name"
 smartquotes = False  # docstrings quote code

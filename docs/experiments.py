@@ -52,14 +52,18 @@ def took(run: dict[str, Any]) -> str:
     return f"{duration(run['seconds'])} by the clock"
 
 
+def cell(text: str, note: str) -> str:
+    """What stands in a table, and in a line below it what there is to say of it: a column of notes has no place on a phone."""
+    return (text + (f"<br><small>{note}</small>" if note else "")).replace("|", "\\|")
+
+
 def contents(runs: dict[str, dict[str, Any] | None]) -> list[str]:
     """The list of all experiments."""
-    lines = ["| experiment | what | after | time |", "|---|---|---|---|"]
+    lines = ["| experiment | what, after whom | time |", "|---|---|---|"]
     for name, run in runs.items():
         experiment = experiments.find(name)
-        lines.append(
-            f"| [{name}](#{name}) | {experiment.title} | {experiment.source} | {took(run) if run else 'not run yet'} |"
-        )
+        what = cell(experiment.title, experiment.source)
+        lines.append(f"| [{name}](#{name}) | {what} | {took(run) if run else 'not run yet'} |")
     return lines
 
 
@@ -70,11 +74,10 @@ def section(name: str, run: dict[str, Any] | None) -> list[str]:
     lines = [f"## {name}", "", f"{experiment.title} ({experiment.source}): [{file}]({SOURCE}/{file}).", ""]
     if run is None:
         return [*lines, f"No full run is on record: `isocline reproduce {name}`.", ""]
-    lines += ["| | published | bound | ours | | |", "|---|--:|--:|--:|---|---|"]
+    lines += ["| | published | bound | ours | |", "|---|--:|--:|--:|---|"]
     for row in run["rows"]:
         numbers = [number(row.get(k)) for k in ("published", "bound")] + [f"**{number(row['ours'])}**"]
-        note = row.get("note", "").replace("|", "\\|")
-        lines.append(f"| {row['what']} | {' | '.join(numbers)} | {row.get('unit', '')} | {note} |")
+        lines.append(f"| {cell(row['what'], row.get('note', ''))} | {' | '.join(numbers)} | {row.get('unit', '')} |")
     machine = run["machine"]
     threads = "1 thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
     lines += [
@@ -84,7 +87,8 @@ def section(name: str, run: dict[str, Any] | None) -> list[str]:
         "",
     ]
     for picture in run["pictures"]:
-        lines += [f"![{name}: {Path(picture).stem}](../results/pictures/{picture})", ""]
+        shown = Path(picture).stem.removeprefix(name).replace("-", " ").strip()
+        lines += [f"![{experiment.title}: {shown}](../results/pictures/{picture})", ""]
     return lines
 
 

@@ -22,6 +22,7 @@ def fit(
     state: Annotated[list[str] | None, Parameter(negative="")] = None,
     input: Annotated[list[str] | None, Parameter(negative="")] = None,
     hold: str | None = None,
+    hidden_states: Annotated[list[str] | None, Parameter(negative="")] = None,
     ignore: Annotated[list[str] | None, Parameter(negative="")] = None,
     variable: str | None = None,
     value: str | None = None,
@@ -58,6 +59,8 @@ def fit(
         Header of a column that drives the system: known, not predicted; give it once for each. Default: none.
     hold:
         Of inputs between rows: zoh (the last value), linear or cubic.
+    hidden_states:
+        How many states move the others without being measured; or, with equations, the name of one, once for each.
     ignore:
         Header of a column that plays no role; give it once for each.
     variable:
@@ -107,6 +110,7 @@ def fit(
     options |= {"variable": variable, "value": value, "replicates": replicates, "sheet": sheet}
     options |= {"equations": tuple(equation or ()) or None, "parameters": tuple(parameter or ()) or None}
     options |= {"seed": seed, "states": tuple(state or ()) or None, "ignore": tuple(ignore or ()) or None}
+    options |= {"hidden_states": _hidden(hidden_states)}
     options |= {"inputs": tuple(input or ()) or None, "hold": hold}
     return fit_command(list(tables), out, resume, config, options, overwrite)
 
@@ -141,6 +145,11 @@ def compare(*runs: Path, out: Path | None = None) -> int:
     return compare_command(list(runs), out)
 
 
+def _hidden(given: list[str] | None) -> int | tuple[str, ...] | None:
+    """A number, or names."""
+    return int(given[0]) if given and len(given) == 1 and given[0].isdigit() else tuple(given or ()) or None
+
+
 @app.command
 def predict(
     run: Path,
@@ -163,7 +172,8 @@ def predict(
     times:
         Instead: a CSV with the times to predict (and the series, where there are several).
     from_:
-        A CSV with one complete row a series to start from. Default: the end of the record.
+        A CSV with one complete row a series to start from, or of a run with hidden states a record to go on with.
+        Default: the end of the record.
     bands:
         Add the bounds of 80 and 95 % bands for every state.
     inputs:

@@ -161,8 +161,8 @@ def roles(table: Table, scales: Scales) -> None:
         grid.add_row(Text(table.id.header), "id")
     for header, role in table.others:
         grid.add_row(Text(header), role)
-    for column, scale in zip(table.states, scales.states, strict=True):
-        grid.add_row(Text(column.header), "state", Text(column.unit), scale.kind)
+    for column, scale, hidden in zip(table.states, scales.states, table.hidden, strict=True):
+        grid.add_row(Text(column.header), "hidden state" if hidden else "state", Text(column.unit), scale.kind)
     for column in table.inputs:
         grid.add_row(Text(column.header), "input", Text(column.unit), "linear")
     for header, why in table.ignored:

@@ -25,6 +25,7 @@ class Measured:
         covariates: numbers of this series, by name.
         inputs: a `Signal` for each input, by name, with values (K,).
         doses: by state, times and the amounts by which the state jumps there.
+        starts: by state, where the search for its value at the first time begins, of states that were not measured.
         id: for messages and tables.
 
     Raises:
@@ -42,6 +43,7 @@ class Measured:
     covariates: Mapping[str, float] = field(default_factory=dict)
     inputs: Mapping[str, Signal] = field(default_factory=dict)
     doses: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    starts: Mapping[str, float] = field(default_factory=dict)
     id: str = ""
 
     def __post_init__(self) -> None:

@@ -119,10 +119,11 @@ class Misfit:
         for b, s in enumerate(self.data.series):
             for j, name in enumerate(self.field.states):
                 first = self.data.first(name, b)
+                first = s.starts.get(name) if first is None else first
                 if first is None and name not in self.field.system.initial:
                     raise ValueError(
                         f"{name}: not measured in series {s.id or b}, and no equation says where it starts; add one, for "
-                        f"example {name}(0) = 0, or {name}(0) = {name}0 with a parameter"
+                        f"example {name}(0) = 0, or {name}(0) = {name}0 with a parameter, or give a first guess in starts"
                     )
                 guesses[b, j] = 0.0 if first is None else first
         return guesses

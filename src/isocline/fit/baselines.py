@@ -11,6 +11,7 @@ from torch import Tensor
 
 from isocline.fit.drive import Drive
 from isocline.fit.flow import Flow
+from isocline.fit.hidden import followed, standardized, unexplained
 from isocline.fit.objective import MAX_STEP
 from isocline.fit.scale import Scales
 from isocline.fit.table import Series
@@ -35,6 +36,7 @@ class LinearODE:
     """
 
     def __init__(self, record: Record) -> None:
+        record = unexplained(record)
         values = np.concatenate([v for v, _ in record.smooth])
         slopes = np.concatenate([s for _, s in record.smooth])
         driven = [record.given()["u"]] if record.u else []
@@ -61,6 +63,15 @@ class LinearODE:
         after = float(closure().detach())
         if after < before and bool(rows.isfinite().all()):
             self.rows = rows.detach()
+
+    def followed(self, record: Record) -> Record:
+        """A record with hidden states as this ODE has them."""
+
+        def rates(values: np.ndarray, given: dict[str, np.ndarray]) -> np.ndarray:
+            driven = [given["u"]] if "u" in given else []
+            return np.concatenate([values, *driven, np.ones((len(values), 1))], 1) @ self.rows.numpy().T
+
+        return standardized(followed(unexplained(record), self.flow, rates))
 
     @property
     def flow(self) -> Flow:

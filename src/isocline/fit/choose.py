@@ -18,6 +18,7 @@ from isocline.fit.flow import flow_of_rows
 from isocline.fit.forecast import forecast
 from isocline.fit.loop import Trainer
 from isocline.fit.networks import Networks
+from isocline.fit.physics import guessed
 from isocline.fit.scale import Scales
 from isocline.fit.windows import Record
 
@@ -55,9 +56,9 @@ class Choice:
         return Choice(**{**state, "ratios": state["ratios"].numpy()})
 
 
-def candidates(config: Config, folds: Sequence[Fold], scales: Scales, networks: Networks | None = None) -> Trainer:
+def candidates(config: Config, folds: Sequence[Fold], scales: Scales, networks: Networks) -> Trainer:
     """A training of `EACH` networks for every penalty and fold, ordered by network, penalty, fold."""
-    records = [Record.of(f.taught, scales, config.window) for f in folds]
+    records = [guessed(Record.of(f.taught, scales, config.window), networks) for f in folds]
     members = [r for _ in config.penalty for r in records]
     noisy = [
         r.perturbed(r.noise(), 1000 * config.seed + 100 * j + k % len(records))

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
 
 from isocline.fit.errors import UserError
 
@@ -20,6 +20,7 @@ class Config(BaseModel):
             together ("year+month"), or the name of a series ("subject+replicate"), are joined by "+".
         inputs: headers of columns that drive the system: known, not predicted.
         hold: of inputs between rows: "zoh" (the last value), "linear" or "cubic".
+        hidden_states: names of states that move the others and are not measured; or how many, named "hidden 1", ….
         ignore: headers that play no role.
         variable, value: of a long table, one row a measurement: headers of what was measured, and of the values.
         replicates: of rows at the same time of a series: their "mean", or each a "series"; None refuses them, but averages
@@ -57,6 +58,7 @@ class Config(BaseModel):
     states: tuple[str, ...] = ()
     inputs: tuple[str, ...] = ()
     hold: Literal["zoh", "linear", "cubic"] = "zoh"
+    hidden_states: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
     variable: str | None = None
     value: str | None = None
@@ -81,6 +83,17 @@ class Config(BaseModel):
     starts: int = Field(4, ge=1)
     members: int = Field(8, ge=0)
     seed: int = Field(0, ge=0, lt=2**31)
+
+    @field_validator("hidden_states", mode="before")
+    @classmethod
+    def _counted(cls, given: object) -> object:
+        """A number of hidden states as their names."""
+        return tuple(f"hidden {k + 1}" for k in range(given)) if isinstance(given, int) else given
+
+    @property
+    def every_state(self) -> tuple[str, ...]:
+        """Measured ones, then hidden ones."""
+        return (*self.states, *self.hidden_states)
 
     @staticmethod
     def make(**settings: object) -> Config:

@@ -55,13 +55,13 @@ def source(fitted: Fitted, target: str, solver: str = "tsit5") -> str:
     write = sources.to_c if target == "c" else sources.to_js
     return write(
         fitted.field,
-        torch.zeros(len(config.states), dtype=torch.float64),
+        torch.zeros(len(config.every_state), dtype=torch.float64),
         solver=solver,
         rtol=RTOL,
         atol=ATOL,
         max_steps=MAX_STEPS,
         name=f"{fitted.folder.resolve().name}, fitted to {fitted.table}",
-        states=config.states,
+        states=config.every_state,
         time=f"{config.time} [{label}]" if label else str(config.time),
         coordinates=coordinates,
     )

@@ -17,15 +17,18 @@ from isocline.fit.windows import GAP
 
 ROWS, SPAN = 12, 1.0  # a starting state is settled on the last 12 rows, or as many as one unit of scaled time holds,
 MOST = 24  # thinned to this many
+HIDDEN_ROWS, HIDDEN_SPAN = 50, 3.0  # the same where states are hidden: they show in what they do to the others
 
 
 def anchor(s: Series, scales: Scales) -> Series:
     """The last rows of a record, after its last long gap: what a starting state is settled on."""
     n = len(s.t)
-    first = max(0, min(n - ROWS, int(np.searchsorted(s.t, s.t[-1] - SPAN * scales.tau))))
+    hidden = bool(s.hidden.any())
+    rows, span, most = (HIDDEN_ROWS, HIDDEN_SPAN, HIDDEN_ROWS) if hidden else (ROWS, SPAN, MOST)
+    first = max(0, min(n - rows, int(np.searchsorted(s.t, s.t[-1] - span * scales.tau))))
     long = np.flatnonzero(np.diff(s.t[first:]) > GAP * scales.tau)
     rows = np.arange(first + (int(long[-1]) + 1 if len(long) else 0), n)
-    rows = rows[np.unique(np.linspace(0, len(rows) - 1, MOST).round().astype(int))]
+    rows = rows[np.unique(np.linspace(0, len(rows) - 1, most).round().astype(int))]
     return s.rows(rows)
 
 

@@ -119,7 +119,11 @@ def _scores(
             "model": model.name,
             "parameters": model.parameters,
             "observations": int((~np.isnan(seen)).sum()),
-            "rmse": {c.header: number(v) for c, v in zip(table.states, columns, strict=True)},
+            "rmse": {
+                c.header: number(v)
+                for c, v, hidden in zip(table.states, columns, table.hidden, strict=True)
+                if not hidden
+            },
             "nrmse": number(own),
             "mase": number(of.mase(path, seen, taught)),
             "skill": number(1 - own / pooled[LAST]) if pooled[LAST] > 0 else None,

@@ -36,10 +36,10 @@ def infer(model: Physics, recipe: Recipe, series: Sequence[Series]) -> dict[str,
         return _told(model, None, ["the training was broken off: no standard errors yet"])
     if not model.equations.free:
         return _told(model, None, [])
-    data, notes = _measured(model, series)
+    data, notes = _measured(model, series, _begins(model, recipe))
     before = {k: v.detach().clone() for k, v in model.state_dict().items()}
-    columns = dict(zip(model.equations.states, model.logs, strict=True))
-    noise = {name: "log" if log else "constant" for name, log in columns.items()}
+    logs = dict(zip(model.equations.states, model.logs, strict=True))
+    noise = {name: "log" if logs[name] else "constant" for name in data[0].columns}
     found: Estimates | None = None
     try:
         found = estimate(model.equations, data, noise=noise, prior=_prior(recipe), max_evaluations=EVALUATIONS)
@@ -72,32 +72,42 @@ def _misfit(model: Physics, found: Estimates) -> float:
     return float((data.counts * scaled).sum() / data.counts.sum())
 
 
-def _measured(model: Physics, series: Sequence[Series]) -> tuple[list[Measured], list[str]]:
+def _begins(model: Physics, recipe: Recipe) -> dict[int, np.ndarray]:
+    """By the number of a series: the state (d,) at its first row that the recipe found."""
+    trainer, record = recipe.trainer, recipe.record
+    starts = model.unscaled(trainer.objective.starts(trainer.theta)[trainer.best].detach()).numpy()
+    knots = np.cumsum([0, *(len(k) for k in record.knots)])
+    return {i: starts[knots[record.series.index(i)]] for i in dict.fromkeys(record.series)}
+
+
+def _measured(
+    model: Physics, series: Sequence[Series], begins: dict[int, np.ndarray]
+) -> tuple[list[Measured], list[str]]:
     """Series as equations are compared with them; of many, some, and of long ones the first part."""
     notes = []
-    chosen = list(series)
+    chosen = [i for i in range(len(series)) if i in begins]
     if len(chosen) > INFERRED:
         chosen = [chosen[i] for i in np.unique(np.linspace(0, len(chosen) - 1, INFERRED).round().astype(int))]
         notes.append(f"errors of parameters are computed from {len(chosen)} series, spread over all")
-    if max(len(s.t) for s in chosen) > LONGEST:
+    if max(len(series[i].t) for i in chosen) > LONGEST:
         notes.append(f"errors of parameters are computed from the first {LONGEST:,} rows of each series")
-    chosen = [s for s in chosen if not np.isnan(s.y[:LONGEST]).all(0).any()] or chosen
-    return [
-        Measured(
-            s.t[:LONGEST],
-            dict(zip(model.equations.states, s.y[:LONGEST].T.copy(), strict=True)),
-            inputs=_signals(model, s),
-            id=s.id or str(i + 1),
-        )
-        for i, s in enumerate(chosen)
-    ], notes
+    hidden = np.all([s.hidden for s in series], 0)
+    chosen = [i for i in chosen if not np.isnan(series[i].y[:LONGEST, ~hidden]).all(0).any()] or chosen
+    names = list(zip(model.equations.states, hidden, strict=True))
+    out = []
+    for i in chosen:
+        s, begin = series[i].rows(slice(LONGEST)), begins[i]
+        columns = {name: s.y[:, k].copy() for k, (name, unseen) in enumerate(names) if not unseen}
+        starts = {name: float(begin[k]) for k, (name, unseen) in enumerate(names) if unseen}
+        out.append(Measured(s.t, columns, inputs=_signals(model, s), starts=starts, id=s.id or str(i + 1)))
+    return out, notes
 
 
 def _signals(model: Physics, s: Series) -> dict[str, Signal]:
     """Of each input of the equations, in the table's units."""
     if s.u is None:
         return {}
-    u = s.u.stretch(float(s.t[0]), float(s.t[:LONGEST][-1]))
+    u = s.u.stretch(float(s.t[0]), float(s.t[-1]))
     names = model.equations.system.inputs
     return {
         name: HOLDS[u.hold](torch.tensor(u.t), torch.tensor(u.u[:, k]), per_sample=False)

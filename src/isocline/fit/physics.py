@@ -15,15 +15,20 @@ from isocline.equations import Equations
 from isocline.equations.evaluate import Jet, NetJet, Value
 from isocline.equations.net import Remainder
 from isocline.equations.tree import names
+from isocline.fit.baselines import LinearODE
 from isocline.fit.config import Config
+from isocline.fit.drive import Drive
 from isocline.fit.errors import UserError
+from isocline.fit.flow import paths, settle
+from isocline.fit.hidden import followed
 from isocline.fit.networks import BOUND, Field, Networks
 from isocline.fit.roles import Column
-from isocline.fit.scale import Scales
+from isocline.fit.scale import Scales, StateScale
 from isocline.fit.windows import Record
 
 ROWS = 1000  # of the smoothed record, that the first guess of parameters looks at
 TRIES = 6  # first guesses, of which the best goes on
+STRETCH, SEARCHES = 500, 40  # rows on which parameters are searched where states are hidden, and steps of the search
 APART = 0.1  # how far the starts of a batch lie around it: a tenth of what changes the slopes by their size
 
 
@@ -161,6 +166,10 @@ class EquationRows(Networks):
                 p.copy_(values[0])
         return found
 
+    def followed(self, record: Record) -> Record:
+        """A record with hidden states as the equations have them with the first guess of their parameters."""
+        return followed_by(self.model, record)
+
     def plain(self, theta: Tensor) -> tuple[EquationRows, Tensor]:
         """The layout that needs no record, and rows (M, size) as it has them."""
         return EquationRows(self.model), torch.cat([p.flatten(1) for p in self.parts(theta)], 1)
@@ -218,11 +227,11 @@ def equations_of(config: Config) -> Equations:
     Raises:
         UserError: with the line and the character, or naming what a run cannot have.
     """
-    headers = [*config.states, *config.inputs]
+    headers = [*config.every_state, *config.inputs]
     columns = [Column.of(header).name for header in headers]
     if len(set(columns)) < len(columns):
         columns = headers
-    states, inputs = columns[: len(config.states)], columns[len(config.states) :]
+    states, inputs = columns[: len(config.every_state)], columns[len(config.every_state) :]
     try:
         equations = Equations("\n".join(config.equations), states=states, inputs=inputs, parameters=config.parameters)
     except ValueError as error:
@@ -265,12 +274,24 @@ def settings_of(config: Config) -> Config:
     )
 
 
+def scales_of(scales: Scales, config: Config) -> Scales:
+    """The scales of a run: a hidden state of equations, in the table's units, is taken to be as large as the measured ones."""
+    count = len(config.hidden_states)
+    if not config.equations or not count:
+        return scales
+    measured = scales.states[:-count]
+    if any(s.kind == "log" for s in measured):
+        raise UserError("hidden_states: beside states on a logarithmic scale; with equations give --scale linear")
+    size = StateScale("linear", *(sum(getattr(s, name) for s in measured) / len(measured) for name in ("mean", "sd")))
+    return Scales((*measured, *[size] * count), scales.tau, scales.inputs)
+
+
 def model_of(config: Config, scales: Scales) -> nn.Module:
     """The field of a run before training: the equations, or a network where there are none."""
     return (
         Physics(equations_of(config), scales)
         if config.equations
-        else Field(len(config.states), config.hidden, inputs=len(config.inputs))
+        else Field(len(config.every_state), config.hidden, inputs=len(config.inputs))
     )
 
 
@@ -288,16 +309,103 @@ def layout_of(model: nn.Module, config: Config) -> Networks:
     return (
         EquationRows(model)
         if isinstance(model, Physics)
-        else Networks(len(config.states), config.hidden, len(config.inputs))
+        else Networks(len(config.every_state), config.hidden, len(config.inputs))
     )
+
+
+def searched(model: Physics, record: Record, seed: int) -> Record:
+    """Gives the model's parameters the values whose path, without networks, best meets a stretch of the record.
+
+    Levenberg-Marquardt over the parameters and the starting state together, all starts in one batch: a parameter is a state
+    that does not change.
+
+    Returns:
+        The record with hidden states as on such a path.
+    """
+    bare, raw = Bare(model), model.equations.raw
+    count = 0 if raw is None else len(raw)
+    if raw is not None:
+        windows = record.windows(record.levels - 1)
+        longest = int((~windows.ts.isnan()).sum(1).argmax())
+        one = windows.pick(torch.tensor([longest]))
+        ts, y = one.ts[:, :STRETCH], one.y[:STRETCH]
+        generator = torch.Generator().manual_seed(seed)
+        tries = raw.detach() + torch.cat(
+            [raw.new_zeros(1, count), torch.randn(TRIES - 1, count, generator=generator).to(raw)]
+        )
+        guess = torch.cat([record.starts()[one.start].expand(TRIES, -1), tries], 1)
+        seen = torch.nn.functional.pad(y, (0, count), value=torch.nan).expand(-1, TRIES, -1)
+        drive = one.drive.repeat(TRIES)
+
+        def flow(states: Tensor, ts: Tensor, drive: Drive | None = None) -> Tensor:
+            x, own = states.split([states.shape[1] - count, count], 1)
+            ys = paths(bare, x, ts, drive, (own,))
+            return torch.cat([ys, own.expand(len(ys), -1, -1)], -1)
+
+        found = settle(flow, ts.expand(TRIES, -1), seen, guess, drive, SEARCHES)
+        misfit = (
+            (flow(found, ts.expand(TRIES, -1), drive) - seen).square().nanmean((0, 2)).nan_to_num(torch.inf, torch.inf)
+        )
+        with torch.no_grad():
+            raw.copy_(found[misfit.argmin(), -count:])
+    return followed_by(model, record)
+
+
+def followed_by(model: Physics, record: Record) -> Record:
+    """A record with hidden states as the equations have them, without networks and with their parameters as they are."""
+    bare = Bare(model)
+
+    def flow(states: Tensor, ts: Tensor, drive: Drive | None = None) -> Tensor:
+        return paths(bare, states, ts, drive, (bare.raw.expand(len(states), -1),))
+
+    def rates(values: np.ndarray, given: dict[str, np.ndarray]) -> np.ndarray:
+        driven = [{name: torch.tensor(rows) for name, rows in given.items()}] if bare.takes else []
+        x = torch.tensor(values)
+        with torch.no_grad():
+            return bare(x.new_zeros(()), x, *driven, bare.raw.expand(len(x), -1)).numpy()
+
+    return followed(record, flow, rates)
+
+
+class Bare:
+    """The equations with networks that are 0, and parameters (B, P) of each sample."""
+
+    def __init__(self, model: Physics) -> None:
+        self.model, self.field, self.takes = model, _PerSample(model), model.takes
+        nets = model.equations.remainders.values()
+        self.shapes = [p.shape for net in nets for p in net.mlp.parameters()]
+
+    @property
+    def raw(self) -> Tensor:
+        """The parameters (P,) as they are now."""
+        raw = self.model.equations.raw
+        return torch.zeros(0, dtype=torch.float64) if raw is None else raw.detach()
+
+    def __call__(self, t: Tensor, x: Tensor, *args: Any) -> Tensor:
+        zeros = [x[:, 0].view(-1, *[1] * len(shape)) * x.new_zeros(shape) for shape in self.shapes]
+        return self.field(t, x, *args, *zeros)
+
+
+def guessed(record: Record, networks: Networks) -> Record:
+    """A record with first guesses of its hidden states, by the equations, or by the best linear ODE where there are none."""
+    if not record.hidden.any():
+        return record
+    if not isinstance(networks, EquationRows):
+        return LinearODE(record).followed(record)
+    return networks.followed(record)
 
 
 def first_guess(model: Physics, record: Record, seed: int) -> tuple[Tensor, Tensor]:
     """Brings networks to the data's size, and parameters to the smoothed slopes by least squares from several starts.
 
+    With hidden states there are no slopes of all: parameters are then those of the best path, again from several starts.
+
     Returns:
         The parameters (P,) in unbounded coordinates, and by how much of each the slopes change by their size.
     """
+    hidden = bool(record.hidden.any())
+    if hidden:
+        record = searched(model, record, seed)
     x = torch.tensor(np.concatenate([v for v, _ in record.smooth]))
     slopes = torch.tensor(np.concatenate([s for _, s in record.smooth]))
     rows = torch.linspace(0, len(x) - 1, min(ROWS, len(x))).round().long().unique()
@@ -322,7 +430,9 @@ def first_guess(model: Physics, record: Record, seed: int) -> tuple[Tensor, Tens
     generator = np.random.default_rng(seed)
     declared = raw.detach().clone().numpy()
     best: tuple[float, np.ndarray] | None = None
-    for k in range(TRIES):
+    if hidden:
+        best = (0.0, declared)
+    for k in range(0 if hidden else TRIES):
         start = declared + (generator.standard_normal(len(declared)) if k else 0.0)
         found = least_squares(misfit, start, loss="soft_l1", x_scale="jac", max_nfev=50)
         if best is None or found.cost < best[0]:

@@ -19,8 +19,9 @@ from isocline.fit.errors import UserError
 from isocline.fit.fitted import Fitted
 from isocline.fit.flow import flow_of
 from isocline.fit.reader import read_cells
+from isocline.fit.run import end_states
 from isocline.fit.scale import Scales
-from isocline.fit.table import Series
+from isocline.fit.table import Series, read_table
 
 MAX_ROWS = 1_000_000
 BOUNDS = ("low80", "high80", "low95", "high95")
@@ -41,7 +42,8 @@ def predict(
         folder: of the run.
         until: forecast from the start to this time (a number, or a date as in the table), at the record's spacing.
         times: instead: a table with the times (and series) to predict.
-        start: a table with one complete row a series to start from; None: the end of each record, from a state settled
+        start: a table with one complete row a series to start from, or of a run with hidden states a record of rows (with
+            the inputs there) from whose end to go on; None: the end of each record, from a state settled
             on its last rows.
         bands: after the states, the bounds of their 80 and 95 % bands: "x low80", "x high80", "x low95", "x high95". From
             a given state the networks of the ensemble start alike; from the end of the record each from its own.
@@ -64,13 +66,19 @@ def predict(
         raise UserError(
             f"{folder}: the run has no bands (members={config.members}); fit it with members, or leave out --bands"
         )
-    starts = _saved_starts(folder) if start is None else _given_starts(Path(start), fitted)
+    if start is None:
+        saved = json.loads((folder / "states.json").read_text(encoding="utf-8"))
+    elif config.hidden_states:
+        saved = end_states(fitted.ensemble, _given_record(start, fitted), scales)
+    else:
+        saved = None
+    starts = _given_starts(Path(str(start)), fitted) if saved is None else _saved_starts(saved)
     wanted = (
         _until(until, starts, clock, folder) if until is not None else _times(Path(str(times)), starts, config, clock)
     )
-    driven = _driven(inputs, fitted, wanted, starts)
-    bounds = [f"{state} {bound}" for bound in BOUNDS for state in config.states] if bands else []
-    header = [*([config.id] if config.id else []), str(config.time), *config.states, *bounds]
+    driven = _driven(inputs, fitted, wanted, starts, saved)
+    bounds = [f"{state} {bound}" for bound in BOUNDS for state in config.every_state] if bands else []
+    header = [*([config.id] if config.id else []), str(config.time), *config.every_state, *bounds]
     rows: list[list[Any]] = []
     lost = []
     for name, ts in wanted.items():
@@ -105,7 +113,11 @@ def _bounds(
 
 # ---- what drives it ---------------------------------------------------------------------------------------------------
 def _driven(
-    path: str | Path | None, fitted: Fitted, wanted: dict[str, np.ndarray], starts: Starts
+    path: str | Path | None,
+    fitted: Fitted,
+    wanted: dict[str, np.ndarray],
+    starts: Starts,
+    saved: dict[str, dict[str, Any]] | None,
 ) -> dict[str, Inputs]:
     """By series: its inputs from where the forecast starts up to its last time; UserError where they are not known."""
     config, clock = fitted.config, fitted.clock
@@ -113,9 +125,9 @@ def _driven(
         if path is not None:
             raise UserError(f"--inputs {path}: the run has no inputs; leave the option out")
         return {}
-    saved = json.loads((fitted.folder / "states.json").read_text(encoding="utf-8"))
     known = {
-        name: Inputs(np.array(s["inputs"]["t"]), np.array(s["inputs"]["u"]), config.hold) for name, s in saved.items()
+        name: Inputs(np.array(s["inputs"]["t"]), np.array(s["inputs"]["u"]), config.hold)
+        for name, s in (saved or {}).items()
     }
     given = {} if path is None else _given_inputs(Path(path), fitted)
     out = {}
@@ -170,8 +182,7 @@ def _given_inputs(path: Path, fitted: Fitted) -> dict[str, Inputs]:
 Starts = dict[str, tuple[float, Tensor, Tensor]]
 
 
-def _saved_starts(folder: Path) -> Starts:
-    saved = json.loads((folder / "states.json").read_text(encoding="utf-8"))
+def _saved_starts(saved: dict[str, dict[str, Any]]) -> Starts:
     return {
         name: (
             s["t"],
@@ -180,6 +191,20 @@ def _saved_starts(folder: Path) -> Starts:
         )
         for name, s in saved.items()
     }
+
+
+def _given_record(path: str | Path, fitted: Fitted) -> list[Series]:
+    """Rows of measurements and inputs: what hidden states are settled on."""
+    config, clock = fitted.config, fitted.clock
+    table = read_table(path, config.time, config.id, config.states, (), config.inputs, config.hold)
+    series = table.with_hidden(config.hidden_states).series
+    if clock.origin is None:
+        return series
+
+    def own(t: np.ndarray) -> np.ndarray:
+        return np.array([clock.number(table.clock.text(v)) for v in t])
+
+    return [Series(s.id, own(s.t), s.y, None if s.u is None else Inputs(own(s.u.t), s.u.u, s.u.hold)) for s in series]
 
 
 def _given_starts(path: Path, fitted: Fitted) -> Starts:

@@ -17,7 +17,7 @@ from isocline.fit.config import Config
 from isocline.fit.ensemble import Ensemble
 from isocline.fit.files import place
 from isocline.fit.loop import Trainer
-from isocline.fit.physics import networks_of
+from isocline.fit.physics import guessed, networks_of
 from isocline.fit.scale import Scales
 from isocline.fit.table import Series
 from isocline.fit.windows import Record
@@ -48,6 +48,7 @@ class Recipe:
         self.record = Record.of(series, scales, config.window)
         self.folds = folds(series, config.blocks) if config.blocks else []
         self.networks = networks_of(config, scales, self.record)
+        self.record = guessed(self.record, self.networks)
         self.choice: Choice | None = None
         self.stages: list[dict[str, Any]] = []
         self.before = 0.0  # seconds of earlier sessions

@@ -25,7 +25,7 @@ from isocline.fit.flow import Flow, flow_of_rows
 from isocline.fit.forecast import anchor, settled
 from isocline.fit.judge import EQUATIONS, NEURAL, judge
 from isocline.fit.parameters import infer
-from isocline.fit.physics import Physics, settings_of
+from isocline.fit.physics import Physics, scales_of, settings_of
 from isocline.fit.reader import Source, paths_of
 from isocline.fit.recipe import Recipe
 from isocline.fit.scale import Scales
@@ -81,7 +81,7 @@ def fit(
     folder = Path(out)
     table = read_as(source, config)
     split = Split.of(table, config.hold_out)
-    scales = Scales.of(table, split.taught, config.scale, table.log)
+    scales = scales_of(Scales.of(table, split.taught, config.scale, table.log), config)
     if (folder / "config.json").exists() and not overwrite:
         raise UserError(
             f"{folder}: already holds a run; continue it with --resume {folder}, choose another --out, or give --overwrite"
@@ -91,7 +91,7 @@ def fit(
     roles = {
         "time": table.time.header,
         "id": table.id and table.id.header,
-        "states": tuple(c.header for c in table.states),
+        "states": tuple(c.header for c in table.states if c.header not in config.hidden_states),
         "log": table.log,
     }
     if table.long:
@@ -120,7 +120,7 @@ def fit(
 
 def read_as(source: Source, config: Config) -> Table:
     """Reads a table with the roles of a configuration."""
-    return read_table(
+    table = read_table(
         source,
         config.time,
         config.id,
@@ -135,6 +135,7 @@ def read_as(source: Source, config: Config) -> Table:
         time_unit=config.time_unit,
         sheet=config.sheet,
     )
+    return table.with_hidden(config.hidden_states)
 
 
 def _kept(source: Source) -> str | list[str]:

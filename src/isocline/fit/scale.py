@@ -103,8 +103,8 @@ def _state_scale(y: np.ndarray, kind: str, positive: bool) -> StateScale:
     if kind == "auto":
         skewed = positive and len(y) > 2 and _skewness(y) > SKEWED and y.max() > DECADE * y.min()
         kind = "log" if skewed else "linear"
-    if not len(y):  # a column seen in the held-out part alone
-        return StateScale(kind, 0.0, 1.0)
+    if not len(y):  # a hidden state, or a column seen in the held-out part alone
+        return StateScale("linear", 0.0, 1.0)
     g = np.log(y) if kind == "log" else y
     sd = float(g.std())
     return StateScale(kind, float(g.mean()), sd if sd > 0 else 1.0)
@@ -131,7 +131,7 @@ def _time_unit(scales: Scales, series: Sequence[Series]) -> float:
     for s, start in chosen:
         t, x = s.t[start : start + PIECE], scales.scaled(s.y[start : start + PIECE])
         if len(t) > 1:
-            squares.append((smoothed(t, x, PIECE)[1] ** 2).ravel())
+            squares.append((smoothed(t, x[:, ~np.isnan(x).all(0)], PIECE)[1] ** 2).ravel())
             gaps.append(np.diff(t))
     rate = float(np.sqrt(np.mean(np.concatenate(squares))))
     spacing = float(np.median(np.concatenate(gaps)))

@@ -9,6 +9,7 @@ from isocline.fit.errors import UserError
 from isocline.fit.table import Series, Table
 
 ANCHOR = 12  # rows of a held-out series that may be looked at, for its starting state only
+HIDDEN_ANCHOR = 50  # and where states are hidden, which show in what they do to the others
 SHORTEST = 5  # a series with fewer rows teaches and nothing else
 
 
@@ -36,7 +37,7 @@ class Split:
         if isinstance(hold_out, str):
             name = hold_out.removeprefix("series:")
             _known(table, name, hold_out)
-            sizes = [min(ANCHOR, max(2, len(s.t) // 4)) if s.id == name else len(s.t) for s in table.series]
+            sizes = [min(_looked_at(s), max(2, len(s.t) // 4)) if s.id == name else len(s.t) for s in table.series]
             learned = [s.id != name for s in table.series]
         else:
             sizes = [len(s.t) - _share(len(s.t), hold_out) for s in table.series]
@@ -60,6 +61,10 @@ class Split:
     def taught(self) -> list[Series]:
         """Training parts of the series that are learned from."""
         return [s for s, yes in zip(self.train, self.learned, strict=True) if yes]
+
+
+def _looked_at(s: Series) -> int:
+    return HIDDEN_ANCHOR if s.hidden.any() else ANCHOR
 
 
 def _share(n: int, share: float) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -28,6 +28,11 @@ class Series:
     t: np.ndarray
     y: np.ndarray
     u: Inputs | None = None
+
+    @property
+    def hidden(self) -> np.ndarray:
+        """(d,) which states were never observed here."""
+        return np.logical_and.reduce(np.isnan(self.y), 0)
 
     def rows(self, which: slice | np.ndarray) -> Series:
         """Some of the rows."""
@@ -64,6 +69,28 @@ class Table:
     long: tuple[str, str] | None = None
     log: tuple[str, ...] = ()
     inputs: list[Column] = field(default_factory=list)
+
+    @property
+    def hidden(self) -> list[bool]:
+        """Which states were never observed."""
+        return np.all([s.hidden for s in self.series], 0).tolist()
+
+    def with_hidden(self, names: Sequence[str]) -> Table:
+        """With states that were never observed, behind the others.
+
+        Raises:
+            UserError: for a name that a column has.
+        """
+        taken = [c.header for c in (self.time, *([self.id] if self.id else []), *self.states, *self.inputs)]
+        for k, name in enumerate(names):
+            if name in [*taken, *names[:k]]:
+                raise UserError(
+                    f"--hidden-states {name}: {name!r} is a column of {self.path}, or stands twice; expected a new name"
+                )
+        if not names:
+            return self
+        series = [replace(s, y=np.pad(s.y, ((0, 0), (0, len(names))), constant_values=np.nan)) for s in self.series]
+        return replace(self, states=[*self.states, *(Column(n, n, "") for n in names)], series=series)
 
 
 def read_table(

@@ -73,7 +73,8 @@ class Record:
         series: index of the series each segment is of; `begin` the time (table's unit) it begins at.
         t: scaled times of each segment from its start; `y` scaled states.
         knots: of each segment: rows where base windows begin.
-        smooth: of each segment: values and slopes of the smoothing spline, both (n, d).
+        smooth: of each segment: values and slopes of the smoothing spline, both (n, d); 0 of hidden states, until they are
+            guessed.
         u: scaled inputs of each segment on its clock; empty without inputs.
         tau: the table's time in a unit of scaled time.
     """
@@ -110,6 +111,11 @@ class Record:
         return record
 
     @property
+    def hidden(self) -> np.ndarray:
+        """(d,) which states were never observed."""
+        return np.all([np.isnan(y).all(0) for y in self.y], 0)
+
+    @property
     def rows(self) -> int:
         """Observations in all segments."""
         return sum(len(t) for t in self.t)
@@ -120,10 +126,12 @@ class Record:
         return 1 + max(int(np.ceil(np.log2(len(k)))) for k in self.knots)
 
     def noise(self) -> Tensor:
-        """(d,) standard deviation of what the smoothing spline left of every column."""
+        """(d,) standard deviation of what the smoothing spline left of every column, for hidden ones the mean of the others."""
         left = np.concatenate([y - s[0] for y, s in zip(self.y, self.smooth, strict=True)])
         count = np.maximum((~np.isnan(left)).sum(0), 1)
-        return torch.tensor(np.sqrt(np.nansum(left**2, 0) / count)).clamp(min=LEAST_NOISE)
+        found = torch.tensor(np.sqrt(np.nansum(left**2, 0) / count)).clamp(min=LEAST_NOISE)
+        hidden = torch.tensor(self.hidden)
+        return torch.where(hidden, found[~hidden].mean(), found)
 
     def perturbed(self, noise: Tensor, seed: int) -> Record:
         """The same with fresh Gaussian noise (d,) on every observation; starts are guessed from the data as they were."""

@@ -88,6 +88,8 @@ class Config(BaseModel):
     @classmethod
     def _counted(cls, given: object) -> object:
         """A number of hidden states as their names."""
+        if isinstance(given, int) and given < 0:
+            raise ValueError("expected how many states are hidden, or their names")
         return tuple(f"hidden {k + 1}" for k in range(given)) if isinstance(given, int) else given
 
     @property

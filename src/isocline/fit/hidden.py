@@ -21,11 +21,10 @@ def followed(record: Record, flow: Flow, rates: Rates) -> Record:
     Such a guess is smooth, and there is a field that has it: what a network learns from slopes is that field and what it
     leaves. A guess made of slopes of noisy data would be noise. Where the model cannot follow, the record stays as it is.
     """
-    windows = record.windows(record.levels - 1)
+    windows = record.windows(record.levels - 1)  # one a segment
     states = settle(flow, windows.ts, windows.y, record.starts()[windows.start], windows.drive)
     paths = flow(states, windows.ts, windows.drive).numpy()
-    first_window = np.cumsum([0, *(-(-len(k) // 2 ** (record.levels - 1)) for k in record.knots)])
-    whole = [paths[: len(t), first_window[i]] for i, t in enumerate(record.t)]
+    whole = [paths[: len(t), i] for i, t in enumerate(record.t)]
     if not all(np.isfinite(x).all() for x in whole):
         return record
     return _filled(record, np.concatenate(whole), rates(np.concatenate(whole), record.given()))

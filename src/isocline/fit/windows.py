@@ -182,7 +182,8 @@ def _segments(s: Series, scales: Scales, longest: int) -> list[np.ndarray]:
     gaps = np.diff(s.t) / scales.tau
     rows = np.arange(len(s.t))
     every = min(int(DENSE / np.median(gaps)), len(rows) // 50)
-    if every > 1 and not np.isnan(s.y).any():
+    # The solver steps from row to row of the inputs: to leave observations out would save nothing.
+    if every > 1 and s.u is None and not np.isnan(s.y[:, ~s.hidden]).any():
         rows = rows[::every]
         gaps = np.diff(s.t[rows]) / scales.tau
     parts = np.split(rows, np.flatnonzero(gaps > GAP) + 1)

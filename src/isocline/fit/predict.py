@@ -196,7 +196,7 @@ def _saved_starts(saved: dict[str, dict[str, Any]]) -> Starts:
 def _given_record(path: str | Path, fitted: Fitted) -> list[Series]:
     """Rows of measurements and inputs: what hidden states are settled on."""
     config, clock = fitted.config, fitted.clock
-    table = read_table(path, config.time, config.id, config.states, (), config.inputs, config.hold)
+    table = read_table(path, config.time, config.id, config.states, (), inputs=config.inputs, hold=config.hold)
     series = table.with_hidden(config.hidden_states).series
     if clock.origin is None:
         return series

@@ -3,8 +3,10 @@
 from isocline.fit.compare import compare
 from isocline.fit.config import Config
 from isocline.fit.errors import UserError
+from isocline.fit.estimator import NeuralODERegressor
 from isocline.fit.export import export
 from isocline.fit.predict import predict
-from isocline.fit.run import fit, resume
+from isocline.fit.result import Result, fit
+from isocline.fit.run import resume
 
-__all__ = ["Config", "UserError", "compare", "export", "fit", "predict", "resume"]
+__all__ = ["Config", "NeuralODERegressor", "Result", "UserError", "compare", "export", "fit", "predict", "resume"]

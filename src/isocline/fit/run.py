@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import platform
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -35,6 +36,7 @@ from isocline.fit.table import Series, Table, read_table
 
 Tell = Callable[[Recipe], None]
 Notify = Callable[[str, Any], None]
+TABLE = "table.csv"  # of a run that was given one that will not last
 RESULTS = (
     "checkpoint.pt",
     "model.safetensors",
@@ -58,6 +60,8 @@ def fit(
     stop: Callable[[], bool] = lambda: False,
     overwrite: bool = False,
     command: str = "",
+    keep_table: bool = False,
+    page: bool = True,
 ) -> dict[str, Any]:
     """Fits a neural ODE to a table and leaves a run folder.
 
@@ -71,6 +75,8 @@ def fit(
         stop: asked before every step; True saves and ends the training.
         overwrite: replace an earlier run in `out`.
         command: as typed, for the report.
+        keep_table: copy the table into the run's folder, because `path` will not last.
+        page: write report.html, too; `write_page` does so later.
 
     Returns:
         The report (`report.json`).
@@ -102,6 +108,8 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     for name in RESULTS:
         (folder / name).unlink(missing_ok=True)
+    if keep_table:
+        path = shutil.copyfile(path, folder / TABLE)
     kept = {
         "isocline": __version__,
         "torch": torch.__version__,
@@ -115,7 +123,7 @@ def fit(
         "scales": scales.to_dict(),
     }
     write(folder / "config.json", json.dumps(kept, indent=1))
-    return _go(folder, kept, table, split, scales, resolved, tell, notify, stop)
+    return _go(folder, kept, table, split, scales, resolved, tell, notify, stop, page)
 
 
 def read_as(source: Source, config: Config) -> Table:
@@ -192,9 +200,8 @@ def _go(
     tell: Tell,
     notify: Notify,
     stop: Callable[[], bool],
+    page: bool = True,
 ) -> dict[str, Any]:
-    from isocline.report import write_report
-
     recipe = Recipe(config, split.taught, scales, folder)
     if (folder / "checkpoint.pt").exists():
         recipe.load()
@@ -212,10 +219,19 @@ def _go(
     ensemble.write(folder)
     write(folder / "states.json", json.dumps(end_states(ensemble, table.series, scales)))
     write(folder / "report.json", json.dumps(report, indent=1, allow_nan=False))
-    fitted = Fitted.of(folder, kept, config, scales, ensemble)
-    write_report(report, folder / "report.html", _module(fitted) if report["phase"] else None)
+    if page:
+        write_page(report, Fitted.of(folder, kept, config, scales, ensemble))
     notify("report", report)
     return report
+
+
+def write_page(report: dict[str, Any], fitted: Fitted) -> Path:
+    """report.html in the run's folder."""
+    from isocline.report import write_report
+
+    path = fitted.folder / "report.html"
+    write_report(report, path, _module(fitted) if report["phase"] else None)
+    return path
 
 
 def _module(fitted: Fitted) -> str | None:

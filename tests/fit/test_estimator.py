@@ -65,6 +65,22 @@ def test_several_series_are_told_apart(two):
     assert two.result_.ends() == {"u": T[-1], "v": T[39]}
 
 
+def test_a_driven_system_needs_its_inputs_past_the_end_of_the_record():
+    """dx/dt = u - x, u switched every 3 units of time: x is exponential between."""
+    t = np.arange(100) * 0.25
+    u = np.where(t // 3 % 2 == 0, 1.0, -1.0)
+    x = np.zeros(100)
+    for i in range(99):
+        x[i + 1] = u[i] + (x[i] - u[i]) * np.exp(-0.25)
+    whole = pd.DataFrame({"t": t, "u": u, "x": x})
+    model = NeuralODERegressor(**QUICK).fit(whole[:80], inputs=["u"])
+    assert model.states_ == ("x",)
+    shuffled = np.random.default_rng(0).permutation(100)
+    assert np.abs(model.predict(whole.iloc[shuffled])[:, 0] - x[shuffled]).max() < 0.1
+    with pytest.raises(UserError, match="u"):
+        model.predict(whole[["t"]])
+
+
 @pytest.mark.parametrize(
     ("asked", "says"),
     [

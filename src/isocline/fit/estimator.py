@@ -21,7 +21,7 @@ class NeuralODERegressor:
     pipelines and searches work.
 
     Args:
-        ignore, scale, hold_out, blocks, equations, parameters, hidden, matching, window, iterations, polish, learning_rate,
+        ignore, hold, hidden_states, scale, log, hold_out, blocks, equations, parameters, hidden, matching, window, iterations, polish, learning_rate,
             continuity, noise, penalty, starts, members, seed: as in `Config`. Nothing is held out unless `hold_out` says so:
             a search or a split of one's own does that.
 
@@ -46,7 +46,10 @@ class NeuralODERegressor:
         self,
         *,
         ignore: Sequence[str] = (),
+        hold: Literal["zoh", "linear", "cubic"] = "zoh",
+        hidden_states: Sequence[str] | int = (),
         scale: Literal["auto", "linear", "log"] = "auto",
+        log: Sequence[str] = (),
         hold_out: float | str = 0.0,
         blocks: int = 4,
         equations: Sequence[str] = (),
@@ -65,7 +68,10 @@ class NeuralODERegressor:
         seed: int = 0,
     ) -> None:
         self.ignore = ignore
+        self.hold = hold
+        self.hidden_states = hidden_states
         self.scale = scale
+        self.log = log
         self.hold_out = hold_out
         self.blocks = blocks
         self.equations = equations
@@ -114,6 +120,7 @@ class NeuralODERegressor:
         time: str | None = None,
         id: str | None = None,
         states: Sequence[str] = (),
+        inputs: Sequence[str] = (),
     ) -> NeuralODERegressor:
         """Fits; returns self.
 
@@ -122,17 +129,21 @@ class NeuralODERegressor:
                 (a path, too); or with `y` the times (n,) or (n, 1) of one series.
             y: the states (n,) or (n, d) at the times X, NaN where not observed.
             time, id, states: columns that play these roles; guessed where they are not given.
+            inputs: columns that drive the system: known, not predicted. A forecast past their end needs them in the frame that
+                `predict` is given.
 
         Raises:
             UserError: a ValueError, for what is the caller's to mend.
         """
         if y is not None:
-            if time is not None or id is not None or states:
-                raise UserError("time, id and states name columns of a frame; with y the times are X and the states y")
+            if time is not None or id is not None or states or inputs:
+                raise UserError(
+                    "time, id, states and inputs name columns of a frame; with y the times are X and the states y"
+                )
             X, states = _frame(X, y)
             time = "t"
         params = {k: tuple(v) if isinstance(v, (list, np.ndarray)) else v for k, v in self.get_params().items()}
-        found = fit(X, Config.make(**params, time=time, id=id, states=tuple(states)))
+        found = fit(X, Config.make(**params, time=time, id=id, states=tuple(states), inputs=tuple(inputs)))
         self.result_: Result = found
         config = found["config"]
         self.time_, self.id_, self.states_ = config["time"], config["id"], tuple(config["states"])
@@ -146,8 +157,8 @@ class NeuralODERegressor:
         a forecast cannot go on.
 
         Args:
-            X: times (n,) or (n, 1), or a frame with the columns of time (and series). Times without series are those of the
-                only one.
+            X: times (n,) or (n, 1), or a frame with the columns of time (and series, and inputs where the table's own end
+                before). Times without series are those of the only one.
 
         Raises:
             UserError: for times before the record, several series that are not told apart, and before `fit`.
@@ -164,7 +175,7 @@ class NeuralODERegressor:
         if (~late).any():
             out[~late] = result.inside(frame[~late])
         if late.any():
-            told = result.predict(frame[late])
+            told = result.predict(frame[late], inputs=self._driven(X))
             values = told[list(self.states_)].to_numpy(dtype=np.float64)
             of = told[self.id_].astype(str).to_numpy() if self.id_ is not None else np.full(len(told), "")
             for name in dict.fromkeys(names[late]):
@@ -212,6 +223,14 @@ class NeuralODERegressor:
                 f"X: there are several series; give a frame with the columns {self.time_!r} and {self.id_!r}"
             )
         return self._fitted().asked(X).reset_index(drop=True)
+
+    def _driven(self, X: Any) -> pd.DataFrame | None:
+        """The inputs that X has, with their times (and series)."""
+        inputs = self.result_["config"]["inputs"]
+        if not inputs or not (hasattr(X, "columns") or isinstance(X, dict)) or not set(inputs) <= set(X):
+            return None
+        frame = self._fitted().asked(X, inputs)
+        return frame.drop_duplicates().sort_values(self.time_, kind="stable")
 
 
 def _names(cls: type) -> list[str]:

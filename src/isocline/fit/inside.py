@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from isocline.fit.drive import Drive
 from isocline.fit.flow import Flow
 from isocline.fit.forecast import ROWS, padded, settled
 from isocline.fit.scale import Scales
@@ -36,11 +37,12 @@ def inside(flow: Flow, record: Series, times: np.ndarray, scales: Scales) -> np.
     out = np.full((len(times), len(scales.states)), np.nan)
     for first in range(0, len(used), 200):
         some = used[first : first + 200]
-        states = settled(flow, [pieces[k] for k in some], scales)
+        parts = [pieces[k] for k in some]
+        states = settled(flow, parts, scales)
         grids = [np.concatenate([[begins[k]], wanted[k][wanted[k] > begins[k]]]) for k in some]
-        paths = (
-            flow(states, padded([(g - g[0]) / scales.tau for g in grids])) if max(map(len, grids)) > 1 else states[None]
-        )
+        paths = states[None]
+        if max(map(len, grids)) > 1:
+            paths = flow(states, padded([(g - g[0]) / scales.tau for g in grids]), Drive.of(parts, grids, scales))
         for b, (k, grid) in enumerate(zip(some, grids, strict=True)):
             path = paths[: len(grid), b].numpy()
             out[which == k] = path[len(grid) - len(wanted[k]) :]

@@ -14,12 +14,13 @@ import pandas as pd
 
 from isocline.fit.config import Config
 from isocline.fit.errors import UserError
+from isocline.fit.files import read_run
 from isocline.fit.fitted import Fitted
 from isocline.fit.inside import inside
 from isocline.fit.predict import predict
-from isocline.fit.run import TABLE, Notify, Tell, write_page
+from isocline.fit.run import TABLE, Notify, Tell, read_as, write_page
 from isocline.fit.run import fit as run_table
-from isocline.fit.table import Series, read_table
+from isocline.fit.table import Series
 
 
 class Result(dict[str, Any]):
@@ -70,6 +71,7 @@ class Result(dict[str, Any]):
         until: str | float | None = None,
         start: Any | None = None,
         bands: bool = False,
+        inputs: Any | None = None,
     ) -> pd.DataFrame:
         """Forecasts, in the units and with the headers of the table.
 
@@ -78,6 +80,8 @@ class Result(dict[str, Any]):
             until: instead: forecast from the end of the record to this time, at its spacing.
             start: a frame with one complete row a series to start from; None: the end of each record.
             bands: add the bounds of the 80 and 95 % bands of every state: "x low80", "x high80", "x low95", "x high95".
+            inputs: a frame with the columns of time (and series) and of what drives the system; of a run with inputs, where its
+                own table does not have them up to the last time.
 
         Returns:
             A row a series and time; rows that a forecast did not reach are not there.
@@ -88,7 +92,8 @@ class Result(dict[str, Any]):
         with tempfile.TemporaryDirectory() as folder:
             asked = None if times is None else _written(self.asked(times), Path(folder) / "times.csv")
             begin = None if start is None else _written(_frame(start), Path(folder) / "start.csv")
-            header, rows, _ = predict(self.folder, until=until, times=asked, start=begin, bands=bands)
+            given = None if inputs is None else _written(_frame(inputs), Path(folder) / "inputs.csv")
+            header, rows, _ = predict(self.folder, until=until, times=asked, start=begin, bands=bands, inputs=given)
         frame = pd.DataFrame(rows, columns=header)
         time = self["config"]["time"]
         if Fitted.read(self.folder).clock.origin is None:
@@ -126,7 +131,7 @@ class Result(dict[str, Any]):
                 )
             unique, back = np.unique(wanted, return_inverse=True)
             path = inside(fitted.ensemble.flow, record, unique, fitted.scales)
-            out[rows] = fitted.scales.unscaled(path)[back]
+            out[rows] = fitted.scales.unscaled(path)[back, : out.shape[1]]
         return out
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
@@ -164,14 +169,11 @@ class Result(dict[str, Any]):
         return {name: float(record.t[-1]) for name, record in self._records().items()}
 
     def _records(self) -> dict[str, Series]:
-        config = self["config"]
-        table = read_table(
-            Fitted.read(self.folder).table, config["time"], config["id"], config["states"], config["ignore"]
-        )
-        return {s.id: s for s in table.series}
+        kept = read_run(self.folder)
+        return {s.id: s for s in read_as(kept["table"], Config.make(**kept["config"])).series}
 
-    def asked(self, times: Any) -> pd.DataFrame:
-        """The columns of time (and series) of a frame; times alone are those of every series."""
+    def asked(self, times: Any, further: Sequence[str] = ()) -> pd.DataFrame:
+        """The columns of time (and series, and further ones) of a frame; times alone are those of every series."""
         time, id_ = self["config"]["time"], self["config"]["id"]
         if not _is_table(times):
             frame = pd.DataFrame({time: np.asarray(times).reshape(-1)})
@@ -183,7 +185,7 @@ class Result(dict[str, Any]):
         missing = [c for c in (time, id_) if c is not None and c not in frame]
         if missing:
             raise UserError(f"no column {missing[0]!r}; there are {', '.join(map(repr, frame.columns[:20]))}")
-        return frame[[c for c in (time, id_) if c is not None]]
+        return frame[[*(c for c in (time, id_) if c is not None), *further]]
 
     def times(self, frame: pd.DataFrame) -> np.ndarray:
         """Times (n,) of every row, as the model counts."""
@@ -218,7 +220,8 @@ def fit(
     """Fits a neural ODE, or given equations, to a table: the recipe of `isocline fit`.
 
     Args:
-        table: a path (CSV or Excel), a data frame (pandas, polars, …; its index plays no role) or a dictionary of columns.
+        table: a path (CSV and its kin, Excel, Parquet), several, a data frame (pandas, polars, …; its index plays no role) or a
+            dictionary of columns.
         config: the settings; or give them by name.
         out: the folder of the run, made once the table is accepted; None: one that goes with the result (`Result.save`
             keeps it).

@@ -75,7 +75,7 @@ def fit(
         stop: asked before every step; True saves and ends the training.
         overwrite: replace an earlier run in `out`.
         command: as typed, for the report.
-        keep_table: copy the table into the run's folder, because `path` will not last.
+        keep_table: copy the table, a single file, into the run's folder, because it will not last elsewhere.
         page: write report.html, too; `write_page` does so later.
 
     Returns:
@@ -109,7 +109,7 @@ def fit(
     for name in RESULTS:
         (folder / name).unlink(missing_ok=True)
     if keep_table:
-        path = shutil.copyfile(path, folder / TABLE)
+        source = shutil.copyfile(source, folder / TABLE)
     kept = {
         "isocline": __version__,
         "torch": torch.__version__,

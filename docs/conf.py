@@ -168,8 +168,9 @@ def pieces(text: str) -> list[str]:
 
 
 def markup(text: str, block: bool) -> str:
-    """One formula as MathML."""
+    """One formula as MathML, or a piece of one; a piece that goes on with "=" stands close to the one before."""
     tree = latex2mathml.tex2mathml(text, as_block=block)
+    tree = tree.replace("<math ", '<math class="goes-on" ', 1) if text.startswith("=") else tree
     tree = BARE.sub(r'<mo stretchy="false" lspace="0" rspace="0">\1</mo>', tree)
     return FUNCTION.sub(rf"\1{THIN}\2", APPLIED.sub(THIN, tree))
 
@@ -182,7 +183,8 @@ def mathml(self: Any, node: Any) -> None:
     boxed = block and text.startswith("\\boxed{")
     text = text[len("\\boxed{") : -1] if boxed else text
     try:
-        tree = " ".join(markup(piece, block) for piece in ([text] if boxed or not block else pieces(text)))
+        parts = pieces(text) if block and not boxed else [text]
+        tree = " ".join(markup(part, block) for part in parts)
     except MathError as error:
         logger.warning("%s: %s", error, text, location=node)
         tree = text

@@ -7,9 +7,10 @@ from test_driven import STEP, B, C, K, force_of, oscillator
 from isocline.fit import Config, UserError, fit, predict
 from isocline.fit.baselines import LinearODE
 from isocline.fit.drive import Inputs
+from isocline.fit.equation_rows import networks_of
 from isocline.fit.forecast import anchor, forecast
 from isocline.fit.hidden import unexplained
-from isocline.fit.physics import networks_of, scales_of
+from isocline.fit.physics import scales_of
 from isocline.fit.scale import Scales, StateScale
 from isocline.fit.split import Split
 from isocline.fit.table import Series, read_table

@@ -11,9 +11,10 @@ from test_run import After
 
 from isocline import Equations, solve
 from isocline.fit import Config, UserError, export, fit, predict, resume
+from isocline.fit.equation_rows import EquationRows, layout_of, networks_of
 from isocline.fit.fitted import Fitted
 from isocline.fit.networks import Networks
-from isocline.fit.physics import EquationRows, Physics, layout_of, networks_of, settings_of
+from isocline.fit.physics import Physics, settings_of
 from isocline.fit.scale import Scales, StateScale
 from isocline.fit.table import Series
 from isocline.fit.windows import Record

@@ -14,11 +14,11 @@ from isocline.fit.bands import kept, spread_of
 from isocline.fit.batch import Batch
 from isocline.fit.blocks import Fold
 from isocline.fit.config import Config
+from isocline.fit.equation_rows import guessed
 from isocline.fit.flow import flow_of_rows
 from isocline.fit.forecast import forecast
 from isocline.fit.loop import Trainer
 from isocline.fit.networks import Networks
-from isocline.fit.physics import guessed
 from isocline.fit.scale import Scales
 from isocline.fit.windows import Record
 

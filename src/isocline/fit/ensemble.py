@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from isocline.fit.bands import LEVELS, Bands, spread_of
 from isocline.fit.config import Config
+from isocline.fit.equation_rows import layout_of
 from isocline.fit.files import place, write
 from isocline.fit.flow import Flow, flow_of, flow_of_rows
 from isocline.fit.forecast import forecast, settled
 from isocline.fit.networks import Networks
-from isocline.fit.physics import layout_of, model_of
+from isocline.fit.physics import model_of
 from isocline.fit.scale import Scales
 from isocline.fit.table import Series
 

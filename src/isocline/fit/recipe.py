@@ -15,9 +15,9 @@ from isocline.fit.blocks import folds
 from isocline.fit.choose import Choice, candidates, choose
 from isocline.fit.config import Config
 from isocline.fit.ensemble import Ensemble
+from isocline.fit.equation_rows import guessed, networks_of
 from isocline.fit.files import place
 from isocline.fit.loop import Trainer
-from isocline.fit.physics import guessed, networks_of
 from isocline.fit.scale import Scales
 from isocline.fit.table import Series
 from isocline.fit.windows import Record

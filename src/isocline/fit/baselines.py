@@ -128,7 +128,8 @@ def period_of(series: Sequence[Series], scales: Scales) -> int | None:
         >>> period_of([Series("", t, t[:, None])], scales) is None
         True
     """
-    records = [scales.scaled(s.y) for s in series]
+    seen = ~np.all([s.hidden for s in series], 0)
+    records = [scales.scaled(s.y)[:, seen] for s in series]
     most = max(len(r) for r in records) // 2
     values = autocorrelation(records, most)
     below = np.flatnonzero(values < 0)

@@ -19,9 +19,9 @@ from isocline.fit.errors import UserError
 from isocline.fit.fitted import Fitted
 from isocline.fit.flow import flow_of
 from isocline.fit.reader import read_cells
-from isocline.fit.run import end_states
+from isocline.fit.run import end_states, read_as
 from isocline.fit.scale import Scales
-from isocline.fit.table import Series, read_table
+from isocline.fit.table import Series
 
 MAX_ROWS = 1_000_000
 BOUNDS = ("low80", "high80", "low95", "high95")
@@ -196,8 +196,8 @@ def _saved_starts(saved: dict[str, dict[str, Any]]) -> Starts:
 def _given_record(path: str | Path, fitted: Fitted) -> list[Series]:
     """Rows of measurements and inputs: what hidden states are settled on."""
     config, clock = fitted.config, fitted.clock
-    table = read_table(path, config.time, config.id, config.states, (), inputs=config.inputs, hold=config.hold)
-    series = table.with_hidden(config.hidden_states).series
+    table = read_as(path, config.model_copy(update={"ignore": ()}))
+    series = table.series
     if clock.origin is None:
         return series
 

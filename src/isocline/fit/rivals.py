@@ -53,11 +53,12 @@ def rivals(taught: Sequence[Series], scales: Scales, window: int, equal: bool) -
         equal: whether all steps agree, those of the held-out part too.
     """
     dim = len(scales.states)
-    mean = np.nanmean(np.concatenate([scales.scaled(s.y) for s in taught]), 0)
+    stacked = np.concatenate([scales.scaled(s.y) for s in taught])
+    mean = np.nansum(stacked, 0) / np.maximum((~np.isnan(stacked)).sum(0), 1)  # 0 of a hidden state
     linear = LinearODE(Record.of(taught, scales, window))
     out = [
         Forecaster(LAST, 0, _by_rows(lambda y, rows: np.tile(last_values(y), (rows, 1)), scales)),
-        Forecaster(MEAN, dim, _by_rows(lambda y, rows: np.tile(np.nan_to_num(mean), (rows, 1)), scales)),
+        Forecaster(MEAN, dim, _by_rows(lambda y, rows: np.tile(mean, (rows, 1)), scales)),
         Forecaster(LINEAR, linear.rows.numel(), _flowing(linear.flow, scales)),
     ]
     if not equal:

@@ -99,6 +99,7 @@ def of_bands(
     """
     out = {}
     there = ~np.isnan(seen)
+    record = np.where(np.isnan(record).all(0), 0.0, record)  # of hidden states nothing is scored
     lost = there & ~np.isfinite(path)
     for level in LEVELS:
         half = bands.half_widths(spread, level)

@@ -8,7 +8,7 @@ import torch
 from series import rotation, table_of
 
 from isocline.fit.bands import Bands
-from isocline.fit.baselines import autocorrelation, period_of, season_ago
+from isocline.fit.baselines import autocorrelations, period_of, season_ago
 from isocline.fit.judge import EQUATIONS, NEURAL, judge
 from isocline.fit.rivals import AUTO, LAST, LINEAR, MEAN, SEASON
 from isocline.fit.scale import Scales, StateScale
@@ -30,7 +30,7 @@ def test_the_autocorrelation_is_the_one_of_the_definition():
     y = np.random.default_rng(0).standard_normal((50, 1))
     x = y[:, 0] - y.mean()
     want = [x[: 50 - k] @ x[k:] / (x @ x) for k in range(6)]
-    np.testing.assert_allclose(autocorrelation([y], 5), want, atol=1e-12)
+    np.testing.assert_allclose(autocorrelations([y], 5)[:, 0], want, atol=1e-12)
 
 
 def test_a_noisy_gappy_season_has_its_period_and_noise_has_none():

@@ -158,6 +158,16 @@ def lynx_hare_report(seed: int = 0) -> Report:
             "path_x": path[:, 0].tolist(),
             "path_y": path[:, 1].tolist(),
         },
+        "equilibria": [
+            {
+                "state": [31.9, 19.7],
+                "kind": "centre",
+                "stable": None,
+                "eigenvalues": [[0.0, 0.68], [0.0, -0.68]],
+                "period": 9.2,
+            }
+        ],
+        "residuals": residuals_of(years[:73], 2),
         "solver": {
             "solver": "tsit5",
             "rtol": 1e-4,
@@ -171,6 +181,22 @@ def lynx_hare_report(seed: int = 0) -> Report:
         "stopped": "done",
         "seconds": 41.3,
         "warnings": [],
+    }
+
+
+def residuals_of(ts: np.ndarray, count: int) -> Report:
+    """What is left of white noise."""
+    left = np.random.default_rng(2).standard_normal((len(ts), count))
+    left[3, 0] = np.nan
+    return {
+        "t": ts.tolist(),
+        "series": [0] * len(ts),
+        "fitted": nested(np.cos(ts)[:, None] * np.ones(count)),
+        "residual": nested(left),
+        "sd": [1.0] * count,
+        "autocorrelation": [[1.0, 0.1, -0.2, 0.05]] * count,
+        "bound": 0.23,
+        "like_noise": [True] * count,
     }
 
 
@@ -191,6 +217,8 @@ def with_states(count: int, names: list[str] | None = None) -> Report:
             part[values] = nested(np.stack(columns, axis=1))
     for score in report["scores"]:
         score["rmse"] = {name: 0.3 * (k + 1) * (1 + score["nrmse"]) for k, name in enumerate(names)}
+    report["residuals"] = residuals_of(np.array(report["series"][0]["t"]), count)
+    report["equilibria"] = [{**report["equilibria"][0], "state": [1.5] * count}] if count > 1 else []
     if count < 2:
         report["phase"] = None
     else:
@@ -228,6 +256,7 @@ def bare_report() -> Report:
     report["scores"] = []
     report["won"] = False
     report["verdict"] = "Nothing was held out, so nothing is compared."
+    report["residuals"], report["equilibria"] = None, []
     report["chosen"] = report["bands"] = report["horizons"] = report["reach"] = None
     report["stages"] = report["stages"][3:]
     report["table"]["notes"] = []

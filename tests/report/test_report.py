@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from synthetic import bare_report, lynx_hare_report, with_series, with_states
 
-from isocline.report import write_report
+from isocline.report import diagnostics, write_figures, write_report
 from isocline.report.figures import bounds, thin
 from isocline.report.html import number, render
 from isocline.report.ticks import Plain, log_ticks
@@ -100,7 +100,37 @@ def test_the_phase_portrait_needs_two_states():
 
 
 def test_every_series_has_its_figure():
-    assert render(with_series(7)).count("<svg") == 7 + 3
+    assert render(with_series(7)).count("<svg") == 7 + 5
+
+
+def test_the_figures_are_files_too(tmp_path):
+    report = lynx_hare_report()
+    path = next(p for p in report["model_path"] if p["part"] == "forecast")
+    path["members"] = {"t": path["t"], "y": [path["y"], path["low80"]]}
+    report["table"]["states"][0]["name"] = "$a/../b$ <c>"
+    wrote = write_figures(report, tmp_path / "figures")
+    names = [p.name for p in wrote]
+    assert names == [f"{stem}.{kind}" for stem in (
+        "trajectories", "horizons", "phase", "ensemble-1-a_.._b_c", "residuals-1-a_.._b_c", "ensemble-2-lynx", "residuals-2-lynx",
+        "training",
+    ) for kind in ("svg", "pdf")]  # fmt: skip
+    assert sorted(p.name for p in (tmp_path / "figures").iterdir()) == sorted(names)
+    for p in wrote:
+        data = p.read_bytes()
+        assert data.startswith(b"%PDF" if p.suffix == ".pdf" else b"<?xml") and len(data) > 3000
+    assert diagnostics.has_members(report) and not diagnostics.has_members(bare_report())
+
+
+def test_a_nullcline_and_the_equilibria_are_in_the_portrait_of_two_states_and_no_other():
+    two, three = render(lynx_hare_report() | {"equilibria": []}), render(with_states(3))
+    assert "stands still; dash-dotted" in two and "stands still; dash-dotted" not in three
+    assert "Where it stands still" not in two and "centre" in three
+
+
+def test_residuals_that_are_no_noise_are_named():
+    report = lynx_hare_report()
+    report["residuals"]["like_noise"] = [True, False]
+    assert "Those of lynx are not" in " ".join(render(report).split())
 
 
 def test_a_page_is_written_whole_or_not_at_all(tmp_path):

@@ -92,6 +92,9 @@ def run(start: Any, folder: Path) -> int:
             report = start(tell=screen.tell, notify=screen.notify, stop=lambda: bool(interrupted))
     finally:
         signal.signal(signal.SIGINT, before)
+    from isocline.report import write_figures
+
+    write_figures(report, folder / "figures")
     show(report, folder)
     if report["stopped"] == "interrupted":
         say(f"Interrupted and saved. Go on with:  isocline fit --resume {shlex.quote(str(folder))}")

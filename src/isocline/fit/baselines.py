@@ -131,7 +131,7 @@ def period_of(series: Sequence[Series], scales: Scales) -> int | None:
     seen = ~np.all([s.hidden for s in series], 0)
     records = [scales.scaled(s.y)[:, seen] for s in series]
     most = max(len(r) for r in records) // 2
-    values = autocorrelation(records, most)
+    values = autocorrelations(records, most).mean(1)
     below = np.flatnonzero(values < 0)
     if not len(below):
         return None
@@ -145,8 +145,8 @@ def period_of(series: Sequence[Series], scales: Scales) -> int | None:
     return next(k for k in peaks if values[k] >= NEARLY * highest)
 
 
-def autocorrelation(records: Sequence[np.ndarray], most: int) -> np.ndarray:
-    """(most + 1,) autocorrelation at lags 0, 1, …, the mean of all columns of records (n, d); rows with NaN play no role.
+def autocorrelations(records: Sequence[np.ndarray], most: int) -> np.ndarray:
+    """(most + 1, d) autocorrelation of every column of records (n, d) at lags 0, 1, …; NaN plays no role.
 
     Source:
         Brockwell & Davis (2016), Introduction to Time Series and Forecasting, definition 1.4.4.
@@ -162,7 +162,7 @@ def autocorrelation(records: Sequence[np.ndarray], most: int) -> np.ndarray:
     with np.errstate(invalid="ignore", divide="ignore"):
         covariance = np.where(pairs > 0.5, products / pairs * whole, 0.0)
         values = covariance / covariance[0]
-    return np.nan_to_num(values).mean(1)
+    return np.nan_to_num(values)
 
 
 def _correlated(x: np.ndarray, most: int) -> np.ndarray:

@@ -36,6 +36,7 @@ from isocline.fit.table import Series, Table, read_table
 
 Tell = Callable[[Recipe], None]
 Notify = Callable[[str, Any], None]
+FIGURES = "figures"  # of the report, as files
 TABLE = "table.csv"  # of a run that was given one that will not last
 RESULTS = (
     "checkpoint.pt",
@@ -108,6 +109,7 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     for name in RESULTS:
         (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / FIGURES, ignore_errors=True)
     if keep_table:
         source = shutil.copyfile(source, folder / TABLE)
     kept = {

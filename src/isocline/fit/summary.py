@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -15,10 +16,12 @@ from isocline.fit.bands import spread_of
 from isocline.fit.compare import digest
 from isocline.fit.drive import Drive
 from isocline.fit.ensemble import Ensemble
+from isocline.fit.equilibria import equilibria
 from isocline.fit.flow import flow_of
 from isocline.fit.forecast import anchor, settled
 from isocline.fit.judge import Judgement, number
 from isocline.fit.recipe import Recipe
+from isocline.fit.residuals import residuals
 from isocline.fit.scale import Scales
 from isocline.fit.split import Split
 from isocline.fit.table import Series, Table
@@ -28,7 +31,7 @@ from isocline.solve import solve
 
 MAX_POINTS = 2000  # of a series that the report carries
 MAX_SERIES, MAX_PIECES = 12, 40  # series it shows, and fitted pieces of each
-FINE = 600  # points of a path
+FINE, SPREAD = 600, 120  # points of a path, and of one of a member
 GRID = 22
 PASS = 400  # rows of the longest series over which the solver is watched
 
@@ -56,6 +59,7 @@ def summary(
         ]
     scores = judged.scores
     sentence, won = verdict(scores)
+    still = _undriven(model, split.train, scales)
     shown = list(zip(split.train, split.held, split.learned, strict=True))[:MAX_SERIES]
     return {
         "isocline": kept["isocline"],
@@ -76,7 +80,9 @@ def summary(
         "score_scale": "NRMSE: root mean square error in the scaled coordinates the model works in, all states together",
         "verdict": sentence,
         "won": won,
-        "phase": _phase(model, split.train, scales, table, paths),
+        "phase": _phase(still, split.train, scales, table, paths),
+        "equilibria": [] if "begin" in getattr(model, "takes", ()) else equilibria(still, split.taught, scales),
+        "residuals": residuals(ensemble.flow, recipe, split.taught, scales),
         "solver": solver,
         "stopped": reason,
         "seconds": round(recipe.before, 2),
@@ -183,17 +189,17 @@ def _paths(ensemble: Ensemble, split: Split, scales: Scales, recipe: Recipe) -> 
     return out
 
 
-def _bounds(
-    ensemble: Ensemble, start: Series, begin: float, path: dict[str, Any], scales: Scales
-) -> dict[str, list[list[float | None]]]:
-    """The bands about a forecast."""
+def _bounds(ensemble: Ensemble, start: Series, begin: float, path: dict[str, Any], scales: Scales) -> dict[str, Any]:
+    """The bands about a forecast, and the members' own."""
     t, y = np.array(path["t"]), np.array(path["y"])
     whole = np.concatenate([[start.t[0]], t[t > start.t[0]]])
     ts, states = torch.tensor((whole - whole[0]) / scales.tau), ensemble.settled(start, scales)
     drive = Drive.of([start], [whole], scales).repeat(len(states))
     paths = ensemble.crowd(states, ts.expand(len(states), -1), drive).movedim(1, 0).numpy()[:, -len(t) :]
     bounds = ensemble.intervals(scales.scaled(y), spread_of(paths), scales)
-    return {name: plain(values) for name, values in bounds.items()}
+    some = np.unique(np.linspace(0, len(t) - 1, SPREAD).round().astype(int))
+    members = {"t": t[some].tolist(), "y": [plain(scales.unscaled(path[some])) for path in paths]}
+    return {**{name: plain(values) for name, values in bounds.items()}, "members": members}
 
 
 def _fine(
@@ -219,7 +225,7 @@ def _fine(
 
 # ---- field and solver -------------------------------------------------------------------------------------------------
 def _phase(
-    model: nn.Module, train: list[Series], scales: Scales, table: Table, paths: list[dict[str, Any]]
+    field: Callable[..., torch.Tensor], train: list[Series], scales: Scales, table: Table, paths: list[dict[str, Any]]
 ) -> dict[str, Any] | None:
     """The learned field over the first two states, the others at their median; in the table's units."""
     if len(scales.states) < 2:
@@ -231,10 +237,8 @@ def _phase(
     grids = [np.linspace(low[i], high[i], GRID) for i in (0, 1)]
     points = np.broadcast_to(np.nanmedian(x, 0), (GRID, GRID, x.shape[1])).copy()
     points[..., 0], points[..., 1] = np.meshgrid(*grids)
-    given = _median(train, scales)
-    driven = [{name: given[name] for name in takes}] if (takes := getattr(model, "takes", ())) else []
     with torch.no_grad():
-        slope = model(torch.tensor(0.0), torch.tensor(points), *driven).numpy() / scales.tau
+        slope = field(torch.tensor(0.0), torch.tensor(points)).numpy() / scales.tau
     y = scales.unscaled(points)
     velocity = [slope[..., i] * s.rate(y[..., i]) for i, s in enumerate(scales.states)]
     fit = next((p for p in paths if p["part"] == "fit"), None)
@@ -253,13 +257,16 @@ def _phase(
     }
 
 
-def _median(train: list[Series], scales: Scales) -> dict[str, torch.Tensor]:
-    """What a field may take, as `Drive.signals`, at its median."""
-    found = {"begin": torch.tensor([float(np.median(np.concatenate([s.t for s in train])))], dtype=torch.float64)}
+def _undriven(model: nn.Module, train: list[Series], scales: Scales) -> Callable[..., torch.Tensor]:
+    """f(t, x) with the inputs, and the time of equations, at their median."""
+    takes = getattr(model, "takes", ())
+    if not takes:
+        return model
+    given = {"begin": torch.tensor([float(np.median(np.concatenate([s.t for s in train])))], dtype=torch.float64)}
     if train[0].u is not None:
         rows = np.concatenate([scales.scaled_inputs(s.u.at(s.t)) for s in train if s.u is not None])
-        found["u"] = torch.tensor(np.median(rows, 0))
-    return found
+        given["u"] = torch.tensor(np.median(rows, 0))
+    return lambda t, x: model(t, x, {name: given[name] for name in takes})
 
 
 def _solver(model: nn.Module, split: Split, scales: Scales, recipe: Recipe) -> dict[str, Any]:

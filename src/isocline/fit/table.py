@@ -186,7 +186,9 @@ def _inputs(
     order = np.argsort(codes, kind="stable")
     out: list[Inputs | None] = []
     for rows in np.split(order, np.searchsorted(codes[order], np.arange(1, count))):
-        columns = [_held(u[rows, j], roles.cells.place(int(at[rows[0]]), column)) for j, column in enumerate(roles.inputs)]
+        columns = [
+            _held(u[rows, j], roles.cells.place(int(at[rows[0]]), column)) for j, column in enumerate(roles.inputs)
+        ]
         out.append(Inputs(t[rows], np.stack(columns, 1), hold))
     return out
 

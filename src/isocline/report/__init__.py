@@ -1,6 +1,7 @@
 """The report: one HTML file without network."""
 
 from isocline.report.comparison import write_comparison
+from isocline.report.files import write_figures
 from isocline.report.html import write_report
 
-__all__ = ["write_comparison", "write_report"]
+__all__ = ["write_comparison", "write_figures", "write_report"]

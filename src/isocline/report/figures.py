@@ -25,6 +25,9 @@ OTHERS = (("data", ":"), ("third", ":"), ("forecast", "-"), ("second", "--"), ("
 MAX_DOTS = 6000  # in all panels of a page together, or a long record makes a heavy page
 
 
+NULLCLINES = (("second", "--"), ("forecast", "-."))  # where the first state stands still, and where the second does
+
+
 @dataclass(frozen=True)
 class Card:
     """The trajectories of one series: for a wide page (None where many cards share it) and for a narrow one."""
@@ -57,6 +60,15 @@ def trajectories(report: dict[str, Any]) -> list[Card]:
 def _panels(
     report: dict[str, Any], series: dict[str, Any], width: int, columns: int, height: int, limit: int, salt: str
 ) -> str:
+    figure = draw_trajectories(report, series, width, columns, height, limit)
+    names = ", ".join(s["name"] for s in _shown(report))
+    return to_svg(figure, f"Observations and model over {report['table']['time']['name']} of {names}", salt)
+
+
+def draw_trajectories(
+    report: dict[str, Any], series: dict[str, Any], width: int, columns: int, height: int, limit: int
+) -> Figure:
+    """All states of a series over time, a panel for each."""
     states, time = _shown(report), report["table"]["time"]
     measured = min(MAX_STATES, len(report["table"]["states"]))
     rows = math.ceil(len(states) / columns)
@@ -77,8 +89,7 @@ def _panels(
             axes.xaxis.set_major_formatter(Plain())
             axes.locator_params(axis="x", nbins=max(4, width // (90 * columns)))
             axes.tick_params(labelbottom=True)
-    names = ", ".join(s["name"] for s in states)
-    return to_svg(figure, f"Observations and model over {time['name']} of {names}", salt)
+    return figure
 
 
 def _shown(report: dict[str, Any]) -> list[dict[str, Any]]:
@@ -160,6 +171,11 @@ def dots(axes: Axes, x: np.ndarray, y: np.ndarray, size: float, colour: str) -> 
 
 def losses(report: dict[str, Any]) -> str:
     """Misfit over the steps; a line where a stage begins."""
+    return to_svg(draw_losses(report), "Training error over the steps", "losses")
+
+
+def draw_losses(report: dict[str, Any]) -> Figure:
+    """The same as a figure."""
     history = report["history"]
     figure = pixels(440, 300)
     axes = figure.subplots()
@@ -179,18 +195,24 @@ def losses(report: dict[str, Any]) -> str:
     axes.locator_params(axis="x", nbins=6)
     axes.set_title("mean square error", loc="left", fontsize=12, color=LIGHT["ink"], pad=8)
     quiet(axes)
-    return to_svg(figure, "Training error over the steps", "losses")
+    return figure
 
 
 def horizons(report: dict[str, Any]) -> str:
     """Error of every model by rows ahead, the run's own in its colour and on top."""
+    names = ", ".join(report["horizons"]["nrmse"])
+    return to_svg(draw_horizons(report), f"Error of {names} by rows ahead", "horizons")
+
+
+def draw_horizons(report: dict[str, Any]) -> Figure:
+    """The same as a figure."""
     told = report["horizons"]
     figure = pixels(440, 300)
     ours, *others = told["nrmse"]
     styles = [*OTHERS[: len(others)], ("model", "-")]
     by_rows(figure.subplots(), told["rows"], {name: told["nrmse"][name] for name in [*others, ours]}, styles)
     legend(figure, 3)
-    return to_svg(figure, f"Error of {', '.join(told['nrmse'])} by rows ahead", "horizons")
+    return figure
 
 
 def by_rows(
@@ -237,9 +259,22 @@ class Portrait:
 
 def phase(report: dict[str, Any]) -> Portrait | None:
     """The learned vector field over the first two states as streamlines, with the fitted path and the data."""
-    field = report["phase"]
-    if field is None:
+    if report["phase"] is None:
         return None
+    figure, axes, field, logs = *draw_phase(report), report["phase"], report["phase"].get("log", [False, False])
+    states = report["table"]["states"][:2]
+    svg = to_svg(figure, f"Learned vector field over {states[0]['name']} and {states[1]['name']}", "phase")
+    box, height = axes.bbox, figure.bbox.height  # laid out by now
+    frame = {"left": box.x0, "right": box.x1, "top": height - box.y1, "bottom": height - box.y0}
+    frame = {side: round(float(at), 2) for side, at in frame.items()}
+    frame |= {"x": [float(x) for x in axes.get_xlim()], "y": [float(y) for y in axes.get_ylim()], "log": list(logs)}
+    names = [printable(state["name"], 30) for state in states]
+    return Portrait(svg, {**frame, "names": names, "rest": field.get("rest", []), "span": field.get("span")})
+
+
+def draw_phase(report: dict[str, Any]) -> tuple[Figure, Axes]:
+    """The figure of the phase portrait, and its axes."""
+    field = report["phase"]
     figure = pixels(440, 400)
     axes = figure.subplots()
     logs = field.get("log", [False, False])
@@ -250,6 +285,12 @@ def phase(report: dict[str, Any]) -> Portrait | None:
         if logs[axis]:
             rate[axis] = rate[axis] / (values[None, :] if axis == 0 else values[:, None])
     _streamlines(axes, grid, rate)
+    if len(report["table"]["states"]) == 2:
+        for (colour, dashes), values in zip(NULLCLINES, rate, strict=True):
+            if values.compressed().size and values.min() < 0 < values.max():
+                axes.contour(
+                    *grid, values, levels=[0.0], colors=[LIGHT[colour]], linestyles=[dashes], linewidths=1.3, zorder=2
+                )
     for series in report["series"]:
         rows = np.array([row[:2] for row in series["y"]], dtype=float)
         rows = rows[np.isfinite(rows).all(1)]
@@ -257,6 +298,10 @@ def phase(report: dict[str, Any]) -> Portrait | None:
         dots(axes, _coordinate(rows[:, 0], logs[0]), _coordinate(rows[:, 1], logs[1]), 3.8, LIGHT["data"])
     path = [_coordinate(field[name], log) for name, log in zip(("path_x", "path_y"), logs, strict=True)]
     axes.plot(*path, color=LIGHT["model"], lw=1.7, zorder=3)
+    for point in report.get("equilibria", []) if len(report["table"]["states"]) == 2 else []:
+        at = [_coordinate([value], log) for value, log in zip(point["state"], logs, strict=True)]
+        face = LIGHT["ink"] if point["stable"] else LIGHT["paper"]
+        axes.plot(*at, "o", ms=8, mfc=face, mec=LIGHT["ink"], mew=1.8, zorder=5)
     axes.set_xlim(grid[0][0], grid[0][-1])
     axes.set_ylim(grid[1][0], grid[1][-1])
     states = report["table"]["states"][:2]
@@ -268,13 +313,7 @@ def phase(report: dict[str, Any]) -> Portrait | None:
     axes.set_xlabel(named(states[0], 50))
     axes.set_title(named(states[1], 50), loc="left", fontsize=12, color=LIGHT["ink"], pad=8)
     quiet(axes)
-    svg = to_svg(figure, f"Learned vector field over {states[0]['name']} and {states[1]['name']}", "phase")
-    box, height = axes.bbox, figure.bbox.height  # laid out by now
-    frame = {"left": box.x0, "right": box.x1, "top": height - box.y1, "bottom": height - box.y0}
-    frame = {side: round(float(at), 2) for side, at in frame.items()}
-    frame |= {"x": [float(x) for x in axes.get_xlim()], "y": [float(y) for y in axes.get_ylim()], "log": list(logs)}
-    names = [printable(state["name"], 30) for state in states]
-    return Portrait(svg, {**frame, "names": names, "rest": field.get("rest", []), "span": field.get("span")})
+    return figure, axes
 
 
 def _coordinate(values: Any, log: bool) -> np.ndarray:

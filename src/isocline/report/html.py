@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from isocline.report import figures
+from isocline.report import diagnostics, figures
 from isocline.report.svg import PALETTE
 from isocline.report.ticks import power
 
@@ -61,7 +61,7 @@ def page(template: str, **values: Any) -> str:
 def palette() -> str:
     """The colours as CSS variables, for light and dark."""
     light, dark = ("".join(f"--{name}:{pair[i]};" for name, pair in PALETTE.items()) for i in (0, 1))
-    return f":root{{{light}}}@media(prefers-color-scheme:dark){{:root{{{dark}}}}}"
+    return f":root{{{light}}}@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}"
 
 
 def number(x: float | None) -> str:
@@ -100,6 +100,16 @@ def _parts(report: dict[str, Any]) -> dict[str, Any]:
         "time_unit": "" if len(report["table"]["time"]["unit"] or "") > 12 else report["table"]["time"]["unit"],
         "rivals": [RIVALS[s["model"]].format(**s) for s in scores[1:]],
         "phase": phase,
+        "residuals": diagnostics.residuals(report) if report["residuals"] else None,
+        "alike": [
+            state["name"]
+            for state, noise in zip(
+                report["table"]["states"], (report["residuals"] or {}).get("like_noise", []), strict=False
+            )
+            if noise is False
+        ],
+        "members": diagnostics.members(report) if diagnostics.has_members(report) else None,
+        "two": len(report["table"]["states"]) == 2,
         "frame": json.dumps(phase.frame) if phase else None,
         "best": min(known, default=None),
         "worst": max(known, default=None),

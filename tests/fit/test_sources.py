@@ -188,7 +188,7 @@ def test_dates_of_a_data_frame(zone):
 
 @pytest.mark.parametrize("library", ["polars", "pyarrow"])
 def test_a_data_frame_of_another_library(library):
-    columns = {"t": [0, 1, 2], "x": [1.5, 2.5, None], "y": [2, 4, 5.25]}
+    columns = {"t": [0, 1, 2], "x": [1.5, 2.5, None], "y": [2.0, 4.0, 5.25]}
     made = pytest.importorskip(library)
     if library == "pyarrow":
         return same(read_table(made.table(columns)))

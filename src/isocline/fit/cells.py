@@ -100,7 +100,7 @@ class Cells:
         grouped = int(self.text(column)[bad & np.isnan(values)].str.fullmatch(THOUSANDS).sum())
         return 2 * (count + grouped) > count + int((bad & np.isnan(values)).sum())
 
-    def place(self, i: int, column: str | None = None) -> str:
+    def place(self, i: int | np.integer, column: str | None = None) -> str:
         """Where row i was read, as messages name it: the file and the line, and the column where one is given."""
         path = self.path if self.file is None else self.paths[self.file[i]]
         lines, called = self.places.get(column or "", (self.lines, f"column {column!r}"))

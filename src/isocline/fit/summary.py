@@ -215,6 +215,7 @@ def _fine(
 ) -> dict[str, Any]:
     """A path of a series from a state at `begin`, shown from `shown` to `end`, as far as it is finite."""
     grid = np.linspace(shown, end, max(points, 2))
+    grid = grid[np.unique((grid - begin) / scales.tau, return_index=True)[1]]  # a span of few digits has fewer times
     whole = np.concatenate([[begin], grid[grid > begin]])
     ts = torch.tensor((whole - begin) / scales.tau)[None]
     y = scales.unscaled(flow(state[None], ts, Drive.of([series], [whole], scales))[:, 0].numpy())

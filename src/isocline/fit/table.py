@@ -7,14 +7,16 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from isocline.fit.arrange import Asked
 from isocline.fit.cells import listed
 from isocline.fit.clock import UNITS, Clock
 from isocline.fit.column import Column
 from isocline.fit.drive import Inputs
 from isocline.fit.errors import UserError
 from isocline.fit.long import means
+from isocline.fit.order import refuse_unordered
 from isocline.fit.reader import Source, read_source
-from isocline.fit.roles import Asked, Roles, refuse_unordered
+from isocline.fit.roles import Roles
 
 
 @dataclass
@@ -144,7 +146,8 @@ def read_table(
     yu, at = np.stack([roles.values[c] for c in (*roles.states, *roles.inputs)], 1), np.arange(len(t))
     if replicates == "mean":
         t, yu, codes, at = _averaged(t, yu, codes, roles)
-    refuse_unordered(roles, t, codes)
+    else:
+        refuse_unordered(roles, t, codes)
     y, u = np.split(yu, [len(roles.states)], 1)
     series = _split(t, y, codes, names, roles, _inputs(t, u, codes, len(names), roles, hold, at))
     masked = sum(int(np.isnan(s.y).sum()) for s in series)

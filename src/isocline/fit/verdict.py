@@ -35,7 +35,7 @@ def verdict(scores: list[dict[str, Any]]) -> tuple[str, bool]:
         )
     if best == math.inf:
         return f"The {name} wins on the held-out part: its error ({own:.3g}) is finite, unlike the baselines'.", True
-    if abs(own / best - 1) <= max(CLOSE, 1 / math.sqrt(count)):
+    if abs(own - best) <= max(CLOSE, 1 / math.sqrt(count)) * best:  # both may be 0
         return (
             f"On the held-out part the {name} (error {own:.3g}) and {_the(rival)} ({best:.3g}) cannot be told apart "
             f"by {count} observations: {_simpler(ours, rival)}.",

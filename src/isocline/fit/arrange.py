@@ -1,0 +1,196 @@
+"""Which columns are the time and which tell series apart: the first, by name or content, with which times increase."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from isocline.fit.cells import Cells, listed, parted
+from isocline.fit.clock import Clock
+from isocline.fit.column import Column
+from isocline.fit.dates import dates, part_of
+from isocline.fit.errors import UserError
+from isocline.fit.long import Long
+from isocline.fit.order import LARGEST, UNIT, disorder
+from isocline.fit.reader import FILE
+
+TIME_NAMES = (
+    "time", "t", "ds", "timestamp", "datetime", "date", "year", "years", "month", "months", "week", "weeks", "day", "days",
+    "hour", "hours", "minute", "minutes", "min", "second", "seconds", "sec", "s", "h", "age",
+)  # fmt: skip
+SHORT_NAMES = ("t", "s", "h", "min")  # a temperature, susceptibles, a height, a minimum: beside another time, states
+ID_NAMES = (
+    "id", "unique_id", "item_id", "series_id", "series", "run", "run_id", "subject", "subject_id", "patient", "trajectory",
+    "experiment", "simulationconditionid", "experimentid", "trial", "group", "sample_id",
+)  # fmt: skip
+REPLICATE = "replicate"
+REPLICATE_NAMES = (REPLICATE, "rep", "replica", "replicate_id", "replicates", "repeat", "repetition")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Roles that were asked for; None or nothing is guessed. Fields as in `Config`."""
+
+    time: str | None = None
+    id: str | None = None
+    states: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    log: tuple[str, ...] = ()
+    variable: str | None = None
+    value: str | None = None
+    replicates: str | None = None
+    time_unit: str | None = None
+
+
+@dataclass(frozen=True)
+class Times:
+    """A time column, how it is written, its numbers (n,) and what there is to say."""
+
+    header: str
+    parts: list[str]
+    clock: Clock
+    t: np.ndarray
+    notes: list[str] = field(default_factory=list)
+
+
+class Candidates:
+    """Columns that may be the time, or tell series apart.
+
+    Args:
+        cells: of the table.
+        asked: what was asked for.
+        free: columns that play no role yet.
+        long: the columns of a long table.
+        averaged: columns of replicates that are averaged over.
+    """
+
+    def __init__(self, cells: Cells, asked: Asked, free: list[str], long: Long | None, averaged: list[str]) -> None:
+        self.cells, self.asked, self.free, self.long, self.averaged = cells, asked, free, long, averaged
+        self.notes = list[str]()
+
+    def best(self) -> tuple[Times, list[str]]:
+        """The first columns of time and series with which times increase; else the first of all."""
+        named = self._ids()
+        codes = {tuple(ids): self.codes(ids) for ids in named}
+        tried = [self._times(parts, i == 0) for i, parts in enumerate(self._time_candidates(codes[tuple(named[0])]))]
+        repeats = self.long is not None or self.asked.replicates is not None
+        for strictly in (True, False) if repeats else (True,):
+            for times in filter(None, tried):
+                for ids in named:
+                    if not len(disorder(times.t, codes[tuple(ids)], strictly)[0]):
+                        return self._chosen(times, tried), ids
+                by_content = self._id_by_content(times, named[0]) if not self.asked.id and strictly else None
+                if by_content:
+                    return self._chosen(times, tried), [*named[0], by_content]
+        assert tried[0] is not None
+        return tried[0], named[0]
+
+    def _chosen(self, times: Times, tried: list[Times | None]) -> Times:
+        first = tried[0]
+        if first is not None and times is not first:
+            times.notes.append(f"{times.header!r} is taken for the time: {first.header!r} alone does not increase")
+        return times
+
+    def _ids(self) -> list[list[str]]:
+        """Columns that may tell series apart by their names: one, then more together."""
+        base = [FILE] if self.cells.file is not None else []
+        if self.asked.id:
+            return [[self.asked.id]] if not base or FILE in parted(self.asked.id) else [[FILE, self.asked.id]]
+        names = ID_NAMES if self.asked.replicates == "mean" else (*ID_NAMES, *REPLICATE_NAMES)
+        named = [c for name in names for c in self.free if Column.of(c).key == name and c not in base]
+        named = [c for c in named if self.cells.text(c).duplicated().any()]
+        if base and named and self.codes([*base, named[0]]).max() == self.codes(base).max():
+            named = named[1:]  # says no more than the file
+        return [[*base, *named[: k + 1]] for k in range(len(named))] or [base]
+
+    def codes(self, ids: list[str]) -> np.ndarray:
+        """(n,) of each row: the series; what was measured, in a long table; the replicate, where these are averaged."""
+        columns = [*ids, *([self.long.variable] if self.long else []), *self.averaged]
+        if not columns:
+            return np.zeros(len(self.cells.lines), dtype=np.int64)
+        return pd.MultiIndex.from_arrays([self.cells.text(c) for c in columns]).factorize()[0]
+
+    def _id_by_content(self, times: Times, base: list[str]) -> str | None:
+        """The one text column that makes times increase where without it they do not."""
+        if len(base) > (self.cells.file is not None):
+            return None
+        fitting = []
+        for column in self.free:
+            if column in times.parts or says_time(column) or self.cells.numeric(column):
+                continue
+            text = self.cells.text(column)
+            if text.nunique() <= len(text) / 2 and not len(disorder(times.t, self.codes([*base, column]))[0]):
+                fitting.append(column)
+        if len(fitting) != 1:
+            return None
+        self.notes.append(f"series are told apart by {fitting[0]!r}: within each, times increase")
+        return fitting[0]
+
+    def _time_candidates(self, codes: np.ndarray) -> list[list[str]]:
+        """Columns that may be the time, each with those it is made of, the likeliest first."""
+        if self.asked.time:
+            return [[self.asked.time]]
+        named = [c for name in TIME_NAMES for c in self.free if Column.of(c).key == name]
+        named += [c for c in self.free if c not in named and says_time(c)]
+        if named:
+            lesser = [c for c in named if (part_of(c) or 0) > 0]
+            alone = [[c] for c in named if c not in lesser]
+            return [*self._dates_with_daytimes(named), *alone, *self._calendar(named), *([c] for c in lesser)]
+        for column in sorted(self.free, key=self.cells.numeric):  # dates before numbers
+            try:
+                times = Clock.of(self.cells, column)[0].numbers(self.cells, column)
+            except UserError:
+                continue
+            if not len(disorder(times, codes)[0]):
+                self.notes.append(f"{column!r} is taken for the time: the first column that always increases")
+                return [[column]]
+        raise UserError(
+            f"{self.cells.path}: no time column found: none is called time, t, date, year, … and none always increases; "
+            f"name it with --time. Columns are {listed(self.cells.columns)}"
+        )
+
+    def _dates_with_daytimes(self, named: list[str]) -> list[list[str]]:
+        """A column of days beside one of times of day."""
+        text = {c: self.cells.text(c) for c in (named if len(named) > 1 else []) if not self.cells.numeric(c)}
+        clocks = [c for c, cells in text.items() if cells.str.match(r"\d{1,2}:\d\d").mean() > 0.5]
+        days = [c for c, cells in text.items() if c not in clocks and not cells.str.contains(":", regex=False).any()]
+        return [[d, c] for d in days for c in clocks if dates(text[d]).notna().mean() > 0.5][:1]
+
+    def _calendar(self, named: list[str]) -> list[list[str]]:
+        """Year and month, then day, hour, …; a date and hours, then minutes, …: as far as there are such columns."""
+        parts = {part_of(c): c for c in reversed(self.free) if part_of(c) is not None}
+        out = []
+        for first in (0, 3):
+            run = [] if first == 0 else [c for c in named if Column.of(c).key in ("date", "ds")][:1]
+            if first == 3 and not run:
+                break
+            for k in range(first, 6):
+                if k not in parts:
+                    break
+                run = [*run, parts[k]]
+                if len(run) > 1:
+                    out.append(run)
+        return out
+
+    def _times(self, parts: list[str], first: bool) -> Times | None:
+        """What these columns say; None where they are no times, unless they are the likeliest: then it is a fault."""
+        try:
+            header = self.cells.join(parts) if len(parts) > 1 else parts[0]
+            clock, notes = Clock.of(self.cells, header, self.asked.time_unit)
+            t = clock.numbers(self.cells, header)
+            self.cells.refuse_bad(header, np.abs(t) > LARGEST, f"a time of at most {LARGEST:g}, {UNIT}")
+            return Times(header, parts, clock, t, notes)
+        except UserError:
+            if first:
+                raise
+            return None
+
+
+def says_time(column: str) -> bool:
+    """By its name."""
+    key = Column.of(column).key
+    return key in TIME_NAMES or bool(re.match(r"(time|date)\b|time[_ ]", key))

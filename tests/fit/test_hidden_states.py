@@ -154,6 +154,7 @@ def test_a_forecast_goes_on_with_a_record_of_the_measured_states(done, tmp_path)
         predict(folder, until=69 * STEP, start=tmp_path / "first.csv")
 
 
+@pytest.mark.slow  # profiles of three parameters
 def test_equations_with_a_hidden_state_have_parameters_with_errors(tmp_path):
     config = Config.make(
         **QUICK, hidden_states=("v",), equations=("dx = v; dv = -k*x - c*v + b*force",), members=0,

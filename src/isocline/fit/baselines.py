@@ -151,7 +151,8 @@ def autocorrelations(records: Sequence[np.ndarray], most: int) -> np.ndarray:
     Source:
         Brockwell & Davis (2016), Introduction to Time Series and Forecasting, definition 1.4.4.
     """
-    mean = np.nanmean(np.concatenate(records), 0)
+    stacked = np.concatenate(records)
+    mean = np.nansum(stacked, 0) / np.maximum((~np.isnan(stacked)).sum(0), 1)  # 0 of a hidden state
     filled = [np.nan_to_num(r - mean) for r in records]
     seen = [(~np.isnan(r)).astype(float) for r in records]
     # Products over all pairs by the Fourier transform; divided by the pairs there are, times their share of the rows, as the

@@ -100,7 +100,7 @@ def _described(field: Callable[..., Tensor], root: np.ndarray, scales: Scales) -
     kind, stable = classify(values)
     turning = np.abs(values.imag).max()
     return {
-        "state": scales.unscaled(root).tolist(),
+        "state": scales.unscaled(root[None])[0].tolist(),
         "kind": kind,
         "stable": stable,
         "eigenvalues": [[float(v.real), float(v.imag)] for v in values],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -15,6 +15,7 @@ UNIT = "so that one can calculate with squares: give the column in another unit"
 DIGITS = 8  # times the spacing of numbers, below which a step of time is not a step
 
 
+@runtime_checkable
 class Placed(Protocol):
     """What the messages of `refuse_unordered` speak of; fields as in `Roles`."""
 

@@ -228,7 +228,7 @@ def _van_der_pol(path: Path) -> Iterator[Task]:
         t = np.arange((PERIODS + AFTER) * EACH) * PERIOD / EACH
         ts = torch.tensor(np.concatenate([[0.0], 30.0 + PERIOD * rng.random() + t]))  # on the limit cycle, at any phase
         y0 = torch.tensor([2.0, 0.0], dtype=torch.float64)
-        truth = solve(oscillator.field, y0, ts, rtol=1e-9, atol=1e-9).ys[1:].numpy()
+        truth = solve(oscillator.field, y0, ts, solver="dopri8", engine="auto", rtol=1e-9, atol=1e-9).ys[1:].numpy()
         noisy = truth + NOISE * truth.std(0) * rng.standard_normal(truth.shape)
         rows = PERIODS * EACH
         frame = pd.DataFrame({"time": t, "x": noisy[:, 0], "y": noisy[:, 1]})[:rows]

@@ -46,7 +46,7 @@ def test_show_prints_what_the_report_says(runs, capsys):
     assert "a neural ODE fitted on" in out and "linear ODE" in out and "MASE" in out
     assert all(f"│ {name}" in out for name in ("a", "b", "t"))
     skill = report["horizons"]["skill"]["linear ODE"][0]
-    assert f"{100 * skill:,.0f} %" in out
+    assert f"{100 * skill:.0f} %" in out
     assert f"{report['bands']['held_out']['80']['score']:.3g}" in out
     lines = out.splitlines()
     assert report["verdict"] in lines and report["reach"] in lines

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from isocline.bench.sets import DataSet, Task, error, located, spread
-from isocline.fit import Config, UserError, fit
+from isocline.fit import Config, UserError
 from isocline.fit.autoregression import equal_steps
 from isocline.fit.bands import LEVELS, Bands
 from isocline.fit.fitted import Fitted
 from isocline.fit.judge import NEURAL, number
 from isocline.fit.rivals import all_equal, model_forecaster, rivals
+from isocline.fit.run import fit
 from isocline.fit.scores import interval_scores
 from isocline.fit.split import Split
 from isocline.fit.table import Series, read_table
@@ -83,7 +84,7 @@ def fitted(one: DataSet, task: Task, seed: int, settings: dict[str, Any]) -> Lin
         config = Config.make(**{**named, **task.settings, **settings, "hold_out": 0.0, "seed": seed})
         began = time.monotonic()
         try:
-            report = fit(table, config, out)
+            report = fit(table, config, out, page=False)
         except UserError as why:
             return {
                 **head,

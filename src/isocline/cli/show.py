@@ -68,7 +68,9 @@ def skills(horizons: dict[str, Any]) -> Grid:
     grid = _grid("skill over persistence, by rows ahead", "model", *(f"{h}" for h in horizons["rows"]), right=1)
     for name, values in horizons["skill"].items():
         if any(values):
-            grid.add_row(name, *("–" if v is None else f"{100 * v:,.0f} %" for v in values))
+            grid.add_row(
+                name, *("–" if v is None else f"{100 * v:.0f} %" if v >= -9.99 else "< -999 %" for v in values)
+            )
     return grid
 
 

@@ -83,9 +83,9 @@ def percent(x: float | None) -> str:
     """A share in whole percent, a dash where there is none.
 
     >>> [percent(x) for x in (None, 0.254, -0.0384, -0.001, -48.0)]
-    ['–', '25', '−4', '0', '−4,800']
+    ['–', '25', '−4', '0', '< −999']
     """
-    return "–" if x is None else f"{round(100 * x):,}".replace("-", "−")
+    return "–" if x is None else "< −999" if x < -9.99 else f"{round(100 * x)}".replace("-", "−")
 
 
 def _parts(report: dict[str, Any]) -> dict[str, Any]:

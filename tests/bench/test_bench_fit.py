@@ -2,6 +2,7 @@
 
 import json
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -116,7 +117,7 @@ def test_errors_are_over_the_deviation_of_the_training_part_or_of_logarithms():
 
 
 def test_the_oscillator_s_truth_is_on_its_limit_cycle_and_the_noise_is_ten_percent():
-    for task in islice(SETS[-1].tasks(None), 2):
+    for task in islice(SETS[-1].tasks(Path()), 2):
         (t, truth), record = task.later[0], task.records[0]
         assert np.abs(truth[:, 0]).max() == pytest.approx(2.0, abs=0.03)
         assert t[0] == pytest.approx(record.t[-1] + record.t[1]) and len(task.train) == 84

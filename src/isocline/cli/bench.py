@@ -6,13 +6,14 @@ import datetime
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.table import Table as Grid
 
 from isocline.bench.fitting import run
 from isocline.bench.sets import named
-from isocline.bench.table import RIVALS, write_tables
+from isocline.bench.table import write_tables
 from isocline.cli import fail
 from isocline.cli.fit import console, say
 from isocline.fit import UserError
@@ -34,14 +35,30 @@ def bench_fit_command(names: list[str], seeds: int, data: Path | None, out: Path
         return 130
     command = shlex.join(["isocline", *sys.argv[1:]])
     rows = write_tables(lines, out, command, datetime.datetime.now(datetime.UTC).date().isoformat())
-    grid = Grid()
-    for head in ("set", "fits", "isocline fit", *RIVALS):
-        grid.add_column(head, justify="left" if head == "set" else "right")
-    for row in rows:
-        values = [row["error"][1], *row["rivals"].values()]
-        least = min((v for v in values if v is not None), default=None)
-        cells = ["–" if v is None else f"[bold]{v:.3g}[/bold]" if v == least else f"{v:.3g}" for v in values]
-        grid.add_row(row["set"], str(row["parts"] * row["seeds"]), *cells)
-    console.print(grid)
+    console.print(shown(rows))
     say(f"{out / 'fit.md'}, {out / 'fit.json'}")
     return 0
+
+
+def shown(rows: list[dict[str, Any]]) -> Grid:
+    """A set a row, beside the best of the simple models."""
+    grid = Grid()
+    for head in ("set", "fits", "isocline fit", "best simple model", "", "in 95 %"):
+        grid.add_column(head, justify="left" if head in ("set", "") else "right")
+    for row in rows:
+        own = row["error"][1]
+        known = {name: v for name, v in row["rivals"].items() if v is not None}
+        name = min(known, key=lambda m: known[m], default="")
+        best = known.get(name)
+        cells = ["–" if v is None else f"{v:.3g}" for v in (own, best)]
+        if own is not None and (best is None or own < best):
+            cells[0] = f"[bold]{cells[0]}[/bold]"
+        inside = row["inside"]["95"]
+        grid.add_row(
+            row["set"],
+            str(row["parts"] * row["seeds"]),
+            *cells,
+            name,
+            "–" if inside is None else f"{100 * inside:.0f} %",
+        )
+    return grid

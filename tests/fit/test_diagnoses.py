@@ -109,6 +109,9 @@ def test_residuals_of_a_good_fit_are_like_its_noise_and_of_a_rigid_one_are_not()
         scales.scaled(table.series[0].y),
         atol=1e-9,
     )
-    still = residuals(lambda y, ts: y.expand(ts.shape[1], *y.shape), recipe, table.series, scales)
+    still = residuals(lambda y, ts, drive: y.expand(ts.shape[1], *y.shape), recipe, table.series, scales)
     assert still["like_noise"] == [False, False] and still["autocorrelation"][0][1] > 0.5
-    assert residuals(lambda y, ts: torch.nan * y.expand(ts.shape[1], *y.shape), recipe, table.series, scales) is None
+    assert (
+        residuals(lambda y, ts, drive: torch.nan * y.expand(ts.shape[1], *y.shape), recipe, table.series, scales)
+        is None
+    )

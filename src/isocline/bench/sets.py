@@ -217,22 +217,27 @@ def _free_swing(path: Path) -> Iterator[Task]:
         yield Task(f"from {held} deg", pd.concat(tables), [Series(str(held), t[:SEEN], y[:SEEN])], [(t[SEEN:], angle)])
 
 
-MU, PERIOD, PERIODS, AFTER, EACH, NOISE, COUNT = 2.0, 7.62987, 6, 2, 14, 0.1, 10
+MU, PERIOD, NOISE, COUNT = 2.0, 7.62987, 0.1, 10
 
 
-def _van_der_pol(path: Path) -> Iterator[Task]:
-    """Ten draws of noise and phase: six periods teach, the next two are forecast and compared with the truth."""
-    for k in range(COUNT):
-        rng = np.random.default_rng(k)
-        oscillator = van_der_pol(mu=MU)
-        t = np.arange((PERIODS + AFTER) * EACH) * PERIOD / EACH
-        ts = torch.tensor(np.concatenate([[0.0], 30.0 + PERIOD * rng.random() + t]))  # on the limit cycle, at any phase
-        y0 = torch.tensor([2.0, 0.0], dtype=torch.float64)
-        truth = solve(oscillator.field, y0, ts, solver="dopri8", engine="auto", rtol=1e-9, atol=1e-9).ys[1:].numpy()
-        noisy = truth + NOISE * truth.std(0) * rng.standard_normal(truth.shape)
-        rows = PERIODS * EACH
-        frame = pd.DataFrame({"time": t, "x": noisy[:, 0], "y": noisy[:, 1]})[:rows]
-        yield Task(f"draw {k}", frame, [Series("", t[:rows], noisy[:rows])], [(t[rows:], truth[rows:])])
+def _van_der_pol(each: int, periods: float) -> Callable[[Path], Iterator[Task]]:
+    """Ten draws of noise and phase, `each` rows a period: 84 rows teach, the rest of the periods is compared with the truth."""
+
+    def draws(path: Path) -> Iterator[Task]:
+        rows = 84
+        t = np.arange(round(periods * each)) * PERIOD / each
+        oscillator, y0 = van_der_pol(mu=MU), torch.tensor([2.0, 0.0], dtype=torch.float64)
+        for k in range(COUNT):
+            rng = np.random.default_rng(k)
+            ts = torch.tensor(
+                np.concatenate([[0.0], 30.0 + PERIOD * rng.random() + t])
+            )  # on the limit cycle, at any phase
+            truth = solve(oscillator.field, y0, ts, solver="dopri8", engine="auto", rtol=1e-9, atol=1e-9).ys[1:].numpy()
+            noisy = truth + NOISE * truth.std(0) * rng.standard_normal(truth.shape)
+            frame = pd.DataFrame({"time": t, "x": noisy[:, 0], "y": noisy[:, 1]})[:rows]
+            yield Task(f"draw {k}", frame, [Series("", t[:rows], noisy[:rows])], [(t[rows:], truth[rows:])])
+
+    return draws
 
 
 SETS = (
@@ -261,7 +266,12 @@ SETS = (
         "free-swing pendulum", "the angle of one release after two others", "phys_free_swing_pendulum/free_swing.csv",
         _free_swing,
     ),
-    DataSet("noisy van der Pol", "two periods of truth after six with 10 % noise, 10 draws", "", _van_der_pol),
+    DataSet(
+        "noisy van der Pol", "six periods of 20 rows with 10 % noise: the truth of the last 30 %, 10 draws", "", _van_der_pol(20, 6)
+    ),
+    DataSet(
+        "noisy van der Pol, coarse", "two periods of truth after six of 14 rows with 10 % noise, 10 draws", "", _van_der_pol(14, 8)
+    ),
 )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from isocline.report.ticks import power
 RIVALS = {
     "persistence": "Persistence holds the last observed value.",
     "mean": "The mean is that of the training part.",
-    "linear ODE": "The linear ODE is dy/dt = A y + b, fitted to the same training part.",
+    "linear ODE": "The linear ODE is dy/dt = A y{driven} + b, fitted to the same training part.",
     "autoregression": "The autoregression takes each state from its own past, its order by Akaike’s criterion.",
     "seasonal naive": "The seasonal naive repeats the value {period} rows ago, the period of the training part’s autocorrelation.",
 }
@@ -93,12 +93,13 @@ def _parts(report: dict[str, Any]) -> dict[str, Any]:
     known = [s["nrmse"] for s in scores if s["nrmse"] is not None]
     phase = figures.phase(report)
     pieces = [p["id"] for p in report["model_path"] if p["part"] == "fit"]
+    driven = " + B u" if report["table"].get("inputs") else ""
     return {
         "cards": figures.trajectories(report),
         "losses": figures.losses(report),
         "horizons": figures.horizons(report) if report["horizons"] else None,
         "time_unit": "" if len(report["table"]["time"]["unit"] or "") > 12 else report["table"]["time"]["unit"],
-        "rivals": [RIVALS[s["model"]].format(**s) for s in scores[1:]],
+        "rivals": [RIVALS[s["model"]].format(**s, driven=driven) for s in scores[1:]],
         "phase": phase,
         "residuals": diagnostics.residuals(report) if report["residuals"] else None,
         "alike": [

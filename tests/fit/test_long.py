@@ -4,23 +4,12 @@ import numpy as np
 import pytest
 
 from isocline.fit import UserError
-from isocline.fit.table import read_table
 
 LONG = "time,variable,value\n0,prey,1\n1,prey,2\n2,prey,4\n0.5,predator,5\n2,predator,6\n3,predator,9\n"
 TWICE = "time,x\n0,1\n0,2\n1,3\n1,5\n2,7\n"
 RATS = "subject,replicate,time,x\n" + "".join(
     f"{s},{r},{t},{10 * s + r + t}\n" for s in (1, 2) for r in (1, 2) for t in (0, 1, 2)
 )
-
-
-@pytest.fixture
-def read(tmp_path):
-    def read_(text, **roles):
-        path = tmp_path / "table.csv"
-        path.write_text(text, encoding="utf-8")
-        return read_table(path, **roles)
-
-    return read_
 
 
 def states(table):

@@ -7,16 +7,6 @@ from isocline.fit import UserError
 from isocline.fit.table import read_table
 
 
-@pytest.fixture
-def read(tmp_path):
-    def read_(text, **roles):
-        path = tmp_path / "table.csv"
-        path.write_text(text, encoding="utf-8")
-        return read_table(path, **roles)
-
-    return read_
-
-
 def names(table):
     return table.time.header, table.id and table.id.header, [c.header for c in table.states]
 

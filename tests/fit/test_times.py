@@ -5,17 +5,6 @@ import pytest
 
 from isocline.fit import UserError
 from isocline.fit.clock import Clock
-from isocline.fit.table import read_table
-
-
-@pytest.fixture
-def read(tmp_path):
-    def read_(text, **roles):
-        path = tmp_path / "table.csv"
-        path.write_text(text, encoding="utf-8")
-        return read_table(path, **roles)
-
-    return read_
 
 
 def column(header, cells):

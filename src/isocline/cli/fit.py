@@ -191,6 +191,11 @@ def show(report: dict[str, Any], folder: Path) -> None:
     if bands and bands["coverage"]:
         shares = " and ".join(f"{bands['coverage'][level]:.0%} ({level} %)" for level in ("80", "95"))
         say(f"observations of the held-out part inside the bands: {shares}")
+    conclusion(report, folder)
+
+
+def conclusion(report: dict[str, Any], folder: Path) -> None:
+    """What ends a fit, and `isocline show`: parameters, warnings, the verdict, where the page is."""
     if "parameters" in report:
         if report["parameters"]["rows"]:
             console.print(parameters(report["parameters"]["rows"]))

@@ -9,7 +9,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from isocline.cli import fail
-from isocline.cli.fit import console, parameters, say, scores
+from isocline.cli.fit import conclusion, console, say, scores
 from isocline.fit import UserError
 from isocline.fit.compare import compare, read_report
 
@@ -36,19 +36,9 @@ def show_command(run: Path) -> int:
         console.print(skills(report["horizons"]))
     if report["bands"] and report["bands"]["held_out"]:
         console.print(bands(report["bands"]["held_out"]))
-    if "parameters" in report:
-        for line in report["parameters"]["equations"]:
-            say(f"  {line}")
-        if report["parameters"]["rows"]:
-            console.print(parameters(report["parameters"]["rows"]))
-        for note in report["parameters"]["notes"]:
-            say(f"  {note}")
-    for warning in report["warnings"]:
-        say(f"warning: {warning}")
-    say(report["verdict"], "bold")
-    if report["reach"]:
-        say(report["reach"])
-    say(f"report: {run / 'report.html'}")
+    for line in report.get("parameters", {}).get("equations", []):
+        say(f"  {line}")
+    conclusion(report, run)
     return 0
 
 

@@ -124,7 +124,14 @@ def test_a_table_written_otherwise_is_read(name, tmp_path, capsys):
     code, _, err = call(capsys, "fit", table, "--out", run, *QUICK)
     assert code == 0, err
     report = json.loads((run / "report.json").read_text())
-    assert len(report["scores"]) == 4 and report["table"]["rows"] in (28, 30)
+    assert {s["model"] for s in report["scores"]} >= {
+        "neural ODE",
+        "persistence",
+        "mean",
+        "linear ODE",
+        "autoregression",
+    }
+    assert report["table"]["rows"] in (28, 30)
     page = (run / "report.html").read_text()
     assert "<script>alert" not in page
     values = [v for row in report["series"][0]["y"] for v in row if v is not None]

@@ -128,7 +128,7 @@ def test_several_series_and_a_held_out_one(tmp_path, capsys):
     assert report["table"]["id"] == "run" and report["table"]["states"][0]["unit"] == "V"
     assert [s["held_out"] for s in report["series"]] == [False, False, True]
     assert {row["model"] for row in report["scores"]} == {
-        "neural ODE", "persistence", "linear ODE", "autoregression",
+        "neural ODE", "persistence", "mean", "linear ODE", "autoregression",
     }  # fmt: skip
     assert report["verdict"] in (run / "report.html").read_text() or "&" in (run / "report.html").read_text()
 

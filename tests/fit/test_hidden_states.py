@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_driven import STEP, B, C, K, force_of, oscillator
+from test_fitted_inputs import STEP, B, C, K, force_of, oscillator
 
 from isocline.fit import Config, UserError, fit, predict
 from isocline.fit.baselines import LinearODE

@@ -13,7 +13,6 @@ from isocline.fit.config import Config
 from isocline.fit.ensemble import Ensemble
 from isocline.fit.errors import UserError
 from isocline.fit.files import read_run
-from isocline.fit.frames import FRAME
 from isocline.fit.scale import Scales
 
 
@@ -54,5 +53,5 @@ class Fitted:
         """From its parts; `kept` is config.json."""
         paths = [kept["table"]] if isinstance(kept["table"], str) else kept["table"]
         more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
-        table = f"{Path(paths[0]).name}{more}" if paths[0] else FRAME
+        table = f"{Path(paths[0]).name}{more}"
         return Fitted(folder, table, config, scales, Clock(**kept["clock"]), ensemble)

@@ -18,7 +18,7 @@ from isocline.fit.files import read_run
 from isocline.fit.fitted import Fitted
 from isocline.fit.inside import inside
 from isocline.fit.predict import predict
-from isocline.fit.run import TABLE, Notify, Tell, read_as, write_page
+from isocline.fit.run import Notify, Tell, read_as, write_page
 from isocline.fit.run import fit as run_table
 from isocline.fit.table import Series
 
@@ -254,11 +254,8 @@ def fit(
         "tell": tell, "notify": notify, "stop": stop, "overwrite": overwrite, "command": command,
         "page": out is not None,
     }  # fmt: skip
-    if not _is_table(table):
-        return Result(run_table(table, resolved, folder, **handlers), folder, own)
-    with tempfile.TemporaryDirectory() as aside:
-        path = _written(_frame(table), Path(aside) / TABLE)
-        return Result(run_table(path, resolved, folder, **handlers, keep_table=True), folder, own)
+    source = _frame(table) if _is_table(table) else table
+    return Result(run_table(source, resolved, folder, **handlers), folder, own)
 
 
 def _is_table(table: Any) -> bool:

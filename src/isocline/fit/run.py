@@ -27,7 +27,7 @@ from isocline.fit.forecast import anchor, settled
 from isocline.fit.judge import EQUATIONS, NEURAL, judge
 from isocline.fit.parameters import infer
 from isocline.fit.physics import Physics, scales_of, settings_of
-from isocline.fit.reader import Source, paths_of
+from isocline.fit.reader import Source, paths_of, read_source
 from isocline.fit.recipe import Recipe
 from isocline.fit.scale import Scales
 from isocline.fit.split import Split
@@ -61,7 +61,6 @@ def fit(
     stop: Callable[[], bool] = lambda: False,
     overwrite: bool = False,
     command: str = "",
-    keep_table: bool = False,
     page: bool = True,
 ) -> dict[str, Any]:
     """Fits a neural ODE to a table and leaves a run folder.
@@ -76,7 +75,6 @@ def fit(
         stop: asked before every step; True saves and ends the training.
         overwrite: replace an earlier run in `out`.
         command: as typed, for the report.
-        keep_table: copy the table, a single file, into the run's folder, because it will not last elsewhere.
         page: write report.html, too; `write_page` does so later.
 
     Returns:
@@ -110,15 +108,17 @@ def fit(
     for name in RESULTS:
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / FIGURES, ignore_errors=True)
-    if keep_table:
-        source = shutil.copyfile(source, folder / TABLE)
+    paths = paths_of(source)
+    if paths is None:  # a data frame is gone with its process
+        write(folder / TABLE, read_source(source)[0].frame.to_csv(index=False))
+        paths = [folder / TABLE]
     kept = {
         "isocline": __version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
         "command": command,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "table": _kept(source),
+        "table": [str(p.resolve()) for p in paths] if len(paths) > 1 else str(paths[0].resolve()),
         "sha256": table.sha256,
         "config": resolved.model_dump(mode="json"),
         "clock": asdict(table.clock),
@@ -148,12 +148,6 @@ def read_as(source: Source, config: Config) -> Table:
     return table.with_hidden(config.hidden_states)
 
 
-def _kept(source: Source) -> str | list[str]:
-    """Where a run finds its table again: a path, or several; "" of a data frame."""
-    paths = [str(p.resolve()) for p in paths_of(source) or []]
-    return paths if len(paths) > 1 else "".join(paths)
-
-
 def resume(
     folder: str | Path,
     source: Source | None = None,
@@ -166,7 +160,7 @@ def resume(
 
     Args:
         folder: of the run.
-        source: the table, if its files have moved since; always for a data frame, which the run does not keep.
+        source: the table, if its files have moved since.
         tell, notify, stop: as for `fit`.
 
     Raises:
@@ -175,11 +169,6 @@ def resume(
     folder = Path(folder)
     kept = read_run(folder)
     config = Config.make(**kept["config"])
-    if source is None and not kept["table"]:
-        raise UserError(
-            f"{folder}: the run was fitted to a data frame, which it does not keep: go on from Python, with "
-            f"isocline.fit.resume({str(folder)!r}, frame)"
-        )
     table = read_as(kept["table"] if source is None else source, config)
     if table.sha256 != kept["sha256"]:
         raise UserError(

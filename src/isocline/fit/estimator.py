@@ -21,9 +21,8 @@ class NeuralODERegressor:
     pipelines and searches work.
 
     Args:
-        ignore, hold, hidden_states, scale, log, hold_out, blocks, equations, parameters, hidden, matching, window, iterations, polish, learning_rate,
-            continuity, noise, penalty, starts, members, seed: as in `Config`. Nothing is held out unless `hold_out` says so:
-            a search or a split of one's own does that.
+        hold_out: as in `Config`, but nothing is held out unless it says so: a search or a split of one's own does that.
+        seed: as in `Config`, and so are all others.
 
     Attributes:
         result_: `isocline.fit.Result`: the report, forecasts with bands, the page.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime
 import io
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import narwhals as nw
 import numpy as np
@@ -15,28 +16,26 @@ from isocline.fit.cells import Cells, listed
 from isocline.fit.delimited import check_header
 from isocline.fit.errors import UserError
 
+T = TypeVar("T")
 FRAME = "the table"  # what messages call a data frame
 _ENGINES = {".xls": "xlrd", ".ods": "odfpy", ".xlsb": "pyxlsb"}
 
 
 def excel(path: str, data: bytes, suffix: str, sheet: str | None) -> Cells:
     """A sheet: named, or by its number from 1; the first where none is asked for."""
-    try:
-        book = pd.ExcelFile(io.BytesIO(data))
-    except ImportError as error:
-        package = _ENGINES.get(suffix, "openpyxl")
-        raise UserError(
-            f"{path}: reading this kind of spreadsheet needs a package that is not installed ({package}): "
-            f"pip install {package}, or save the sheet as CSV"
-        ) from error
-    except Exception as error:  # whatever the reader meets in a broken file is a fault of the file
-        raise UserError(f"{path}: cannot be read as a spreadsheet: {error}") from error
+    package = _ENGINES.get(suffix, "openpyxl")
+    missing = (
+        f"{path}: reading this kind of spreadsheet needs a package that is not installed ({package}): "
+        f"pip install {package}, or save the sheet as CSV"
+    )
+    book = _opened(lambda: pd.ExcelFile(io.BytesIO(data)), f"{path}: cannot be read as a spreadsheet", missing)
     names = [str(name) for name in book.sheet_names]
     name = _sheet(path, names, sheet)
-    try:
-        raw = pd.read_excel(book, sheet_name=names.index(name), header=None, dtype=object, na_filter=False)
-    except Exception as error:
-        raise UserError(f"{path}: sheet {name!r} cannot be read: {error}") from error
+    raw = _opened(
+        lambda: pd.read_excel(book, sheet_name=names.index(name), header=None, dtype=object, na_filter=False),
+        f"{path}: sheet {name!r} cannot be read",
+        missing,
+    )
     rows = [[_cell(v) for v in row] for row in raw.to_numpy(dtype=object)]
     filled = [i for i, row in enumerate(rows) if any(row)]
     if len(filled) < 2:
@@ -61,16 +60,22 @@ def _sheet(path: str, names: list[str], sheet: str | None) -> str:
 
 def parquet(path: str, data: bytes) -> Cells:
     """A Parquet file."""
-    try:
-        frame = pd.read_parquet(io.BytesIO(data))
-    except ImportError as error:
-        raise UserError(
-            f"{path}: reading Parquet needs a package that is not installed: pip install 'isocline[parquet]', "
-            f"or save the table as CSV"
-        ) from error
-    except Exception as error:  # whatever the reader meets in a broken file is a fault of the file
-        raise UserError(f"{path}: cannot be read as Parquet: {error}") from error
+    missing = (
+        f"{path}: reading Parquet needs a package that is not installed: pip install 'isocline[parquet]', "
+        f"or save the table as CSV"
+    )
+    frame = _opened(lambda: pd.read_parquet(io.BytesIO(data)), f"{path}: cannot be read as Parquet", missing)
     return _typed(path, frame)
+
+
+def _opened(read: Callable[[], T], fault: str, missing: str) -> T:
+    """What a reader of files gives; UserError with `missing` where its package is not installed, else with the fault."""
+    try:
+        return read()
+    except ImportError as error:
+        raise UserError(missing) from error
+    except Exception as error:  # whatever the reader meets in a broken file is a fault of the file
+        raise UserError(f"{fault}: {error}") from error
 
 
 def frame(source: Any) -> Cells:

@@ -157,5 +157,7 @@ def _seconds(parts: pd.DataFrame) -> pd.Series:
 
 def _of_numbers(columns: list[pd.Series]) -> pd.Series:
     """Seconds from columns of hours (and minutes, and seconds)."""
-    sizes = (3600.0, 60.0, 1.0)
-    return sum(s * pd.to_numeric(c, errors="coerce") for s, c in zip(sizes, columns, strict=False))  # type: ignore[return-value]
+    out = pd.Series(0.0, index=columns[0].index)
+    for size, column in zip((3600.0, 60.0, 1.0), columns, strict=False):
+        out = out + size * pd.to_numeric(column, errors="coerce")
+    return out

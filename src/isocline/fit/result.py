@@ -220,8 +220,8 @@ def fit(
     """Fits a neural ODE, or given equations, to a table: the recipe of `isocline fit`.
 
     Args:
-        table: a path (CSV and its kin, Excel, Parquet), several, a data frame (pandas, polars, …; its index plays no role) or a
-            dictionary of columns.
+        table: a path (CSV and its kin, Excel, Parquet), several, a data frame (pandas, Polars, …; of an index that has
+            a name the column, too) or a dictionary of columns.
         config: the settings; or give them by name.
         out: the folder of the run, made once the table is accepted; None: one that goes with the result (`Result.save`
             keeps it).
@@ -254,7 +254,7 @@ def fit(
         "tell": tell, "notify": notify, "stop": stop, "overwrite": overwrite, "command": command,
         "page": out is not None,
     }  # fmt: skip
-    source = _frame(table) if _is_table(table) else table
+    source = pd.DataFrame(dict(table)) if isinstance(table, Mapping) else table
     return Result(run_table(source, resolved, folder, **handlers), folder, own)
 
 

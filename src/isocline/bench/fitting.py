@@ -17,13 +17,14 @@ from isocline.bench.sets import DataSet, Task, error, located, spread
 from isocline.fit import Config, UserError
 from isocline.fit.autoregression import equal_steps
 from isocline.fit.bands import LEVELS, Bands
+from isocline.fit.files import place
 from isocline.fit.fitted import Fitted
 from isocline.fit.judge import NEURAL, number
 from isocline.fit.rivals import all_equal, model_forecaster, rivals
-from isocline.fit.run import fit
+from isocline.fit.run import fit, read_as
 from isocline.fit.scores import interval_scores
 from isocline.fit.split import Split
-from isocline.fit.table import Series, read_table
+from isocline.fit.table import Series
 
 Line = dict[str, Any]
 
@@ -84,7 +85,7 @@ def fitted(one: DataSet, task: Task, seed: int, settings: dict[str, Any]) -> Lin
         config = Config.make(**{**named, **task.settings, **settings, "hold_out": 0.0, "seed": seed})
         began = time.monotonic()
         try:
-            report = fit(table, config, out, page=False)
+            fit(table, config, out, page=False)
         except UserError as why:
             return {
                 **head,
@@ -95,18 +96,17 @@ def fitted(one: DataSet, task: Task, seed: int, settings: dict[str, Any]) -> Lin
                 "why": str(why),
             }
         seconds = time.monotonic() - began
-        return {**head, "rows": len(task.train), "seconds": round(seconds, 1), **_scored(one, task, out, report)}
+        return {**head, "rows": len(task.train), "seconds": round(seconds, 1), **_scored(one, task, out)}
 
 
-def _scored(one: DataSet, task: Task, out: Path, report: dict[str, Any]) -> Line:
-    run_, config = Fitted.read(out), report["config"]
+def _scored(one: DataSet, task: Task, out: Path) -> Line:
+    run_ = Fitted.read(out)
     scales = run_.scales
-    table = read_table(out.with_name("train.csv"), config["time"], config["id"], config["states"])
-    taught = Split.of(table, 0.0).taught
+    taught = Split.of(read_as(out.with_name("train.csv"), run_.config), 0.0).taught
     later = [t for t, _ in task.later]
     seen = np.concatenate([y for _, y in task.later])
     equal = all_equal(task.records, [Series("", t, y) for t, y in task.later]) and equal_steps(taught)
-    models = [model_forecaster(NEURAL, run_.field, scales), *rivals(taught, scales, config["window"], equal)]
+    models = [model_forecaster(NEURAL, run_.field, scales), *rivals(taught, scales, run_.config.window, equal)]
     unit = spread(task, one)
     paths = {m.name: np.concatenate(m.forecast(task.records, later)) for m in models}
     errors = {name: error(scales.unscaled(path), seen, unit, one.log) for name, path in paths.items()}
@@ -164,9 +164,7 @@ def append(path: Path, line: Line) -> None:
     torn = path.exists() and not path.read_bytes().endswith(b"\n") and path.stat().st_size > 0
     if torn:
         whole = path.read_bytes()
-        aside = path.with_name(path.name + ".tmp")
-        aside.write_bytes(whole[: whole.rfind(b"\n") + 1])
-        aside.replace(path)
+        place(path, lambda aside: aside.write_bytes(whole[: whole.rfind(b"\n") + 1]))
     text = (json.dumps(line, allow_nan=False) + "\n").encode()
     with path.open("ab", buffering=0) as file:
         file.write(text)

@@ -229,9 +229,8 @@ def _van_der_pol(each: int, periods: float) -> Callable[[Path], Iterator[Task]]:
         oscillator, y0 = van_der_pol(mu=MU), torch.tensor([2.0, 0.0], dtype=torch.float64)
         for k in range(COUNT):
             rng = np.random.default_rng(k)
-            ts = torch.tensor(
-                np.concatenate([[0.0], 30.0 + PERIOD * rng.random() + t])
-            )  # on the limit cycle, at any phase
+            begin = 30.0 + PERIOD * rng.random()  # on the limit cycle, at any phase
+            ts = torch.tensor(np.concatenate([[0.0], begin + t]))
             truth = solve(oscillator.field, y0, ts, solver="dopri8", engine="auto", rtol=1e-9, atol=1e-9).ys[1:].numpy()
             noisy = truth + NOISE * truth.std(0) * rng.standard_normal(truth.shape)
             frame = pd.DataFrame({"time": t, "x": noisy[:, 0], "y": noisy[:, 1]})[:rows]

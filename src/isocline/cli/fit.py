@@ -21,6 +21,7 @@ from isocline.fit import fit as fit_table
 from isocline.fit import resume as resume_run
 from isocline.fit.reader import name_of, paths_of
 from isocline.fit.recipe import Recipe
+from isocline.fit.run import FIGURES
 from isocline.fit.scale import Scales
 from isocline.fit.table import Table
 
@@ -94,7 +95,7 @@ def run(start: Any, folder: Path) -> int:
         signal.signal(signal.SIGINT, before)
     from isocline.report import write_figures
 
-    write_figures(report, folder / "figures")
+    write_figures(report, folder / FIGURES)
     show(report, folder)
     if report["stopped"] == "interrupted":
         say(f"Interrupted and saved. Go on with:  isocline fit --resume {shlex.quote(str(folder))}")

@@ -27,7 +27,7 @@ def show_command(run: Path) -> int:
     )
     if report["stopped"] == "interrupted":
         say(f"interrupted before the end; go on with: isocline fit --resume {run}")
-    console.print(columns(table))
+    console.print(columns(table, report["config"]["hidden_states"]))
     for note in table["notes"]:
         say(f"  {note}")
     if report["scores"]:
@@ -42,14 +42,17 @@ def show_command(run: Path) -> int:
     return 0
 
 
-def columns(table: dict[str, Any]) -> Grid:
-    """What the columns were taken for."""
+def columns(table: dict[str, Any], hidden: list[str]) -> Grid:
+    """What the columns were taken for, and the states that none of them has."""
     grid = _grid("", "column", "role", "unit", "scale")
     grid.add_row(Text(table["time"]["name"]), "time", Text(table["time"]["unit"] or ""))
     if table["id"]:
         grid.add_row(Text(table["id"]), "id")
     for state in table["states"]:
-        grid.add_row(Text(state["name"]), "state", Text(state["unit"] or ""), state["scale"]["kind"])
+        role = "hidden state" if state["name"] in hidden else "state"
+        grid.add_row(Text(state["name"]), role, Text(state["unit"] or ""), state["scale"]["kind"])
+    for column in table["inputs"]:
+        grid.add_row(Text(column["name"]), "input", Text(column["unit"] or ""), "linear")
     return grid
 
 

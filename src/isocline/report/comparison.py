@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from isocline.report.figures import LAST, bounds, by_rows, legend, named, quiet, thin
-from isocline.report.html import page
+from isocline.report.html import page, write_text
 from isocline.report.svg import LIGHT, pixels, to_svg
 from isocline.report.ticks import Plain
 
@@ -32,10 +32,7 @@ def write_comparison(compared: dict[str, Any], path: Path) -> Path:
         The path of the picture.
     """
     picture = path.with_suffix(".png")
-    text = render_comparison(compared)
-    aside = path.with_name(path.name + ".tmp")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
+    write_text(path, render_comparison(compared))
     figure = forecasts(compared, 1000, 2)
     figure.set_dpi(144)
     figure.patch.set(visible=True, facecolor=LIGHT["paper"])

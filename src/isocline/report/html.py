@@ -30,9 +30,13 @@ def write_report(report: dict[str, Any], path: str | Path, module: str | None = 
         path: of the page; written aside and moved into place.
         module: the model as an ES module (`isocline.export.to_js`); a click on the phase portrait then starts a trajectory.
     """
-    path = Path(path)
+    write_text(Path(path), render(report, module))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Aside, and moved into place, so that there is never half a page."""
     aside = path.with_name(path.name + ".tmp")
-    aside.write_text(render(report, module), encoding="utf-8")
+    aside.write_text(text, encoding="utf-8")
     aside.replace(path)
 
 

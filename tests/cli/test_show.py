@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from test_bad_input import call
 
+from isocline.cli.show import columns
 from isocline.fit import Config, UserError, compare, fit
 
 QUICK = {"hidden": (8,), "matching": 30, "iterations": 4, "polish": 8, "starts": 1, "penalty": (1e-2,)}
@@ -56,6 +57,16 @@ def test_show_prints_what_the_report_says(runs, capsys):
 def test_show_has_the_equations_with_the_intervals_of_their_parameters(runs, capsys):
     code, out, _ = call(capsys, "show", runs / "equations")
     assert code == 0 and "da/dt = -k*(a - 3) - w*(b - 2)" in out and "95 % interval" in out
+
+
+def test_show_tells_inputs_and_hidden_states():
+    one = {"unit": "V", "scale": {"kind": "linear"}}
+    table = {"time": {"name": "t", "unit": ""}, "id": None, "inputs": [{"name": "pump", "unit": "V"}]}
+    table["states"] = [{"name": "level", **one}, {"name": "hidden 1", **one}]
+    names, roles, *_ = (list(map(str, column.cells)) for column in columns(table, ["hidden 1"]).columns)
+    assert dict(zip(names, roles, strict=True)) == {
+        "t": "time", "level": "state", "hidden 1": "hidden state", "pump": "input",
+    }  # fmt: skip
 
 
 def test_show_works_where_nothing_was_held_out(runs, capsys):

@@ -28,15 +28,15 @@ from common import origin, table
 from isocline.fit import Config
 from isocline.fit.autoregression import Autoregression
 from isocline.fit.baselines import LinearODE
-from isocline.fit.clock import Clock
-from isocline.fit.column import Column
 from isocline.fit.drive import Drive, Inputs
 from isocline.fit.flow import Flow, flow_of_rows
 from isocline.fit.forecast import forecast, settled
 from isocline.fit.physics import scales_of, settings_of
+from isocline.fit.reading.clock import Clock
+from isocline.fit.reading.column import Column
+from isocline.fit.reading.table import Series, Table
 from isocline.fit.recipe import Recipe
 from isocline.fit.scale import Scales
-from isocline.fit.table import Series, Table
 from isocline.fit.windows import Record
 
 HERE = Path(__file__).parent

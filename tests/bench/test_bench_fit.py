@@ -13,8 +13,8 @@ from isocline.bench.fitting import append, read, run
 from isocline.bench.sets import SETS, DataSet, Task, error, located, named, spread
 from isocline.fit import UserError
 from isocline.fit.judge import NEURAL
+from isocline.fit.reading.table import Series
 from isocline.fit.rivals import AUTO, LAST, LINEAR, MEAN, SEASON
-from isocline.fit.table import Series
 
 QUICK = {"hidden": (4,), "matching": 20, "iterations": 0, "polish": 4, "starts": 1, "penalty": (1e-2,), "blocks": 0}
 T = np.arange(40) * 0.25

@@ -2,7 +2,7 @@
 
 import pytest
 
-from isocline.fit.table import read_table
+from isocline.fit.reading.table import read_table
 
 
 @pytest.fixture

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from isocline.fit.clock import Clock
-from isocline.fit.roles import Column
-from isocline.fit.table import Series, Table
+from isocline.fit.reading.clock import Clock
+from isocline.fit.reading.roles import Column
+from isocline.fit.reading.table import Series, Table
 
 
 def table_of(*records: tuple[np.ndarray, np.ndarray]) -> Table:

@@ -8,10 +8,10 @@ from series import rotation, table_of
 from isocline import problems
 from isocline.fit import Config
 from isocline.fit.equilibria import classify, equilibria, jacobian
+from isocline.fit.reading.table import Series
 from isocline.fit.recipe import Recipe
 from isocline.fit.residuals import residuals
 from isocline.fit.scale import Scales, StateScale
-from isocline.fit.table import Series
 
 F64 = torch.float64
 

@@ -15,8 +15,8 @@ from isocline.fit.baselines import LinearODE
 from isocline.fit.drive import Drive, Inputs
 from isocline.fit.forecast import forecast
 from isocline.fit.networks import Field, Networks
+from isocline.fit.reading.table import Series, Table, read_table
 from isocline.fit.scale import Scales, StateScale
-from isocline.fit.table import Series, Table, read_table
 from isocline.fit.windows import Record
 
 F64 = torch.float64

@@ -10,10 +10,10 @@ from isocline.fit.baselines import LinearODE
 from isocline.fit.flow import flow_of, settle
 from isocline.fit.forecast import anchor, forecast
 from isocline.fit.judge import NEURAL, judge
+from isocline.fit.reading.table import Series
 from isocline.fit.rivals import AUTO, LAST, LINEAR, MEAN, SEASON
 from isocline.fit.scale import Scales
 from isocline.fit.split import Split
-from isocline.fit.table import Series
 from isocline.fit.verdict import verdict
 from isocline.fit.windows import GAP, Record
 

@@ -11,9 +11,9 @@ from isocline.fit.equation_rows import networks_of
 from isocline.fit.forecast import anchor, forecast
 from isocline.fit.hidden import unexplained
 from isocline.fit.physics import scales_of
+from isocline.fit.reading.table import Series, read_table
 from isocline.fit.scale import Scales, StateScale
 from isocline.fit.split import Split
-from isocline.fit.table import Series, read_table
 from isocline.fit.windows import Record
 
 

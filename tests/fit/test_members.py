@@ -15,9 +15,9 @@ from isocline.fit.blocks import folds
 from isocline.fit.loop import Trainer
 from isocline.fit.networks import Field, Networks
 from isocline.fit.objective import Objective
+from isocline.fit.reading.table import Series
 from isocline.fit.rows import LBFGS, Adam
 from isocline.fit.scale import Scales
-from isocline.fit.table import Series
 from isocline.fit.windows import Record
 
 T = np.arange(40) * 0.3

@@ -15,8 +15,8 @@ from isocline.fit.equation_rows import EquationRows, layout_of, networks_of
 from isocline.fit.fitted import Fitted
 from isocline.fit.networks import Networks
 from isocline.fit.physics import Physics, settings_of
+from isocline.fit.reading.table import Series
 from isocline.fit.scale import Scales, StateScale
-from isocline.fit.table import Series
 from isocline.fit.windows import Record
 
 F64 = torch.float64

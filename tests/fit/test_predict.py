@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from series import csv_of, rotation
 
 from isocline.fit import Config, UserError, fit, predict
-from isocline.fit.clock import Clock
+from isocline.fit.reading.clock import Clock
 
 T = np.arange(60) * 0.3
 

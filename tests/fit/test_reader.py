@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from isocline.fit import UserError
-from isocline.fit.reader import read_cells
+from isocline.fit.reading.reader import read_cells
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ import math
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -66,22 +65,31 @@ def test_a_broken_run_goes_on_to_the_same_bits(table, straight, tmp_path, breaks
     assert numbers(tmp_path / "broken") == straight
 
 
+KILLS_ITSELF = """
+import os, signal, sys
+import torch
+from isocline.fit import Config, fit, recipe
+
+save = recipe.Recipe.save
+
+def last(self, seconds):
+    save(self, seconds)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+recipe.SAVE_EVERY, recipe.Recipe.save = 0.05, last
+torch.set_num_threads(1)
+fit(sys.argv[1], Config.make(**eval(sys.argv[2])), sys.argv[3])
+"""
+
+
 def test_a_killed_run_goes_on_from_its_last_checkpoint_to_the_same_bits(table, tmp_path):
     fit(table, QUICK.model_copy(update={"iterations": 30}), tmp_path / "straight")
-    code = (
-        "import sys, torch; from isocline.fit import Config, fit, recipe; recipe.SAVE_EVERY = 0.05;"
-        "torch.set_num_threads(1); fit(sys.argv[1], Config.make(**eval(sys.argv[2])), sys.argv[3])"
-    )
     settings = repr(QUICK.model_dump() | {"iterations": 30})
-    process = subprocess.Popen([sys.executable, "-c", code, str(table), settings, str(tmp_path / "killed")])
-    checkpoint = tmp_path / "killed" / "checkpoint.pt"
-    while not checkpoint.exists():
-        assert process.poll() is None, "the run ended before it could be killed"
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    command = [sys.executable, "-c", KILLS_ITSELF, str(table), settings, str(tmp_path / "killed")]
+    assert subprocess.run(command, timeout=120).returncode == -signal.SIGKILL
     assert not (tmp_path / "killed" / "report.json").exists()
-    assert torch.load(checkpoint, weights_only=True)["choice"] is None  # still choosing
+    checkpoint = torch.load(tmp_path / "killed" / "checkpoint.pt", weights_only=True)
+    assert checkpoint["choice"] is None  # still choosing
     resume(tmp_path / "killed")
     assert numbers(tmp_path / "killed") == numbers(tmp_path / "straight")
 

@@ -10,11 +10,11 @@ from series import rotation, table_of
 from isocline.fit.bands import Bands
 from isocline.fit.baselines import autocorrelations, period_of, season_ago
 from isocline.fit.judge import EQUATIONS, NEURAL, judge
+from isocline.fit.reading.table import Series
 from isocline.fit.rivals import AUTO, LAST, LINEAR, MEAN, SEASON
 from isocline.fit.scale import Scales, StateScale
 from isocline.fit.scores import by_horizon, horizons, interval_scores, mase, of_bands, origins, rmse
 from isocline.fit.split import Split
-from isocline.fit.table import Series
 from isocline.fit.verdict import reach, verdict
 
 PLAIN = Scales((StateScale("linear", 0.0, 1.0),), 1.0)

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from isocline.fit import UserError
-from isocline.fit.reader import read_cells
-from isocline.fit.table import read_table
+from isocline.fit.reading.reader import read_cells
+from isocline.fit.reading.table import read_table
 
 PLAIN = "t,x,y\n0,1.5,2\n1,2.5,4\n2,,5.25\n"
 

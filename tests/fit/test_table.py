@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from isocline.fit import UserError
-from isocline.fit.table import read_table
+from isocline.fit.reading.table import read_table
 
 
 def names(table):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from isocline.fit import UserError
-from isocline.fit.clock import Clock
+from isocline.fit.reading.clock import Clock
 
 
 def column(header, cells):

@@ -20,11 +20,11 @@ from isocline.fit.bands import LEVELS, Bands
 from isocline.fit.files import place
 from isocline.fit.fitted import Fitted
 from isocline.fit.judge import NEURAL, number
+from isocline.fit.reading.table import Series
 from isocline.fit.rivals import all_equal, model_forecaster, rivals
 from isocline.fit.run import fit, read_as
 from isocline.fit.scores import interval_scores
 from isocline.fit.split import Split
-from isocline.fit.table import Series
 
 Line = dict[str, Any]
 

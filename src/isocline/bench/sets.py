@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 
 from isocline.fit.errors import UserError
-from isocline.fit.table import Series
+from isocline.fit.reading.table import Series
 from isocline.problems import van_der_pol
 from isocline.solve import solve
 

@@ -19,11 +19,11 @@ from isocline.cli import fail
 from isocline.fit import Config, UserError
 from isocline.fit import fit as fit_table
 from isocline.fit import resume as resume_run
-from isocline.fit.reader import name_of, paths_of
+from isocline.fit.reading.reader import name_of, paths_of
+from isocline.fit.reading.table import Table
 from isocline.fit.recipe import Recipe
 from isocline.fit.run import FIGURES
 from isocline.fit.scale import Scales
-from isocline.fit.table import Table
 
 console = Console(highlight=False)
 TITLES = {"NRMSE": "nrmse", "MASE": "mase", "skill": "skill"}

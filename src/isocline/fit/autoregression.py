@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from isocline.fit.reading.table import Series
 from isocline.fit.scale import Scales
-from isocline.fit.table import Series
 
 ORDERS = 12  # at most; and no more than a sixth of the rows of the longest series
 EQUAL = 0.1  # share of the usual step by which steps may differ: those of months do by 9.7 %

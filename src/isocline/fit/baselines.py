@@ -13,8 +13,8 @@ from isocline.fit.drive import Drive
 from isocline.fit.flow import Flow
 from isocline.fit.hidden import followed, standardized, unexplained
 from isocline.fit.objective import MAX_STEP
+from isocline.fit.reading.table import Series
 from isocline.fit.scale import Scales
-from isocline.fit.table import Series
 from isocline.fit.windows import Record, choose
 from isocline.solve import solve
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from isocline.fit.reading.table import Series
 from isocline.fit.split import cut
-from isocline.fit.table import Series
 
 SHARE = 0.15  # of a series that a block takes
 FIRST = 0.25  # of a series before the first block, to start from

@@ -13,7 +13,7 @@ import numpy as np
 
 from isocline.fit.errors import UserError
 from isocline.fit.files import read_run
-from isocline.fit.table import Series
+from isocline.fit.reading.table import Series
 from isocline.fit.verdict import CLOSE
 
 

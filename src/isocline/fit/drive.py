@@ -14,8 +14,8 @@ from torch import Tensor
 from isocline.inputs import CubicHermite, LinearInterpolation, Signal, ZeroOrderHold
 
 if TYPE_CHECKING:
+    from isocline.fit.reading.table import Series
     from isocline.fit.scale import Scales
-    from isocline.fit.table import Series
 
 HOLDS: dict[str, type[Signal]] = {"zoh": ZeroOrderHold, "linear": LinearInterpolation, "cubic": CubicHermite}
 MARGIN = 2  # knots kept beyond each end of a stretch: what the slopes of a cubic there rest on

@@ -20,8 +20,8 @@ from isocline.fit.flow import Flow, flow_of, flow_of_rows
 from isocline.fit.forecast import forecast, settled
 from isocline.fit.networks import Networks
 from isocline.fit.physics import model_of
+from isocline.fit.reading.table import Series
 from isocline.fit.scale import Scales
-from isocline.fit.table import Series
 
 
 @dataclass(frozen=True)

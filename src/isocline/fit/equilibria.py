@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from isocline.fit.reading.table import Series
 from isocline.fit.scale import Scales
-from isocline.fit.table import Series
 
 STARTS, STEPS = 200, 50  # of Newton's method: rows of the data, spread over it
 MARGIN = 0.5  # standard deviations beyond the data within which an equilibrium is told

@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import nn
 
-from isocline.fit.clock import Clock
 from isocline.fit.config import Config
 from isocline.fit.ensemble import Ensemble
 from isocline.fit.errors import UserError
 from isocline.fit.files import read_run
+from isocline.fit.reading.clock import Clock
 from isocline.fit.scale import Scales
 
 

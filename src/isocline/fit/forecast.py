@@ -10,9 +10,9 @@ from torch import Tensor
 
 from isocline.fit.drive import Drive
 from isocline.fit.flow import Flow, settle
+from isocline.fit.reading.table import Series
 from isocline.fit.scale import Scales
 from isocline.fit.smooth import smoothed
-from isocline.fit.table import Series
 from isocline.fit.windows import GAP
 
 ROWS, SPAN = 12, 1.0  # a starting state is settled on the last 12 rows, or as many as one unit of scaled time holds,

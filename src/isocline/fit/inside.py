@@ -9,9 +9,9 @@ import numpy as np
 from isocline.fit.drive import Drive
 from isocline.fit.flow import Flow
 from isocline.fit.forecast import ROWS, padded, settled
+from isocline.fit.reading.table import Series
 from isocline.fit.scale import Scales
 from isocline.fit.split import cut
-from isocline.fit.table import Series
 
 
 def inside(flow: Flow, record: Series, times: np.ndarray, scales: Scales) -> np.ndarray:

@@ -12,10 +12,10 @@ from torch import nn
 
 from isocline.fit import scores as of
 from isocline.fit.ensemble import Ensemble
+from isocline.fit.reading.table import Series, Table
 from isocline.fit.rivals import LAST, LINEAR, Forecaster, all_equal, model_forecaster, rivals
 from isocline.fit.scale import Scales
 from isocline.fit.split import Split, cut
-from isocline.fit.table import Series, Table
 
 NEURAL, EQUATIONS = "neural ODE", "equation model"  # names of what a run has fitted
 MAX_HORIZON, MAX_SCORED = 1000, 200  # held-out rows of a series, and series, that are scored

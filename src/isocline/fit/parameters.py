@@ -13,8 +13,8 @@ from isocline.equations import Estimates, Measured, estimate
 from isocline.fit.bands import WORSE
 from isocline.fit.drive import HOLDS
 from isocline.fit.physics import Physics
+from isocline.fit.reading.table import Series
 from isocline.fit.recipe import Recipe
-from isocline.fit.table import Series
 from isocline.inputs import Signal
 
 INFERRED, LONGEST = 30, 2000  # series, and rows of each, from which standard errors are computed

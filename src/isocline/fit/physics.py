@@ -15,7 +15,7 @@ from isocline.equations.tree import names
 from isocline.fit.config import Config
 from isocline.fit.errors import UserError
 from isocline.fit.networks import BOUND, Field
-from isocline.fit.roles import Column
+from isocline.fit.reading.roles import Column
 from isocline.fit.scale import Scales, StateScale
 
 

@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 
 from isocline.fit.bands import spread_of
-from isocline.fit.clock import Clock
 from isocline.fit.config import Config
 from isocline.fit.drive import Drive, Inputs
 from isocline.fit.ensemble import Ensemble
 from isocline.fit.errors import UserError
 from isocline.fit.fitted import Fitted
 from isocline.fit.flow import flow_of
-from isocline.fit.reader import read_cells
+from isocline.fit.reading.clock import Clock
+from isocline.fit.reading.reader import read_cells
+from isocline.fit.reading.table import Series
 from isocline.fit.run import end_states, read_as
 from isocline.fit.scale import Scales
-from isocline.fit.table import Series
 
 MAX_ROWS = 1_000_000
 BOUNDS = ("low80", "high80", "low95", "high95")

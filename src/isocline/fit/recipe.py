@@ -18,8 +18,8 @@ from isocline.fit.ensemble import Ensemble
 from isocline.fit.equation_rows import guessed, networks_of
 from isocline.fit.files import place
 from isocline.fit.loop import Trainer
+from isocline.fit.reading.table import Series
 from isocline.fit.scale import Scales
-from isocline.fit.table import Series
 from isocline.fit.windows import Record
 
 SAVE_EVERY = 2.0  # seconds between checkpoints

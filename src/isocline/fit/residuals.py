@@ -12,9 +12,9 @@ from isocline.fit.baselines import autocorrelations
 from isocline.fit.drive import Drive
 from isocline.fit.flow import Flow
 from isocline.fit.forecast import padded
+from isocline.fit.reading.table import Series
 from isocline.fit.recipe import Recipe
 from isocline.fit.scale import Scales
-from isocline.fit.table import Series
 
 SEGMENTS, POINTS = 200, 1500  # that are looked at, and points of all together that the report carries
 LAGS = 20  # at most; no more than a quarter of the longest segment

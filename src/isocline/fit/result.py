@@ -18,9 +18,9 @@ from isocline.fit.files import read_run
 from isocline.fit.fitted import Fitted
 from isocline.fit.inside import inside
 from isocline.fit.predict import predict
+from isocline.fit.reading.table import Series
 from isocline.fit.run import Notify, Tell, read_as, write_page
 from isocline.fit.run import fit as run_table
-from isocline.fit.table import Series
 
 
 class Result(dict[str, Any]):

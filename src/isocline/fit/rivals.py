@@ -12,8 +12,8 @@ from isocline.fit.autoregression import Autoregression, equal_steps
 from isocline.fit.baselines import LinearODE, last_values, period_of, season_ago
 from isocline.fit.flow import Flow, flow_of
 from isocline.fit.forecast import forecast
+from isocline.fit.reading.table import Series
 from isocline.fit.scale import Scales
-from isocline.fit.table import Series
 from isocline.fit.windows import Record
 
 LAST, MEAN, SEASON, LINEAR, AUTO = "persistence", "mean", "seasonal naive", "linear ODE", "autoregression"

@@ -27,12 +27,12 @@ from isocline.fit.forecast import anchor, settled
 from isocline.fit.judge import EQUATIONS, NEURAL, judge
 from isocline.fit.parameters import infer
 from isocline.fit.physics import Physics, scales_of, settings_of
-from isocline.fit.reader import Source, paths_of, read_source
+from isocline.fit.reading.reader import Source, paths_of, read_source
+from isocline.fit.reading.table import Series, Table, read_table
 from isocline.fit.recipe import Recipe
 from isocline.fit.scale import Scales
 from isocline.fit.split import Split
 from isocline.fit.summary import summary
-from isocline.fit.table import Series, Table, read_table
 
 Tell = Callable[[Recipe], None]
 Notify = Callable[[str, Any], None]

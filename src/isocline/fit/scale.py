@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from isocline.fit.errors import UserError
+from isocline.fit.reading.table import Series, Table
 from isocline.fit.smooth import smoothed
-from isocline.fit.table import Series, Table
 
 SKEWED = 0.5  # skewness above which a column counts as skewed
 DECADE = 10.0  # and the factor it must span: over less, a logarithm changes little

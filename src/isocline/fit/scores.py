@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from isocline.fit.bands import LEVELS, Bands
-from isocline.fit.table import Series
+from isocline.fit.reading.table import Series
 
 LADDER = (1, 2, 5, 10, 20, 50, 100, 200)  # rows ahead of which errors are told
 ORIGINS, FEWEST = 60, 3  # forecasts that start inside the held-out part, and of how many an error is told

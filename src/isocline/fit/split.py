@@ -6,7 +6,7 @@ import difflib
 from dataclasses import dataclass
 
 from isocline.fit.errors import UserError
-from isocline.fit.table import Series, Table
+from isocline.fit.reading.table import Series, Table
 
 ANCHOR = 12  # rows of a held-out series that may be looked at, for its starting state only
 HIDDEN_ANCHOR = 50  # and where states are hidden, which show in what they do to the others

@@ -20,11 +20,11 @@ from isocline.fit.equilibria import equilibria
 from isocline.fit.flow import flow_of
 from isocline.fit.forecast import anchor, settled
 from isocline.fit.judge import Judgement, number
+from isocline.fit.reading.table import Series, Table
 from isocline.fit.recipe import Recipe
 from isocline.fit.residuals import residuals
 from isocline.fit.scale import Scales
 from isocline.fit.split import Split
-from isocline.fit.table import Series, Table
 from isocline.fit.verdict import reach, verdict
 from isocline.solution import SolveError
 from isocline.solve import solve

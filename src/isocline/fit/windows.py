@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from isocline.fit.drive import Drive, Inputs
+from isocline.fit.reading.table import Series
 from isocline.fit.scale import Scales
 from isocline.fit.smooth import smoothed
-from isocline.fit.table import Series
 
 MAX_ROWS = 4000  # observations the linear ODE is fitted to; of longer records, a random choice of windows
 MAX_RECORD = 20_000  # rows that are trained on at all; of longer records, segments spread over the whole

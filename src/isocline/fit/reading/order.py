@@ -6,9 +6,9 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from isocline.fit.cells import Cells
-from isocline.fit.clock import Clock
 from isocline.fit.errors import UserError
+from isocline.fit.reading.cells import Cells
+from isocline.fit.reading.clock import Clock
 
 LARGEST, SMALLEST = 1e100, 1e-100  # sizes whose squares, and ratios of which, are numbers, too
 UNIT = "so that one can calculate with squares: give the column in another unit"

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from isocline.fit.cells import Cells
-from isocline.fit.column import Column
-from isocline.fit.dates import ambiguous, compact, dates, offsets, seconds_of, times_of_day
 from isocline.fit.errors import UserError
+from isocline.fit.reading.cells import Cells
+from isocline.fit.reading.column import Column
+from isocline.fit.reading.dates import ambiguous, compact, dates, offsets, seconds_of, times_of_day
 
 UNITS = {"y": 31_557_600.0, "w": 604_800.0, "d": 86_400.0, "h": 3_600.0, "min": 60.0, "s": 1.0}
 _WORDS = {"y": "years of 365.25 days", "w": "weeks", "d": "days", "h": "hours", "min": "minutes", "s": "seconds"}

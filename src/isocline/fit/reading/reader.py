@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from isocline.fit import frames
-from isocline.fit.cells import Cells, listed
-from isocline.fit.delimited import not_a_table, parse
 from isocline.fit.errors import UserError
+from isocline.fit.reading import frames
+from isocline.fit.reading.cells import Cells, listed
+from isocline.fit.reading.delimited import not_a_table, parse
 
 FILE = "file"  # header of the column that says which of several files a row is from
 _SHEETS = (".xlsx", ".xlsm", ".xls", ".xlsb", ".ods")

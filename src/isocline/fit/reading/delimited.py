@@ -10,8 +10,8 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 
-from isocline.fit.cells import MISSING, THOUSANDS, Cells
 from isocline.fit.errors import UserError
+from isocline.fit.reading.cells import MISSING, THOUSANDS, Cells
 
 _SEPARATORS = (";", "\t", "|", ",")
 _NUMBER = re.compile(r"[-+]?(\d+[.,]?\d*|[.,]\d+)([eE][-+]?\d+)?")

@@ -6,7 +6,7 @@ import re
 
 import pandas as pd
 
-from isocline.fit.column import Column
+from isocline.fit.reading.column import Column
 
 _DAYTIME = r"(\d{1,2}):(\d{2})(?::(\d{2}(?:\.\d+)?))?\s*([AaPp][Mm])?"
 _LAYOUT = rf"(\d{{1,4}})([./-])(\d{{1,2}})\2(\d{{1,4}})(?:[T ]\s*{_DAYTIME})?"

@@ -8,7 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from isocline.fit.arrange import (
+from isocline.fit.errors import UserError
+from isocline.fit.reading.arrange import (
     ID_NAMES,
     REPLICATE,
     REPLICATE_NAMES,
@@ -19,12 +20,11 @@ from isocline.fit.arrange import (
     Times,
     says_time,
 )
-from isocline.fit.cells import TOGETHER, Cells, listed, parted
-from isocline.fit.column import Column
-from isocline.fit.errors import UserError
-from isocline.fit.long import Long, occurrences, widened
-from isocline.fit.order import LARGEST, SMALLEST, UNIT, disorder, refuse_unordered
-from isocline.fit.reader import FILE
+from isocline.fit.reading.cells import TOGETHER, Cells, listed, parted
+from isocline.fit.reading.column import Column
+from isocline.fit.reading.long import Long, occurrences, widened
+from isocline.fit.reading.order import LARGEST, SMALLEST, UNIT, disorder, refuse_unordered
+from isocline.fit.reading.reader import FILE
 
 FINITE = "a finite number, or an empty cell where nothing was measured"
 ROW_NUMBER = re.compile(r"index|row|unnamed: \d+|column \d+")

@@ -7,16 +7,16 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from isocline.fit.arrange import Asked
-from isocline.fit.cells import listed
-from isocline.fit.clock import UNITS, Clock
-from isocline.fit.column import Column
 from isocline.fit.drive import Inputs
 from isocline.fit.errors import UserError
-from isocline.fit.long import means
-from isocline.fit.order import refuse_unordered
-from isocline.fit.reader import Source, read_source
-from isocline.fit.roles import Roles
+from isocline.fit.reading.arrange import Asked
+from isocline.fit.reading.cells import listed
+from isocline.fit.reading.clock import UNITS, Clock
+from isocline.fit.reading.column import Column
+from isocline.fit.reading.long import means
+from isocline.fit.reading.order import refuse_unordered
+from isocline.fit.reading.reader import Source, read_source
+from isocline.fit.reading.roles import Roles
 
 
 @dataclass

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from isocline.fit.cells import Cells
-from isocline.fit.column import Column
 from isocline.fit.errors import UserError
+from isocline.fit.reading.cells import Cells
+from isocline.fit.reading.column import Column
 
 VARIABLE_NAMES = (
     "variable", "variable_name", "var", "observable", "observableid", "observable_id", "parameter", "parameter_name", "param",

@@ -12,9 +12,9 @@ import narwhals as nw
 import numpy as np
 import pandas as pd
 
-from isocline.fit.cells import Cells, listed
-from isocline.fit.delimited import check_header
 from isocline.fit.errors import UserError
+from isocline.fit.reading.cells import Cells, listed
+from isocline.fit.reading.delimited import check_header
 
 T = TypeVar("T")
 FRAME = "the table"  # what messages call a data frame

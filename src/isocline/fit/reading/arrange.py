@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from isocline.fit.cells import Cells, listed, parted
-from isocline.fit.clock import Clock
-from isocline.fit.column import Column
-from isocline.fit.dates import dates, part_of
 from isocline.fit.errors import UserError
-from isocline.fit.long import Long
-from isocline.fit.order import LARGEST, UNIT, disorder
-from isocline.fit.reader import FILE
+from isocline.fit.reading.cells import Cells, listed, parted
+from isocline.fit.reading.clock import Clock
+from isocline.fit.reading.column import Column
+from isocline.fit.reading.dates import dates, part_of
+from isocline.fit.reading.long import Long
+from isocline.fit.reading.order import LARGEST, UNIT, disorder
+from isocline.fit.reading.reader import FILE
 
 TIME_NAMES = (
     "time", "t", "ds", "timestamp", "datetime", "date", "year", "years", "month", "months", "week", "weeks", "day", "days",

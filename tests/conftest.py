@@ -34,6 +34,15 @@ def _seen_through():
     Watch._callable = look
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _drawn_when_looked_at():
+    import pages
+
+    from isocline import report
+
+    report.write_report = pages.keep
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)

@@ -19,7 +19,7 @@ OPTIONS = [
     {"solver": "rk4", "step": 0.1},
     {"batching": "per_sample"},
     {"solver": "vern7", "dense": True},
-    {"solver": "kvaerno3"},
+    {"solver": "kvaerno3", "rtol": 1e-4, "atol": 1e-6},
     {"solver": "rodas5_p", "batching": "per_sample"},
 ]
 
@@ -44,8 +44,8 @@ def test_derivatives_agree_with_backward(options):
     for x, g in zip(want, got, strict=True):
         assert torch.allclose(x, g, rtol=1e-9)
     value, tangent = jvp(lambda k: loss(Y0, k, **options), (K,), (torch.ones_like(K),))
-    # Where nothing is recorded Newton's iteration stops at a share of the tolerance, 1e-7 a step.
-    slack = 1e-6 if options.get("solver") == "kvaerno3" else 1e-9
+    # Where nothing is recorded Newton’s iteration stops at a share of the tolerance, 1e-5 a step.
+    slack = 1e-4 if options.get("solver") == "kvaerno3" else 1e-9
     assert torch.allclose(tangent, want[1], rtol=1e-9) and torch.allclose(value, loss(Y0, K, **options), rtol=slack)
     _, pull = vjp(lambda y: loss(y, K, **options), Y0)
     assert torch.allclose(pull(torch.ones((), dtype=F64))[0], want[0], rtol=1e-9)

@@ -6,6 +6,7 @@ import math
 import shutil
 import subprocess
 
+import pages
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -103,6 +104,6 @@ def test_what_cannot_be_exported_is_refused_in_one_message(run, tmp_path, capsys
 
 
 def test_the_report_carries_the_model(run):
-    page = (run / "report.html").read_text()
+    page = pages.page(run / "report.html")
     assert page.count('<script type="module">') == 1 and page.count("</script") == 1 and "export function solve" in page
     assert "$b" in page and "data-frame" in page

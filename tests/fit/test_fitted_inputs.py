@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pages
 import pytest
 import torch
 from hypothesis import given, settings
@@ -187,7 +188,7 @@ def test_a_driven_oscillator_is_learned_and_forecast(done):
 
 
 def test_the_report_shows_what_drives(done):
-    page = (done[0] / "report.html").read_text()
+    page = pages.page(done[0] / "report.html")
     assert "force [N]" in page and "of x, v, force" in page
 
 

@@ -4,6 +4,7 @@ import json
 import math
 
 import numpy as np
+import pages
 import pytest
 import torch
 from series import rotation
@@ -125,7 +126,7 @@ def test_a_run_finds_the_parameters_and_tells_them_with_their_errors(done):
         assert row["low"] < row["value"] < row["high"]
     assert 0.01 < told["noise"]["a"] < 0.03 and told["observations"] == 80
     assert told["equations"][0] == "da/dt = -d*(a - cx) - w*(b - cy)"
-    page = (folder / "report.html").read_text()
+    page = pages.page(folder / "report.html")
     assert "The equations and their parameters" in page and "95 % interval" in page and "1/s" in page
     by = {row["model"]: row["nrmse"] for row in report["scores"]}
     assert by["equation model"] < 0.2 and "the equation model (error" in report["verdict"]
@@ -210,7 +211,7 @@ def test_equations_with_networks_alone_have_no_parameters_to_tell(table, tmp_pat
     report = fit(table, config, tmp_path / "run")
     assert [(row["name"], row["fixed"]) for row in report["parameters"]["rows"]] == [("g", True)]
     assert report["parameters"]["observations"] == 0
-    page = (tmp_path / "run" / "report.html").read_text()
+    page = pages.page(tmp_path / "run" / "report.html")
     assert "<td>fixed</td>" in page and "Standard errors" not in page
 
 
@@ -224,7 +225,7 @@ def test_columns_are_called_by_their_names_or_headers(tmp_path):
     report = fit(tmp_path / "t.csv", config, tmp_path / "run")
     values = {row["name"]: row["value"] for row in report["parameters"]["rows"]}
     assert values["k"] == pytest.approx(1 / 9, rel=0.05) and values["c"] == pytest.approx(1 / 9, rel=0.05)
-    page = (tmp_path / "run" / "report.html").read_text()
+    page = pages.page(tmp_path / "run" / "report.html")
     assert "<b>x</b>" not in page and "&lt;b&gt;x" in page
 
 

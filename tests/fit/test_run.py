@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pages
 import pytest
 import torch
 from series import csv_of, rotation
@@ -159,7 +160,7 @@ def test_a_single_state_and_a_name_with_html(tmp_path):
     )
     report = fit(tmp_path / "t.csv", QUICK, tmp_path / "run")
     assert report["phase"] is None
-    page = (tmp_path / "run" / "report.html").read_text()
+    page = pages.page(tmp_path / "run" / "report.html")
     assert "<script>x" not in page
     assert "&lt;script&gt;x" in page
     assert "<b>V" not in page

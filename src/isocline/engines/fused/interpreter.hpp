@@ -289,8 +289,11 @@ template <class T, int NV> struct Machine {
         continue;
       }
       V<T> *into = sums.at(c.leaf) + c.out;
-      for (int i = 0; i < c.count; i++)
-        for (int v = 0; v < NV; v++) into[c.op == OP_gather ? i : 0] += g[i * NV + v];
+      for (int i = 0; i < c.count; i++) {
+        V<T> sum = *into;
+        for (int v = 0; v < NV; v++) sum += g[i * NV + v];
+        *into = sum, into += c.op == OP_gather;
+      }
     }
   }
   // Rows as they are, or a copy in which lanes of weight 0 are 0 and the others are `times` their weight.

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <memory>
 #include <new>
+#include <type_traits>
 #include <vector>
 
 // Where an operand's numbers are: rows (stride NV vectors, or 0), or single numbers (stride 1 or 0).
@@ -128,21 +129,41 @@ template <class T> static void product(const T *w, Source<T> bias, const V<T> *x
 }
 
 // ---- G Xᵀ ------------------------------------------------------------------------------------------------------------
-// Small: into (m, k) sums lane by lane.
-template <class T, int NV, int B> INLINE void outer_rows(const V<T> *g, const V<T> *x, int k, V<T> *into) {
-  for (int j = 0; j < k; j++)
+// Small: into (m, k) sums lane by lane. F rows of one side stay in registers, those of the other go by once; the sum of
+// row i of these and row f of those is at into[i * step + f * apart].
+template <class T, int NV, int F>
+static inline void outer_few(const V<T> *many, int count, const V<T> *few, int64_t step, int64_t apart, V<T> *into) {
+  V<T> kept[F][NV];
+  for (int f = 0; f < F; f++)
+    for (int v = 0; v < NV; v++) kept[f][v] = few[f * NV + v];
+  for (int i = 0; i < count; i++, into += step) {
+    V<T> row[NV];
+#pragma GCC unroll 8
+    for (int v = 0; v < NV; v++) row[v] = many[i * NV + v];
 #pragma GCC unroll 4
-    for (int b = 0; b < B; b++) {
-      V<T> sum = into[b * k + j];
-#pragma GCC unroll 4
-      for (int v = 0; v < NV; v++) sum += g[b * NV + v] * x[j * NV + v];
-      into[b * k + j] = sum;
+    for (int f = 0; f < F; f++) {
+      V<T> sum = into[f * apart];
+#pragma GCC unroll 8
+      for (int v = 0; v < NV; v++) sum += row[v] * kept[f][v];
+      into[f * apart] = sum;
     }
+  }
 }
 template <class T, int NV> static void outer(const V<T> *g, int m, const V<T> *x, int k, V<T> *into) {
+  const bool narrow = k < std::min(m, THIN);
+  const int all = narrow ? k : m;
+  auto rows = [&](auto few, int i) {
+    constexpr int F = decltype(few)::value;
+    if (narrow) outer_few<T, NV, F>(g, m, x + i * NV, k, 1, into + i);
+    else outer_few<T, NV, F>(x, k, g + i * NV, 1, k, into + int64_t(i) * k);
+  };
   int i = 0;
-  for (; i + 4 <= m; i += 4) outer_rows<T, NV, 4>(g + i * NV, x, k, into + int64_t(i) * k);
-  for (; i < m; i++) outer_rows<T, NV, 1>(g + i * NV, x, k, into + int64_t(i) * k);
+  for (; i + 4 <= all; i += 4) rows(std::integral_constant<int, 4>(), i);
+  switch (all - i) {
+  case 1: return rows(std::integral_constant<int, 1>(), i);
+  case 2: return rows(std::integral_constant<int, 2>(), i);
+  case 3: return rows(std::integral_constant<int, 3>(), i);
+  }
 }
 
 // Large: the lanes are summed over in the product, x with its lanes outermost.

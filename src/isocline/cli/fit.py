@@ -17,12 +17,13 @@ from rich.text import Text
 
 from isocline.cli import fail
 from isocline.fit import Config, UserError
-from isocline.fit import fit as fit_table
-from isocline.fit import resume as resume_run
+from isocline.fit.group import ALONE, Group, LostError
 from isocline.fit.reading.reader import name_of, paths_of
 from isocline.fit.reading.table import Table
-from isocline.fit.recipe import Recipe
+from isocline.fit.recipe import CHECKPOINT, Recipe
 from isocline.fit.run import FIGURES
+from isocline.fit.run import fit as fit_table
+from isocline.fit.run import resume as resume_run
 from isocline.fit.scale import Scales
 
 console = Console(highlight=False)
@@ -38,16 +39,18 @@ def fit_command(
     options: dict[str, Any],
     overwrite: bool,
 ) -> int:
-    """0 when the run is done, 130 after Ctrl-C; exits with 2 on bad input."""
+    """0 when the run is done, 130 after Ctrl-C, 1 where another process was lost; exits with 2 on bad input."""
     given = {k: v for k, v in options.items() if v is not None}
     torch.set_num_threads(1)  # the matrices are small: more threads only wait for each other
+    group, folder = ALONE, resume
     try:
+        group = Group.of_environment()
         if resume is not None:
             if config is not None or given or out is not None or overwrite:
                 raise UserError(
                     "--resume takes all settings from the run: give it alone, or with the table if that has moved"
                 )
-            return run(lambda **kw: resume_run(resume, tables or None, **kw), resume)
+            return run(lambda **kw: resume_run(resume, tables or None, group=group, **kw), resume, group)
         if not tables:
             raise UserError("give a table to fit, for example: isocline fit lynx.csv (or --resume RUN)")
         settings = {**(Config.read(config) if config else {}), **given}
@@ -56,9 +59,24 @@ def fit_command(
         resolved = Config.make(**settings)
         folder = out or Path(f"{_named(tables)}-fit")
         command = shlex.join(["isocline", *sys.argv[1:]])
-        return run(lambda **kw: fit_table(tables, resolved, folder, overwrite=overwrite, command=command, **kw), folder)
+        given = {"overwrite": overwrite, "command": command, "group": group}
+        return run(lambda **kw: fit_table(tables, resolved, folder, **given, **kw), folder, group)
+    except LostError as error:
+        if group.speaks():
+            saved = folder is not None and (folder / CHECKPOINT).exists()
+            hint = f"; go on from what was saved with:  {_again(group.size)} fit --resume {shlex.quote(str(folder))}"
+            print(f"isocline: {error}{hint if saved else ''}", file=sys.stderr)
+        return 1
     except UserError as error:
-        fail(str(error))
+        if group.speaks():
+            fail(str(error))
+        return 2
+    finally:
+        group.leave()
+
+
+def _again(size: int) -> str:
+    return "isocline" if size == 1 else f"torchrun --nproc-per-node {size} -m isocline"
 
 
 def _named(tables: list[Path]) -> str:
@@ -78,27 +96,34 @@ def _share(text: str) -> float | str:
         return text
 
 
-def run(start: Any, folder: Path) -> int:
-    """Runs a training with the screen and the keyboard attached."""
+def run(start: Any, folder: Path, group: Group = ALONE) -> int:
+    """Runs a training with the screen and the keyboard attached; of a group the first process has the screen."""
     interrupted: list[bool] = []
 
     def on_interrupt(*_: object) -> None:
-        if interrupted:
+        if interrupted and group.size == 1:  # torchrun passes Ctrl-C on, which the terminal has sent already
             raise KeyboardInterrupt
         interrupted.append(True)
 
-    before = signal.signal(signal.SIGINT, on_interrupt)
+    # torchrun ends the others with SIGTERM where one was lost: they go on to the next step, and find that out.
+    signals = (signal.SIGINT, signal.SIGTERM) if group.size > 1 else (signal.SIGINT,)
+    before = [signal.signal(number, on_interrupt) for number in signals]
     try:
         with Screen() as screen:
-            report = start(tell=screen.tell, notify=screen.notify, stop=lambda: bool(interrupted))
+            shown = {"tell": screen.tell, "notify": screen.notify} if group.leads else {}
+            report = start(**shown, stop=lambda: bool(interrupted))
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)
+    if not group.leads:
+        return 0  # whatever happened: torchrun would end the first process, which has still to write
     from isocline.report import write_figures
 
     write_figures(report, folder / FIGURES)
     show(report, folder)
     if report["stopped"] == "interrupted":
-        say(f"Interrupted and saved. Go on with:  isocline fit --resume {shlex.quote(str(folder))}")
+        again = f"{_again(group.size)} fit --resume {shlex.quote(str(folder))}"
+        say(f"Interrupted and saved. Go on with:  {again}")
         return 130
     return 0
 

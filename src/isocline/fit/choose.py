@@ -17,6 +17,7 @@ from isocline.fit.config import Config
 from isocline.fit.equation_rows import guessed
 from isocline.fit.flow import flow_of_rows
 from isocline.fit.forecast import forecast
+from isocline.fit.group import ALONE, Group
 from isocline.fit.loop import Trainer
 from isocline.fit.networks import Networks
 from isocline.fit.scale import Scales
@@ -56,7 +57,9 @@ class Choice:
         return Choice(**{**state, "ratios": state["ratios"].numpy()})
 
 
-def candidates(config: Config, folds: Sequence[Fold], scales: Scales, networks: Networks) -> Trainer:
+def candidates(
+    config: Config, folds: Sequence[Fold], scales: Scales, networks: Networks, group: Group = ALONE
+) -> Trainer:
     """A training of `EACH` networks for every penalty and fold, ordered by network, penalty, fold."""
     records = [guessed(Record.of(f.taught, scales, config.window), networks) for f in folds]
     members = [r for _ in config.penalty for r in records]
@@ -67,7 +70,8 @@ def candidates(config: Config, folds: Sequence[Fold], scales: Scales, networks: 
     ]
     penalty = torch.tensor(config.penalty, dtype=torch.float64).repeat_interleave(len(records)).repeat(EACH)
     seeds = [config.seed * 1000 + j for j in range(EACH) for _ in members]
-    return Trainer(config, Batch([*members, *noisy]), penalty, seeds, lead=len(members), share=SHARE, networks=networks)
+    batch = Batch([*members, *noisy])
+    return Trainer(config, batch, penalty, seeds, lead=len(members), share=SHARE, networks=networks, group=group)
 
 
 def choose(config: Config, folds: Sequence[Fold], scales: Scales, trainer: Trainer) -> Choice:

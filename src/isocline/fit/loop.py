@@ -13,6 +13,7 @@ from torch import Tensor
 
 from isocline.fit.batch import Batch
 from isocline.fit.config import Config
+from isocline.fit.group import ALONE, Group
 from isocline.fit.networks import Networks
 from isocline.fit.objective import Objective
 from isocline.fit.rows import LBFGS, Adam
@@ -64,6 +65,7 @@ class Trainer:
         lead: how many of the first members are the unperturbed ones, of which the best leads.
         share: of the steps of each stage.
         networks: their layout; None: that of `Networks`.
+        group: processes that train together.
     """
 
     def __init__(
@@ -75,10 +77,11 @@ class Trainer:
         lead: int,
         share: float = 1.0,
         networks: Networks | None = None,
+        group: Group = ALONE,
     ) -> None:
-        self.config, self.batch, self.lead = config, batch, lead
+        self.config, self.batch, self.lead, self.group = config, batch, lead, group
         self.networks = Networks(batch.dim, config.hidden) if networks is None else networks
-        self.objective = Objective(self.networks, batch, penalty, config.continuity, config.noise == "learned")
+        self.objective = Objective(self.networks, batch, penalty, config.continuity, config.noise == "learned", group)
         self.stages = self._plan(share)
         self.theta = self.objective.begin(self.networks.begin(seeds))
         self.stage = self.step = self.extra = 0
@@ -101,7 +104,8 @@ class Trainer:
     @cached_property
     def slopes(self) -> Slopes:
         """What gradient matching makes small: its penalty is in the units of the slopes, not of the noise."""
-        return Slopes(self.networks, self.batch, self.objective.penalty * self.objective.noise0.square().mean(1))
+        penalty = self.objective.penalty * self.objective.noise0.square().mean(1)
+        return Slopes(self.networks, self.batch, penalty, self.group)
 
     # ---- steps ----------------------------------------------------------------------------------------------------
     @property

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from isocline.fit.batch import Batch, of_members
+from isocline.fit.group import ALONE, Group
 from isocline.fit.networks import BOUND, Networks
 from isocline.fit.windows import Windows
 from isocline.solve import solve
@@ -34,11 +35,12 @@ class Objective:
         penalty: (M,), of the squared weights of each member.
         continuity: weight of the gaps.
         learn_noise: False leaves σ at σ₀.
+        group: processes that share the windows.
 
     Attributes:
         noise0: (M, d) σ₀, what the smoothing spline left.
         max_step: of the solver; halved where networks learn its error.
-        evaluations: of the field, so far.
+        evaluations: of the field, so far; by this process.
     """
 
     networks: Networks
@@ -46,6 +48,7 @@ class Objective:
     penalty: Tensor
     continuity: float
     learn_noise: bool = True
+    group: Group = ALONE
 
     def __post_init__(self) -> None:
         self.noise0 = self.batch.noise()
@@ -82,32 +85,39 @@ class Objective:
         losses, misfit = self._losses(theta, members, own)
         losses.sum().backward()
         assert theta.grad is not None
-        return losses.detach(), theta.grad, misfit
+        losses, gradient, misfit = self.group.summed(losses.detach(), theta.grad, misfit)
+        return losses, gradient, misfit
 
     def _losses(self, theta: Tensor, members: Tensor, windows: Windows) -> tuple[Tensor, Tensor]:
+        """Those of this process's share of the windows, as parts of means over all; what no window has part in is the first's."""
+        count = self._sum((~windows.y.isnan()).sum(0).to(theta), windows.member, len(theta))  # (B, d)
+        total = count.sum(1).clamp(min=1)
+        number = torch.bincount(windows.member[windows.end >= 0], minlength=len(theta)).clamp(min=1)
+        common = windows.common
+        if self.group.size > 1:
+            windows = windows.pick(torch.arange(len(windows.start))[self.group.share(len(windows.start))])
         # Knots are numbered through all members of the batch; here through those that are asked.
         shift = (windows.member - members[windows.member]) * self.batch.knots
         starts, noise = self.starts(theta).flatten(0, 1), self.noise(theta, members)
-        ys = self._paths(theta, starts[windows.start + shift], windows).nan_to_num(BOUND, BOUND, -BOUND)
-        seen = ~windows.y.isnan()
-        error = torch.where(seen, ys - windows.y.nan_to_num(0.0), 0.0)
-        count = self._sum(seen.sum(0).to(theta), windows.member, len(theta))  # (B, d)
+        ys = self._paths(theta, starts[windows.start + shift], windows, common).nan_to_num(BOUND, BOUND, -BOUND)
+        error = torch.where(windows.y.isnan(), 0.0, ys - windows.y.nan_to_num(0.0))
         squares = self._sum(error.square().sum(0), windows.member, len(theta))
-        total = count.sum(1).clamp(min=1)
+        lead = float(self.group.leads)
         # Half-way through a doubling a gap is measured by the noise, which must not grow to make gaps cheap: detached.
-        fit = ((squares / noise.square()).sum(1) + 2 * (count * noise.log()).sum(1)) / total
+        fit = ((squares / noise.square()).sum(1) + 2 * lead * (count * noise.log()).sum(1)) / total
         inner = (windows.end >= 0).nonzero().squeeze(1)
         if len(inner) and self.continuity:
             gap = ys[windows.last[inner], inner] - starts[windows.end[inner] + shift[inner]]
             gap = (gap / noise.detach()[windows.member[inner]]).square().mean(1)
             gaps = self._sum(gap[:, None], windows.member[inner], len(theta)).squeeze(1)
-            number = torch.bincount(windows.member[inner], minlength=len(theta)).clamp(min=1)
             fit = fit + self.continuity * gaps / number
         size = (self.networks.shrunk * self.network(theta).square()).sum(1)
-        return fit + self.penalty[members] * size, (squares.sum(1) / total).detach()
+        return fit + lead * self.penalty[members] * size, (squares.sum(1) / total).detach()
 
-    def _paths(self, theta: Tensor, starts: Tensor, windows: Windows) -> Tensor:
-        """(T, W, d)."""
+    def _paths(self, theta: Tensor, starts: Tensor, windows: Windows, common: Tensor | None) -> Tensor:
+        """(T, W, d); `common` as of the windows of all processes, so that all step alike."""
+        if not len(starts):
+            return theta.new_zeros(*windows.y.shape)
         parts = tuple(p[windows.member] for p in self.networks.parts(self.network(theta)))
         # The graphs of these short solves fit in memory, and stepping together saves half the time where it can be done.
         options: dict[str, Any] = {
@@ -118,8 +128,7 @@ class Objective:
             "throw": False,
         }
         inputs = windows.drive.given(self.networks.field)
-        common = windows.common if inputs is None else None  # each window has inputs of its own
-        if common is None:
+        if common is None or inputs is not None:  # each window has inputs of its own
             options |= {"inputs": inputs, "batching": "per_sample"}
             sol = solve(self.networks.field, starts, windows.ts, args=parts, **options)
         else:

@@ -17,11 +17,13 @@ from isocline.fit.config import Config
 from isocline.fit.ensemble import Ensemble
 from isocline.fit.equation_rows import guessed, networks_of
 from isocline.fit.files import place
+from isocline.fit.group import ALONE, Group
 from isocline.fit.loop import Trainer
 from isocline.fit.reading.table import Series
 from isocline.fit.scale import Scales
 from isocline.fit.windows import Record
 
+CHECKPOINT = "checkpoint.pt"
 SAVE_EVERY = 2.0  # seconds between checkpoints
 MISFIT = 3.0  # times the noise that the smoothing spline leaves, above which a fit is not good
 FEWEST = 3  # members without which there are no bands
@@ -35,6 +37,7 @@ class Recipe:
         series: what is trained on, in the table's units.
         scales: of states and time.
         folder: where the checkpoint goes; None keeps nothing.
+        group: processes that train together; the first of them keeps the checkpoint.
 
     Attributes:
         record: of all training rows, in scaled units.
@@ -43,8 +46,15 @@ class Recipe:
         stages: of the training of candidates, once it is over.
     """
 
-    def __init__(self, config: Config, series: Sequence[Series], scales: Scales, folder: Path | None = None) -> None:
-        self.config, self.scales, self.folder = config, scales, folder
+    def __init__(
+        self,
+        config: Config,
+        series: Sequence[Series],
+        scales: Scales,
+        folder: Path | None = None,
+        group: Group = ALONE,
+    ) -> None:
+        self.config, self.scales, self.folder, self.group = config, scales, folder, group
         self.record = Record.of(series, scales, config.window)
         self.folds = folds(series, config.blocks) if config.blocks else []
         self.networks = networks_of(config, scales, self.record)
@@ -52,7 +62,7 @@ class Recipe:
         self.choice: Choice | None = None
         self.stages: list[dict[str, Any]] = []
         self.before = 0.0  # seconds of earlier sessions
-        self.trainer = candidates(config, self.folds, scales, self.networks) if self.choosing else self._final()
+        self.trainer = candidates(config, self.folds, scales, self.networks, group) if self.choosing else self._final()
 
     @property
     def choosing(self) -> bool:
@@ -68,7 +78,7 @@ class Recipe:
         penalty = torch.full((count,), choice.penalty if choice else config.penalty[0], dtype=torch.float64)
         seeds = [config.seed * 1000 + m for m in range(count)]
         batch = Batch([self.record] * config.starts + noisy)
-        return Trainer(config, batch, penalty, seeds, lead=config.starts, networks=self.networks)
+        return Trainer(config, batch, penalty, seeds, lead=config.starts, networks=self.networks, group=self.group)
 
     # ---- one run --------------------------------------------------------------------------------------------------
     def run(self, tell: Callable[[Recipe], None], stop: Callable[[], bool] = lambda: False) -> str:
@@ -83,22 +93,21 @@ class Recipe:
         while self.choosing or not self.trainer.done:
             if self.trainer.done:
                 self.stages = self.trainer.told()
-                self.choice = choose(self.config, self.folds, self.scales, self.trainer)
+                self.choice = self.group.told(lambda: choose(self.config, self.folds, self.scales, self.trainer))
                 self.trainer = self._final()
                 continue
-            if stop():
+            if self.group.any(stop()):
                 reason = "interrupted"
                 break
             self.trainer.advance()
             now = time.monotonic()
             self.trainer.history.seconds.append(self.before + now - began)
             tell(self)
-            if self.folder and now - saved > SAVE_EVERY:
+            if now - saved > SAVE_EVERY:
                 self.save(self.before + now - began)
                 saved = now
         self.before += time.monotonic() - began
-        if self.folder:
-            self.save(self.before)
+        self.save(self.before)
         if self.choosing:  # nothing of the candidates is a model of the record: what a second can give
             self.trainer = self._final()
             while not self.trainer.done and self.trainer.now.kind == "matching":
@@ -157,20 +166,22 @@ class Recipe:
 
     # ---- keeping --------------------------------------------------------------------------------------------------
     def save(self, seconds: float) -> None:
-        """The whole state, written aside and moved into place."""
-        assert self.folder is not None
+        """The whole state, written aside and moved into place; the same for any number of processes."""
+        if self.folder is None or not self.group.leads:
+            return
         whole = {
             "trainer": self.trainer.state(),
             "choice": self.choice and self.choice.state(),
             "stages": self.stages,
             "seconds": seconds,
         }
-        place(self.folder / "checkpoint.pt", lambda aside: torch.save(whole, aside))
+        place(self.folder / CHECKPOINT, lambda aside: torch.save(whole, aside))
 
     def load(self) -> None:
-        """Goes on from the checkpoint of the folder."""
-        assert self.folder is not None
-        whole: dict[str, Any] = torch.load(self.folder / "checkpoint.pt", weights_only=True)
+        """Goes on from the checkpoint of the folder, where there is one."""
+        if self.folder is None or not self.group.told((self.folder / CHECKPOINT).exists):
+            return
+        whole: dict[str, Any] = torch.load(self.folder / CHECKPOINT, weights_only=True)
         self.before, self.stages = whole["seconds"], whole["stages"]
         if whole["choice"]:
             self.choice = Choice.of_state(whole["choice"])

@@ -24,12 +24,13 @@ from isocline.fit.files import read_run, write
 from isocline.fit.fitted import Fitted
 from isocline.fit.flow import Flow, flow_of_rows
 from isocline.fit.forecast import anchor, settled
+from isocline.fit.group import ALONE, Group
 from isocline.fit.judge import EQUATIONS, NEURAL, judge
 from isocline.fit.parameters import infer
 from isocline.fit.physics import Physics, scales_of, settings_of
 from isocline.fit.reading.reader import Source, paths_of, read_source
 from isocline.fit.reading.table import Series, Table, read_table
-from isocline.fit.recipe import Recipe
+from isocline.fit.recipe import CHECKPOINT, Recipe
 from isocline.fit.scale import Scales
 from isocline.fit.split import Split
 from isocline.fit.summary import summary
@@ -39,7 +40,7 @@ Notify = Callable[[str, Any], None]
 FIGURES = "figures"  # of the report, as files
 TABLE = "table.csv"  # of a run that was given one that will not last
 RESULTS = (
-    "checkpoint.pt",
+    CHECKPOINT,
     "model.safetensors",
     "members.safetensors",
     "bands.json",
@@ -62,6 +63,7 @@ def fit(
     overwrite: bool = False,
     command: str = "",
     page: bool = True,
+    group: Group = ALONE,
 ) -> dict[str, Any]:
     """Fits a neural ODE to a table and leaves a run folder.
 
@@ -76,9 +78,10 @@ def fit(
         overwrite: replace an earlier run in `out`.
         command: as typed, for the report.
         page: write report.html, too; `write_page` does so later.
+        group: processes that fit together, each called with the same arguments; the first of them writes.
 
     Returns:
-        The report (`report.json`).
+        The report (`report.json`); empty in all processes of a group but the first.
 
     Raises:
         UserError: for what is the user's to mend; nothing is then left behind.
@@ -87,7 +90,7 @@ def fit(
     table = read_as(source, config)
     split = Split.of(table, config.hold_out)
     scales = scales_of(Scales.of(table, split.taught, config.scale, table.log), config)
-    if (folder / "config.json").exists() and not overwrite:
+    if group.leads and (folder / "config.json").exists() and not overwrite:
         raise UserError(
             f"{folder}: already holds a run; continue it with --resume {folder}, choose another --out, or give --overwrite"
         )
@@ -104,6 +107,12 @@ def fit(
     resolved = settings_of(config.model_copy(update=roles))  # refuses equations before anything is written
     notify("table", table)
     notify("scales", scales)
+    kept = _begun(folder, source, table, scales, resolved, command) if group.leads else {}
+    return _go(folder, kept, table, split, scales, resolved, tell, notify, stop, page, group)
+
+
+def _begun(folder: Path, source: Source, table: Table, scales: Scales, config: Config, command: str) -> dict[str, Any]:
+    """The folder of a run, empty but for its config.json; that."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in RESULTS:
         (folder / name).unlink(missing_ok=True)
@@ -120,12 +129,12 @@ def fit(
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "table": [str(p.resolve()) for p in paths] if len(paths) > 1 else str(paths[0].resolve()),
         "sha256": table.sha256,
-        "config": resolved.model_dump(mode="json"),
+        "config": config.model_dump(mode="json"),
         "clock": asdict(table.clock),
         "scales": scales.to_dict(),
     }
     write(folder / "config.json", json.dumps(kept, indent=1))
-    return _go(folder, kept, table, split, scales, resolved, tell, notify, stop, page)
+    return kept
 
 
 def read_as(source: Source, config: Config) -> Table:
@@ -155,13 +164,14 @@ def resume(
     tell: Tell = lambda recipe: None,
     notify: Notify = lambda what, value: None,
     stop: Callable[[], bool] = lambda: False,
+    group: Group = ALONE,
 ) -> dict[str, Any]:
     """Goes on with a run that was interrupted or killed, to the numbers the unbroken run would have had.
 
     Args:
         folder: of the run.
         source: the table, if its files have moved since.
-        tell, notify, stop: as for `fit`.
+        tell, notify, stop, group: as for `fit`; there may be more processes, or fewer, than before.
 
     Raises:
         UserError: where there is no run, or its table has changed.
@@ -178,7 +188,8 @@ def resume(
     notify("table", table)
     scales = Scales.from_dict(kept["scales"])
     notify("scales", scales)
-    return _go(folder, kept, table, Split.of(table, config.hold_out), scales, config, tell, notify, stop)
+    split = Split.of(table, config.hold_out)
+    return _go(folder, kept, table, split, scales, config, tell, notify, stop, group=group)
 
 
 def _go(
@@ -192,11 +203,13 @@ def _go(
     notify: Notify,
     stop: Callable[[], bool],
     page: bool = True,
+    group: Group = ALONE,
 ) -> dict[str, Any]:
-    recipe = Recipe(config, split.taught, scales, folder)
-    if (folder / "checkpoint.pt").exists():
-        recipe.load()
+    recipe = Recipe(config, split.taught, scales, folder, group)
+    recipe.load()
     reason = recipe.run(tell, stop)
+    if not group.leads:
+        return {}
     ensemble = recipe.ensemble()
     notify("judging", None)
     model = ensemble.model

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from isocline.fit.batch import Batch
+from isocline.fit.group import ALONE, Group
 from isocline.fit.networks import Networks
 from isocline.fit.windows import Record
 
@@ -18,15 +19,21 @@ ROWS = 2000  # smoothed rows a network looks at
 
 
 class Slopes:
-    """The mean square error of the slopes of every member, with a penalty on the squared weights (Varah 1982)."""
+    """The mean square error of the slopes of every member, with a penalty on the squared weights (Varah 1982).
 
-    def __init__(self, networks: Networks, batch: Batch, penalty: Tensor) -> None:
-        self.networks, self.penalty = networks, penalty
+    Each process of a group looks at its share of the rows.
+    """
+
+    def __init__(self, networks: Networks, batch: Batch, penalty: Tensor, group: Group = ALONE) -> None:
+        self.networks, self.penalty, self.group = networks, penalty, group
         rows = [_rows(r) for r in batch.records]
         size = min(ROWS, max(len(r["x"]) for r in rows))
         spread = [np.linspace(0, len(r["x"]) - 1, size).round().astype(int) for r in rows]
+        mine = group.share(size)
+        self.weight = (mine.stop - mine.start) / size
         columns = {
-            name: torch.tensor(np.stack([r[name][i] for r, i in zip(rows, spread, strict=True)])) for name in rows[0]
+            name: torch.tensor(np.stack([r[name][i[mine]] for r, i in zip(rows, spread, strict=True)]))
+            for name in rows[0]
         }
         self.x, self.target = columns.pop("x"), columns.pop("slopes")
         self.given = columns
@@ -34,11 +41,16 @@ class Slopes:
     def value(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Mean squares (M,) and gradients (M, size) of all networks (M, size)."""
         theta = theta.detach().requires_grad_()
-        misfit = (self.networks.slopes(theta, self.x, self.given) - self.target).square().mean((1, 2))
-        loss = misfit + self.penalty * (self.networks.shrunk * theta.square()).sum(1)
+        size = (self.networks.shrunk * theta.square()).sum(1)
+        misfit = torch.zeros_like(size)
+        if self.weight:
+            slopes = self.networks.slopes(theta, self.x, self.given)
+            misfit = self.weight * (slopes - self.target).square().mean((1, 2))
+        loss = misfit + self.penalty * float(self.group.leads) * size
         loss.sum().backward()
         assert theta.grad is not None
-        return misfit.detach(), theta.grad
+        misfit, gradient = self.group.summed(misfit.detach(), theta.grad)
+        return misfit, gradient
 
 
 def _rows(record: Record) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ from series import rotation, table_of
 from isocline.fit.autoregression import Autoregression, equal_steps
 from isocline.fit.baselines import LinearODE
 from isocline.fit.flow import flow_of, settle
-from isocline.fit.forecast import anchor, forecast
+from isocline.fit.forecast import anchor, forecast, settled
 from isocline.fit.judge import NEURAL, judge
 from isocline.fit.reading.table import Series
 from isocline.fit.rivals import AUTO, LAST, LINEAR, MEAN, SEASON
@@ -51,6 +51,16 @@ def test_settling_on_a_flow_that_cannot_be_followed_returns_the_guess():
         guess,
     )
     torch.testing.assert_close(found, guess)
+
+
+def test_a_record_that_stands_there_for_every_member_is_settled_as_alone():
+    t = np.arange(12) * 0.3
+    a, b = table_of((t, rotation(t)), (t, rotation(t, phase=1.0))).series
+    flow, scales = flow_of(Rotation()), Scales.of(table_of((t, rotation(t))), [a], "linear")
+    together = settled(flow, [a, b, a, b], scales)
+    alone = torch.cat([settled(flow, [s], scales) for s in (a, b)])
+    assert torch.equal(together[:2], together[2:])
+    assert torch.allclose(together[:2], alone, rtol=1e-5, atol=1e-6)  # of the solver; steps end when all have arrived
 
 
 def test_an_anchor_does_not_reach_across_a_long_gap():

@@ -52,6 +52,17 @@ def test_a_state_that_something_unseen_moves_is_told():
     assert any("something moves it" in warning for warning in recipe.warnings())
 
 
+def test_of_many_series_some_are_trained_on_and_that_is_told():
+    t = np.arange(81) * 0.4
+    table = table_of(*((t, rotation(t, phase=0.01 * i)) for i in range(400)))
+    scales = Scales.of(table, table.series, "linear")
+    quick = {"hidden": (4,), "starts": 1, "members": 0, "blocks": 0}
+    recipe = Recipe(Config.make(**quick), table.series, scales)
+    (told,) = recipe.warnings()
+    assert told.startswith("trained on 246 of 400 stretches of the record (19926 rows)")  # 20,000 rows at most
+    assert recipe.record.series[0] == 0 and recipe.record.series[-1] == 399
+
+
 def test_what_is_skipped_is_not_done():
     t = np.arange(30) * 0.4
     recipe, _, _ = recipe_of(t, rotation(t), matching=0, iterations=0, polish=4, blocks=0, members=0, starts=2)

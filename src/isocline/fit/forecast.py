@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from isocline.fit.scale import Scales
 from isocline.fit.smooth import smoothed
 from isocline.fit.windows import GAP
 
+T = TypeVar("T")
 ROWS, SPAN = 12, 1.0  # a starting state is settled on the last 12 rows, or as many as one unit of scaled time holds,
 MOST = 24  # thinned to this many
 HIDDEN_ROWS, HIDDEN_SPAN = 50, 3.0  # the same where states are hidden: they show in what they do to the others
@@ -36,18 +38,27 @@ def settled(flow: Flow, records: Sequence[Series], scales: Scales) -> Tensor:
     """Scaled states (B, d) at the first rows of some records from which the flow best meets them."""
     ts, ys = padded([(s.t - s.t[0]) / scales.tau for s in records]), [scales.scaled(s.y) for s in records]
     drive = Drive.of(records, [s.t for s in records], scales)
-    guess = np.stack([smoothed(s.t, y)[0][0] for s, y in zip(records, ys, strict=True)])
+    guess = np.stack(_once(lambda s: smoothed(s.t, scales.scaled(s.y))[0][0], records))
     return settle(flow, ts, padded(ys).movedim(0, 1), torch.tensor(guess), drive)
 
 
 def forecast(flow: Flow, records: Sequence[Series], later: Sequence[np.ndarray], scales: Scales) -> list[np.ndarray]:
     """Scaled states (n, d) of each record at later times (table's unit), NaN or inf where the flow cannot go on."""
-    anchors = [anchor(s, scales) for s in records]
+    anchors = _once(lambda s: anchor(s, scales), records)
     states = settled(flow, anchors, scales)
     whole = [np.concatenate([a.t, t]) for a, t in zip(anchors, later, strict=True)]
     ts = padded([(t - t[0]) / scales.tau for t in whole])
     paths = flow(states, ts, Drive.of(anchors, whole, scales))
     return [paths[len(a.t) : len(a.t) + len(t), b].numpy() for b, (a, t) in enumerate(zip(anchors, later, strict=True))]
+
+
+def _once(of: Callable[[Series], T], records: Sequence[Series]) -> list[T]:
+    """Of every record; one that stands there several times, once for every member of an ensemble, is looked at once."""
+    found: dict[int, T] = {}
+    for s in records:
+        if id(s) not in found:
+            found[id(s)] = of(s)
+    return [found[id(s)] for s in records]
 
 
 def padded(arrays: Sequence[np.ndarray]) -> Tensor:

@@ -144,7 +144,12 @@ class Recipe:
 
     def warnings(self) -> list[str]:
         """What the report should say of starts and members that did not end well."""
-        trainer, config, out = self.trainer, self.config, []
+        trainer, config, record, out = self.trainer, self.config, self.record, list[str]()
+        if len(record.t) < record.whole:
+            out.append(
+                f"trained on {len(record.t)} of {record.whole} stretches of the record ({record.rows} rows), spread evenly over "
+                f"all of it"
+            )
         if not trainer.done:
             return out
         starts, members = trainer.misfit[: config.starts], trainer.misfit[config.starts :]

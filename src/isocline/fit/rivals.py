@@ -17,6 +17,7 @@ from isocline.fit.scale import Scales
 from isocline.fit.windows import Record
 
 LAST, MEAN, SEASON, LINEAR, AUTO = "persistence", "mean", "seasonal naive", "linear ODE", "autoregression"
+MOST = 100_000  # rows an autoregression and a period are found from; of more, series spread over all of them
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ def rivals(taught: Sequence[Series], scales: Scales, window: int, equal: bool) -
     ]
     if not equal:
         return out
+    taught = spread(taught, MOST)
     auto = Autoregression(taught, scales)
     count = sum(len(c) for c in auto.coefficients)
     out.append(
@@ -74,6 +76,19 @@ def rivals(taught: Sequence[Series], scales: Scales, window: int, equal: bool) -
     if period is not None:
         out.append(Forecaster(SEASON, 1, _by_rows(lambda y, rows: season_ago(y, period, rows), scales), period))
     return out
+
+
+def spread(series: Sequence[Series], most: int) -> list[Series]:
+    """As many series as have about so many rows together, spread over all; at least one.
+
+    Example:
+        >>> ten = [Series(str(i), np.arange(5.0), np.zeros((5, 1))) for i in range(10)]
+        >>> [s.id for s in spread(ten, 15)]
+        ['0', '4', '9']
+    """
+    rows = sum(len(s.t) for s in series)
+    keep = len(series) if rows <= most else max(1, len(series) * most // rows)
+    return [series[k] for k in np.linspace(0, len(series) - 1, keep).round().astype(int)]
 
 
 def all_equal(trains: Sequence[Series], held: Sequence[Series]) -> bool:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 
 CAUTION = 1.2  # weight of the degrees of freedom; plain GCV (1) now and then follows the noise (Kim & Gu 2004: 1.2-1.4)
+KEPT = 32  # bases of earlier records, of 160 kB each for a hundred points
 
 
 def smoothing_spline(t: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -27,17 +30,7 @@ def smoothing_spline(t: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarr
         return y.copy(), np.gradient(y, t) if n > 1 else np.zeros(n)
     unit = float(np.median(np.diff(t)))
     h = np.diff(t) / unit
-    q = np.zeros((n, n - 2))
-    j = np.arange(n - 2)
-    q[j, j], q[j + 1, j], q[j + 2, j] = 1 / h[:-1], -1 / h[:-1] - 1 / h[1:], 1 / h[1:]
-    r = np.diag((h[:-1] + h[1:]) / 3) + np.diag(h[1:-1] / 6, 1) + np.diag(h[1:-1] / 6, -1)
-    # PyTorch's linear algebra, not NumPy's: the last digits of that depend on how many threads its library finds, and
-    # a training makes another model of them.
-    bands, gram = torch.from_numpy(q), torch.from_numpy(r)
-    curvature = bands @ torch.linalg.solve(gram, bands.T)
-    eigenvalues, vectors = (x.numpy() for x in torch.linalg.eigh((curvature + curvature.T) / 2))
-    eigenvalues = np.maximum(eigenvalues, 0.0)
-    eigenvalues[:2] = 0.0  # straight lines are not penalized
+    eigenvalues, vectors, bands, gram = _basis(h.tobytes())
     weights = _product(vectors.T, y)
     shrink = 1 / (1 + np.logspace(-4, 8, 121)[:, None] * eigenvalues)
     residual = (((1 - shrink) * weights) ** 2).sum(1)
@@ -49,6 +42,28 @@ def smoothing_spline(t: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarr
     slopes[:-1] = np.diff(values) / h - h / 6 * (2 * gamma[:-1] + gamma[1:])
     slopes[-1] = (values[-1] - values[-2]) / h[-1] + h[-1] / 6 * gamma[-2]
     return values, slopes / unit
+
+
+@lru_cache(KEPT)
+def _basis(spacings: bytes) -> tuple[np.ndarray, np.ndarray, torch.Tensor, torch.Tensor]:
+    """Eigenvalues (n,) and eigenvectors (n, n) of the penalty, Q and R, of the spacings h as bytes.
+
+    All columns of a record have the same, and in a table of many series with a common grid all of these.
+    """
+    h = np.frombuffer(spacings)
+    n = len(h) + 1
+    q = np.zeros((n, n - 2))
+    j = np.arange(n - 2)
+    q[j, j], q[j + 1, j], q[j + 2, j] = 1 / h[:-1], -1 / h[:-1] - 1 / h[1:], 1 / h[1:]
+    r = np.diag((h[:-1] + h[1:]) / 3) + np.diag(h[1:-1] / 6, 1) + np.diag(h[1:-1] / 6, -1)
+    # PyTorch's linear algebra, not NumPy's: the last digits of that depend on how many threads its library finds, and
+    # a training makes another model of them.
+    bands, gram = torch.from_numpy(q), torch.from_numpy(r)
+    curvature = bands @ torch.linalg.solve(gram, bands.T)
+    eigenvalues, vectors = (x.numpy() for x in torch.linalg.eigh((curvature + curvature.T) / 2))
+    eigenvalues = np.maximum(eigenvalues, 0.0)
+    eigenvalues[:2] = 0.0  # straight lines are not penalized
+    return eigenvalues, vectors, bands, gram
 
 
 def _product(a: np.ndarray, x: np.ndarray) -> np.ndarray:

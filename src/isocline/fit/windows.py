@@ -77,6 +77,7 @@ class Record:
             guessed.
         u: scaled inputs of each segment on its clock; empty without inputs.
         tau: the table's time in a unit of scaled time.
+        whole: segments there are, where some were left out for being too many.
     """
 
     series: list[int]
@@ -87,16 +88,17 @@ class Record:
     smooth: list[tuple[np.ndarray, np.ndarray]]
     u: list[Inputs]
     tau: float
+    whole: int = 0
 
     @staticmethod
     def of(series: Sequence[Series], scales: Scales, window: int) -> Record:
         """Cuts and thins."""
         pieces = [(i, rows) for i, s in enumerate(series) for rows in _segments(s, scales, window * 2**DOUBLINGS)]
-        sizes = np.array([len(rows) for _, rows in pieces])
+        sizes, whole = np.array([len(rows) for _, rows in pieces]), len(pieces)
         if sizes.sum() > MAX_RECORD:
             keep = max(1, int(len(pieces) * MAX_RECORD / sizes.sum()))
             pieces = [pieces[k] for k in np.linspace(0, len(pieces) - 1, keep).round().astype(int)]
-        record = Record([], [], [], [], [], [], [], scales.tau)
+        record = Record([], [], [], [], [], [], [], scales.tau, whole)
         for i, rows in pieces:
             t, y = (series[i].t[rows] - series[i].t[rows[0]]) / scales.tau, scales.scaled(series[i].y[rows])
             record.series.append(i)
@@ -153,40 +155,46 @@ class Record:
 
     def windows(self, level: int) -> Windows:
         """Windows of 2^level base stretches."""
-        pieces, begins, driven, first = [], list[float](), list[Inputs](), 0
-        for k, (t, y, knots) in enumerate(zip(self.t, self.y, self.knots, strict=True)):
-            for i in range(0, len(knots), 2**level):
-                j = i + 2**level
-                inner = j < len(knots)
-                stop = int(knots[j]) + 1 if inner else len(t)
-                begin = t[knots[i]]
-                pieces.append((t[knots[i] : stop], y[knots[i] : stop], first + i, first + j if inner else -1))
-                begins.append(self.begin[k] + begin * self.tau)
-                if self.u:
-                    part = self.u[k].stretch(begin, t[stop - 1])
-                    driven.append(Inputs(part.t - begin, part.u, part.hold))
-            first += len(knots)
-        width = max(len(p[0]) for p in pieces)
-        ts = np.full((len(pieces), width), np.nan)
-        ys = np.full((width, len(pieces), self.y[0].shape[1]), np.nan)
-        for w, (t, y, _, _) in enumerate(pieces):
-            ts[w, : len(t)], ys[: len(t), w] = t - t[0], y
-        start, end = (torch.tensor([p[k] for p in pieces]) for k in (2, 3))
-        last = torch.tensor([len(p[0]) - 1 for p in pieces])
-        drive = Drive.stacked(begins, driven)
-        return Windows(torch.tensor(ts), torch.tensor(ys), start, end, last, torch.zeros_like(start), drive)
+        step = 2**level
+        lengths, counts = np.array([len(t) for t in self.t]), np.array([len(k) for k in self.knots])
+        row = np.cumsum(lengths) - lengths  # of all segments in a row: where each begins
+        segment = np.repeat(np.arange(len(counts)), counts)  # of each knot
+        place = np.arange(len(segment)) - (np.cumsum(counts) - counts)[segment]  # of each knot in its segment
+        knots = np.concatenate(self.knots) + row[segment]
+        start = np.flatnonzero(place % step == 0)
+        segment, inner = segment[start], place[start] + step < counts[segment[start]]
+        end = np.where(inner, start + step, -1)
+        last = np.where(inner, knots[end], (row + lengths)[segment] - 1) - knots[start]
+        rows = np.arange(last.max() + 1)
+        inside = rows <= last[:, None]
+        rows = np.where(inside, knots[start, None] + rows, 0)
+        t, y = np.concatenate(self.t), np.concatenate(self.y)
+        begin = t[knots[start]]
+        ts = np.where(inside, t[rows] - begin[:, None], np.nan)
+        ys = np.where(inside.T[..., None], y[rows.T], np.nan)
+        begins = np.array(self.begin)[segment] + begin * self.tau
+        driven = []
+        if self.u:
+            for k, a, b in zip(segment, begin, t[knots[start] + last], strict=True):
+                part = self.u[k].stretch(a, b)
+                driven.append(Inputs(part.t - a, part.u, part.hold))
+        found = (torch.tensor(x) for x in (ts, ys, start, end, last, np.zeros_like(start)))
+        return Windows(*found, Drive.stacked(begins, driven))
 
 
 def _segments(s: Series, scales: Scales, longest: int) -> list[np.ndarray]:
     """Row numbers of each segment; neighbours share a row, so that no step is left out."""
     gaps = np.diff(s.t) / scales.tau
     rows = np.arange(len(s.t))
-    every = min(int(DENSE / np.median(gaps)), len(rows) // 50)
+    every = len(rows) // 50
+    if every > 1:
+        every = min(int(DENSE / np.median(gaps)), every)
     # The solver steps from row to row of the inputs: to leave observations out would save nothing.
     if every > 1 and s.u is None and not np.isnan(s.y[:, ~s.hidden]).any():
         rows = rows[::every]
         gaps = np.diff(s.t[rows]) / scales.tau
-    parts = np.split(rows, np.flatnonzero(gaps > GAP) + 1)
+    long = np.flatnonzero(gaps > GAP)
+    parts = np.split(rows, long + 1) if len(long) else [rows]
     cut = [part[i : i + longest + 1] for part in parts for i in range(0, max(1, len(part) - 1), longest)]
     segments = [part for part in cut if len(part) > 1]
     return segments or [rows]  # all gaps long: the record is what it is

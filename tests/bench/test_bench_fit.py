@@ -1,6 +1,7 @@
 """`isocline bench fit`: lines that a break cannot spoil, tables that count what failed, sets in which nothing leaks."""
 
 import json
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -55,6 +56,25 @@ def test_a_fit_that_is_refused_is_a_failure_and_not_the_end(tmp_path, monkeypatc
     assert line["failed"] and line["why"] == "no"
     (row,) = _summary(monkeypatch, [line])
     assert row["failed"] == 1 and row["error"] == [None] * 3
+
+
+def test_parts_with_one_table_share_a_fit(tmp_path, monkeypatch):
+    calls, fit = [], fitting.fit
+
+    def counted(*args, **kwargs):
+        calls.append(args)
+        return fit(*args, **kwargs)
+
+    def two(path):
+        (task,) = decay(path)
+        yield task
+        yield replace(task, part="again", later=[(t[:4], y[:4]) for t, y in task.later])
+
+    monkeypatch.setattr(fitting, "fit", counted)
+    lines = run([replace(DECAY, tasks=two)], 1, tmp_path / "fit.jsonl", tell=lambda text: None, settings=QUICK)
+    assert [(line["part"], line["compared"]) for line in lines] == [("", 10), ("again", 4)] and len(calls) == 1
+    run([DECAY], 2, tmp_path / "fit.jsonl", tell=lambda text: None, settings=QUICK)
+    assert len(calls) == 2  # of the second seed alone
 
 
 def test_a_broken_line_in_the_middle_is_named(tmp_path):
@@ -114,6 +134,7 @@ def test_errors_are_over_the_deviation_of_the_training_part_or_of_logarithms():
     assert spread(task, DECAY) == pytest.approx([np.exp(-0.2 * T[:30]).std()])
     assert error(np.array([[2.0]]), np.array([[2 * np.e]]), np.ones(1), True) == pytest.approx(1.0)
     assert error(np.array([[-2.0]]), np.array([[1.0]]), np.ones(1), True) == np.inf
+    assert spread(task, replace(DECAY, unit=1e-3)).tolist() == [1e-3]
 
 
 def test_the_oscillator_s_truth_is_on_its_limit_cycle_and_the_noise_is_ten_percent():

@@ -16,14 +16,13 @@ import numpy as np
 from isocline.bench.sets import DataSet, Task, error, located, spread
 from isocline.fit import Config, UserError
 from isocline.fit.autoregression import equal_steps
-from isocline.fit.bands import LEVELS, Bands
 from isocline.fit.files import place
 from isocline.fit.fitted import Fitted
 from isocline.fit.judge import NEURAL, number
 from isocline.fit.reading.table import Series
 from isocline.fit.rivals import all_equal, model_forecaster, rivals
 from isocline.fit.run import fit, read_as
-from isocline.fit.scores import interval_scores
+from isocline.fit.scores import of_bands
 from isocline.fit.split import Split
 
 Line = dict[str, Any]
@@ -63,40 +62,50 @@ def run(
     lines = read(out)
     done = {(line["set"], line["part"], line["seed"]) for line in lines}
     for seed in range(seeds):
-        for one, task in tasks:
-            if (one.name, task.part, seed) in done:
-                continue
-            line = fitted(one, task, seed, settings or {})
-            append(out, line)
-            lines.append(line)
-            own = "failed" if line["failed"] else f"error {line['error'][NEURAL]:.3g}"
-            tell(f"{one.name}{', ' if task.part else ''}{task.part}, seed {seed}: {own}, {line['seconds']:.0f} s")
+        for one, group in _sharing(tasks):
+            missing = [task for task in group if (one.name, task.part, seed) not in done]
+            for line in fitted(one, missing, seed, settings or {}):
+                append(out, line)
+                lines.append(line)
+                own = "failed" if line["failed"] else f"error {line['error'][NEURAL]:.3g}"
+                part = f", {line['part']}" if line["part"] else ""
+                tell(f"{one.name}{part}, seed {seed}: {own}, {line['seconds']:.0f} s")
     return lines
 
 
-def fitted(one: DataSet, task: Task, seed: int, settings: dict[str, Any]) -> Line:
-    """One fit and its forecasts, beside those of simple models that saw the same."""
-    head = {"set": one.name, "part": task.part, "seed": seed}
+def _sharing(tasks: Sequence[tuple[DataSet, Task]]) -> list[tuple[DataSet, list[Task]]]:
+    """Tasks that follow each other and need the same fit, together."""
+    groups: list[tuple[DataSet, list[Task]]] = []
+    for one, task in tasks:
+        if groups and groups[-1][1][0].train is task.train and groups[-1][1][0].settings == task.settings:
+            groups[-1][1].append(task)
+        else:
+            groups.append((one, [task]))
+    return groups
+
+
+def fitted(one: DataSet, tasks: Sequence[Task], seed: int, settings: dict[str, Any]) -> Iterator[Line]:
+    """One fit and its forecasts, a line a task, beside those of simple models that saw the same."""
+    if not tasks:
+        return
+    first = tasks[0]
+    heads = [{"set": one.name, "part": task.part, "seed": seed, "rows": len(first.train)} for task in tasks]
     with tempfile.TemporaryDirectory() as folder:
         table, out = Path(folder) / "train.csv", Path(folder) / "run"
-        task.train.to_csv(table, index=False)
-        first, *states = (c for c in task.train.columns if c != "id")
-        named = {"time": first, "states": tuple(states), **({"id": "id"} if "id" in task.train else {})}
-        config = Config.make(**{**named, **task.settings, **settings, "hold_out": 0.0, "seed": seed})
+        first.train.to_csv(table, index=False)
+        time_, *states = (c for c in first.train.columns if c not in ("id", *first.settings.get("inputs", ())))
+        named = {"time": time_, "states": tuple(states), **({"id": "id"} if "id" in first.train else {})}
+        config = Config.make(**{**named, **first.settings, **settings, "hold_out": 0.0, "seed": seed})
         began = time.monotonic()
         try:
             fit(table, config, out, page=False)
         except UserError as why:
-            return {
-                **head,
-                "rows": len(task.train),
-                "seconds": 0.0,
-                "error": {NEURAL: None},
-                "failed": True,
-                "why": str(why),
-            }
-        seconds = time.monotonic() - began
-        return {**head, "rows": len(task.train), "seconds": round(seconds, 1), **_scored(one, task, out)}
+            for head in heads:
+                yield {**head, "seconds": 0.0, "error": {NEURAL: None}, "failed": True, "why": str(why)}
+            return
+        seconds = round(time.monotonic() - began, 1)
+        for head, task in zip(heads, tasks, strict=True):
+            yield {**head, "seconds": seconds, **_scored(one, task, out)}
 
 
 def _scored(one: DataSet, task: Task, out: Path) -> Line:
@@ -120,22 +129,11 @@ def _scored(one: DataSet, task: Task, out: Path) -> Line:
     bands = run_.ensemble.bands
     if bands is not None:
         apart = np.concatenate(run_.ensemble.spread(task.records, later, scales))
-        line |= _bands(bands, paths[NEURAL], apart, scales.scaled(seen))
+        record = scales.scaled(np.concatenate([s.y for s in taught]))
+        judged = of_bands(bands, paths[NEURAL], apart, scales.scaled(seen), record)
+        line["inside"] = {level: row["coverage"] for level, row in judged.items()}
+        line["score"] = {level: number(row["score"]) for level, row in judged.items()}
     return line
-
-
-def _bands(bands: Bands, path: np.ndarray, apart: np.ndarray, seen: np.ndarray) -> Line:
-    """Share of the compared values inside the bands, and their mean interval scores, in the model's coordinates."""
-    there = ~np.isnan(seen)
-    inside, scores = {}, {}
-    for level in LEVELS:
-        half = bands.half_widths(apart, level)
-        within = np.abs(np.where(np.isfinite(path), path, np.inf) - seen) <= half
-        inside[f"{100 * level:.0f}"] = float(within[there].mean())
-        scores[f"{100 * level:.0f}"] = number(
-            float(interval_scores(path - half, path + half, seen, level)[there].mean())
-        )
-    return {"inside": inside, "score": scores}
 
 
 # ---- lines ------------------------------------------------------------------------------------------------------------

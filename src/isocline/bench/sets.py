@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from isocline.fit.drive import Inputs
 from isocline.fit.errors import UserError
 from isocline.fit.reading.table import Series
 from isocline.problems import van_der_pol
@@ -29,9 +30,10 @@ class Task:
     Attributes:
         part: of the set.
         train: the table, columns `time`, `id` where there are several series, then the states.
-        records: what each forecast starts from, in the order of the table's states.
+        records: what each forecast starts from, in the order of the table's states, hidden ones last.
         later: (times (n,), states (n, d)) after each, NaN where nothing is compared.
-        settings: of `isocline.fit`, where they are not the defaults.
+        settings: of `isocline.fit`, where they are not the defaults. Tasks that follow each other with one table (the same
+            object) and the same settings share a fit.
     """
 
     part: str
@@ -50,7 +52,8 @@ class DataSet:
         what: is forecast from what, in a line.
         file: below the folder of data sets; empty where the set is computed.
         tasks: from the path of that file.
-        log: whether errors are those of natural logarithms; else of values over the standard deviation of the training part.
+        log: whether errors are those of natural logarithms; else of values over the standard deviation of the training part,
+        unit: or over this, in the table's unit.
     """
 
     name: str
@@ -58,6 +61,7 @@ class DataSet:
     file: str
     tasks: Callable[[Path], Iterator[Task]]
     log: bool = False
+    unit: float | None = None
 
 
 def located(file: str, given: Path | None) -> Path:
@@ -217,6 +221,33 @@ def _free_swing(path: Path) -> Iterator[Task]:
         yield Task(f"from {held} deg", pd.concat(tables), [Series(str(held), t[:SEEN], y[:SEEN])], [(t[SEEN:], angle)])
 
 
+SILVER_RATE = 1e7 / 2**14  # Hz
+SILVER_TRAINED = (40_650, 105_712)  # rows of the multisines: three quarters teach,
+SILVER_TESTS = {  # and the last quarter, and the arrow before them with and without amplitudes that the multisines lack, judge
+    "multisine": (105_712, 127_400),
+    "arrow, no extrapolation": (100, 32_100),
+    "arrow, whole": (100, 40_575),
+}
+SILVER_SEEN = 50  # rows that a starting state may be settled on
+# A hidden state for the velocity. The input is band-limited, far below the sampling rate: a smooth curve, not steps.
+SILVER_SETTINGS = {"inputs": ("u",), "hidden_states": ("velocity",), "hold": "cubic"}
+
+
+def _silverbox(path: Path) -> Iterator[Task]:
+    """Free runs along three records, by the split of the benchmark's own loader (nonlinear_benchmarks 1.0)."""
+    with np.load(path) as file:
+        u, y = file["u"].astype(np.float64), file["y"].astype(np.float64)
+    t = np.arange(len(u)) / SILVER_RATE
+    begin, end = SILVER_TRAINED
+    train = pd.DataFrame({"time": t[begin:end], "u": u[begin:end], "y": y[begin:end]})
+    for part, (begin, end) in SILVER_TESTS.items():
+        middle = begin + SILVER_SEEN
+        states = np.stack([y, np.full(len(y), np.nan)], 1)
+        driven = Inputs(t[begin:end], u[begin:end, None], str(SILVER_SETTINGS["hold"]))
+        record = Series(part, t[begin:middle], states[begin:middle], driven)
+        yield Task(part, train, [record], [(t[middle:end], states[middle:end])], dict(SILVER_SETTINGS))
+
+
 MU, PERIOD, NOISE, COUNT = 2.0, 7.62987, 0.1, 10
 
 
@@ -266,6 +297,10 @@ SETS = (
         _free_swing,
     ),
     DataSet(
+        "Silverbox", "free runs along three records after the first 50 rows, driven by their inputs; error in mV",
+        "phys_silverbox/silverbox.npz", _silverbox, unit=1e-3,
+    ),
+    DataSet(
         "noisy van der Pol", "six periods of 20 rows with 10 % noise: the truth of the last 30 %, 10 draws", "", _van_der_pol(20, 6)
     ),
     DataSet(
@@ -288,6 +323,8 @@ def named(names: list[str]) -> list[DataSet]:
 
 def spread(task: Task, data: DataSet) -> np.ndarray:
     """(d,) what errors are divided by: the standard deviation of the training part, or 1 where they are of logarithms."""
+    if data.unit is not None:
+        return np.full(task.records[0].y.shape[1], data.unit)
     states = task.train.drop(columns=["id"], errors="ignore").iloc[:, 1:].to_numpy(dtype=np.float64)
     return np.ones(states.shape[1]) if data.log else np.nanstd(states, 0)
 

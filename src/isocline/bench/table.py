@@ -104,7 +104,8 @@ def markdown(rows: Sequence[dict[str, Any]], command: str, date: str, where: dic
         "# How good the fits are",
         "",
         "Forecasts of what a table did not hold, by `isocline fit` as it comes: no setting was chosen by what is forecast. Errors: "
-        "root mean square over the standard deviation of the training part (of lynx and hare: of the natural logarithms). "
+        "root mean square over the standard deviation of the training part (of lynx and hare: of the natural logarithms; of the "
+        "Silverbox: in millivolts). "
         "Of seeds the median, and in brackets the quartiles; of the parts of a set the mean. Bold: the lowest of a row. Failed: "
         "fits whose forecast is not finite. In 80 % and 95 %: the share of the forecast values inside the bands. Seconds: the median, "
         "as they passed, with whatever else the machine had to do.",

@@ -77,6 +77,12 @@ def estimate(
         >>> print(f"{fit['k'].value:.2f} ± {fit['k'].error:.3f}")
         0.71 ± 0.005
     """
+    apart = [p.name for p in field.free if p.per_series]
+    if apart:
+        raise ValueError(
+            f"{apart[0]}: declared per series, but estimate fits numbers that all series share; use population, or leave "
+            f"per series out"
+        )
     misfit = Misfit(field, data, noise, initial, Settings(solver, rtol, rtol / 10))
     if misfit.size == 0:
         raise ValueError("nothing to estimate: all parameters are fixed")

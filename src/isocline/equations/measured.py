@@ -24,7 +24,8 @@ class Measured:
         columns: by the name of a state or a definition, what was measured, (T,), NaN where it was not.
         covariates: numbers of this series, by name.
         inputs: a `Signal` for each input, by name, with values (K,).
-        doses: by state, times and the amounts by which the state jumps there.
+        doses: by state, times (D,) and amounts (D,) by which the state jumps there; or times, amounts and durations: what is
+            given over a duration flows in at a constant rate. An observation at the time of a dose is the one before it.
         starts: by state, where the search for its value at the first time begins, of states that were not measured.
         id: for messages and tables.
 
@@ -42,7 +43,7 @@ class Measured:
     columns: Mapping[str, Any]
     covariates: Mapping[str, float] = field(default_factory=dict)
     inputs: Mapping[str, Signal] = field(default_factory=dict)
-    doses: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    doses: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     starts: Mapping[str, float] = field(default_factory=dict)
     id: str = ""
 
@@ -61,11 +62,26 @@ class Measured:
                 raise ValueError(f"{where}{name}: an infinite value; write NaN where nothing was measured")
         object.__setattr__(self, "ts", ts)
         object.__setattr__(self, "columns", columns)
+        object.__setattr__(self, "doses", {name: _given(f"{where}doses: {name}", d) for name, d in self.doses.items()})
 
     @property
     def count(self) -> int:
         """Numbers that were measured."""
         return sum(int((~v.isnan()).sum()) for v in self.columns.values())
+
+
+def _given(where: str, dose: Any) -> tuple[Tensor, ...]:
+    """Times, amounts and perhaps durations, (D,) each."""
+    if not isinstance(dose, (tuple, list)) or len(dose) not in (2, 3):
+        raise ValueError(f"{where}: expected (times, amounts) or (times, amounts, durations), got {dose!r}")
+    parts = tuple(torch.as_tensor(x, dtype=torch.float64).reshape(-1) for x in dose)
+    if len({len(x) for x in parts}) > 1:
+        raise ValueError(f"{where}: {' and '.join(str(len(x)) for x in parts)} numbers, expected as many of each")
+    if not all(bool(x.isfinite().all()) for x in parts):
+        raise ValueError(f"{where}: expected finite numbers")
+    if len(parts) == 3 and bool((parts[2] < 0).any()):
+        raise ValueError(f"{where}: a duration of {float(parts[2].min()):g}, expected 0 (at once) or more")
+    return parts
 
 
 NOISES = ("constant", "log")
@@ -143,8 +159,8 @@ class Observations:
         return torch.bincount(self.column, minlength=len(self.columns))
 
     def batches(self) -> list[list[int]]:
-        """Series that can be solved together: all without inputs and doses, and each of the others."""
-        alone = [b for b, s in enumerate(self.series) if s.inputs or s.doses]
+        """Series that can be solved together: all without inputs, and each of the others."""
+        alone = [b for b, s in enumerate(self.series) if s.inputs]
         together = [b for b in range(len(self.series)) if b not in alone]
         return ([together] if together else []) + [[b] for b in alone]
 
@@ -184,9 +200,14 @@ def _check(model: Equations, series: tuple[Measured, ...], columns: tuple[str, .
             for name in wanted:
                 if name not in given:
                     raise ValueError(f"series {s.id or b}: {what}: no {name}, expected {', '.join(wanted)}")
-        for name in s.doses:
+        for name, given in s.doses.items():
             if name not in system.states:
                 raise ValueError(f"doses: {name} is no state{meant(name, system.states)}")
+            begin = 0.0 if system.initial else float(s.ts[0])
+            if bool((given[0] < begin).any()):
+                raise ValueError(
+                    f"series {s.id or b}: doses: one at {float(given[0].min()):g}, before the states start at {begin:g}"
+                )
         for name in s.inputs:
             if name not in system.inputs:
                 raise ValueError(f"inputs: {name} is no input of the equations{meant(name, system.inputs)}")

@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from isocline.doses import Dose
+from isocline.equations.course import Course, Settings
 from isocline.equations.measured import Measured, Observations
 from isocline.equations.module import Equations
 from isocline.equations.sensitivity import Sensitivities
-from isocline.solve import solve
 
 MAX_WEIGHTS = 2000  # directions that a solve can carry along in reasonable time
-
-
-@dataclass
-class Settings:
-    """How the solves are done: the options of `isocline.solve` that make a difference here."""
-
-    solver: Any = "tsit5"
-    rtol: float = 1e-8
-    atol: float = 1e-9  # of each state's size
-    max_steps: int = 2_000  # or twenty for each time: what takes more is stiff, and a wild guess of the search
 
 
 class Misfit:
@@ -69,8 +57,9 @@ class Misfit:
         open_states = [s for s in field.states if s not in field.system.initial]
         self.free_states = open_states if initial == "free" else []
         self.sensitivities = Sensitivities(field, len(self.free_states), self.weights > 0)
-        self.scale = torch.ones(len(field.states), dtype=torch.float64)
-        self.scale = self._scale()
+        ones = torch.ones(len(field.states), dtype=torch.float64)
+        self.course = Course(self.sensitivities, self.data.series, self.settings, ones)
+        self.course.scale = self._scale()
         self.solves = 0
 
     # ---- x ------------------------------------------------------------------------------------------------------------
@@ -146,38 +135,11 @@ class Misfit:
         return found, good
 
     def _path(self, rows: list[int], starts: Tensor, rtol: float, slopes: bool) -> tuple[Tensor, Tensor | None]:
-        both, settings = self.sensitivities, self.settings
         covariates = self._covariates(rows)
         y0, s0 = self._begin(rows, starts, covariates)
-        series = self.data.series[rows[0]]
-        options: dict[str, Any] = {}
-        if series.inputs:
-            options["inputs"] = {name: series.inputs[name] for name in self.field.system.inputs}
-        if series.doses:
-            options["doses"] = self._doses(series, both.directions if slopes else 0)
-        ts = self.data.ts[rows]
-        ts = ts[:, : int((~ts.isnan()).sum(1).max())]
-        if ts.shape[1] == 1:  # nothing but the start
-            return y0[None], s0[None] if slopes else None
-        atol = rtol * self.settings.atol / self.settings.rtol * self.scale
-        with torch.no_grad():
-            solution = solve(
-                both if slopes else self.field,
-                both.join(y0, s0) if slopes else y0,
-                ts,
-                solver=settings.solver,
-                engine="auto",
-                batching="per_sample",
-                args=(covariates,) if covariates else (),
-                rtol=rtol,
-                atol=torch.cat([atol, atol.repeat_interleave(both.directions)]) if slopes else atol,
-                max_steps=max(settings.max_steps, 20 * ts.shape[1]),
-                throw=False,
-                **options,
-            )
-        if not slopes:
-            return solution.ys, None
-        return both.split(solution.ys)
+        shares = self.sensitivities.shares(y0, covariates)
+        args = (covariates,) if covariates else ()
+        return self.course(rows, self.data.ts[rows], y0, s0 if slopes else None, shares, args, rtol)
 
     def _begin(self, rows: list[int], starts: Tensor, covariates: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Starting states (B, n) and their derivatives (B, n, P)."""
@@ -202,19 +164,6 @@ class Misfit:
             name: torch.tensor([float(self.data.series[b].covariates[name]) for b in rows], dtype=torch.float64)
             for name in names
         }
-
-    def _doses(self, series: Measured, directions: int) -> Dose:
-        """Jumps of the states at the times of all doses; sensitivities do not jump."""
-        states = self.field.states
-        by_state = {
-            k: (torch.as_tensor(t, dtype=torch.float64), torch.as_tensor(a, dtype=torch.float64))
-            for k, (t, a) in series.doses.items()
-        }
-        times = torch.cat([t.reshape(-1) for t, _ in by_state.values()]).unique()
-        amounts = torch.zeros(1, len(times), len(states) * (1 + directions), dtype=torch.float64)
-        for name, (t, a) in by_state.items():
-            amounts[0, :, states.index(name)].index_add_(0, torch.searchsorted(times, t.reshape(-1)), a.reshape(-1))
-        return Dose(times, amounts, per_sample=True)
 
     # ---- residuals ----------------------------------------------------------------------------------------------------
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor] | None:

@@ -19,8 +19,8 @@ from isocline.equations.tree import Name, Tree
 class Equations(nn.Module):
     """A vector field written as equations, with named parameters and, where it says net(…), networks.
 
-    A line is a derivative, `dx = …` or `dx/dt = …`; a definition, `rate = k*x/(K + x)`, in any order; or a state at time 0,
-    `x(0) = …`. Expressions have numbers, + - * / ^, functions (exp log sqrt sin … min max), `where(condition, a, b)`,
+    A line is a derivative, `dx = …` or `dx/dt = …`; a definition, `rate = k*x/(K + x)`, in any order; a state at time 0,
+    `x(0) = …`; or `f(x) = …`, the share of a dose into x that arrives. Expressions have numbers, + - * / ^, functions (exp log sqrt sin … min max), `where(condition, a, b)`,
     `t`, `pi`, states, inputs, covariates, definitions, parameters (every other name) and `net(a, b, width=32, depth=1)`.
     Nets with names of their own (`net1`, `net_growth`) are functions that may be used several times. Lines end at ";" too.
 
@@ -29,8 +29,8 @@ class Equations(nn.Module):
         states: names in the order of the state's last dimension; None: in the order of their equations.
         inputs: names of the columns of u.
         covariates: names of numbers that are constant in a series, such as a body weight.
-        parameters: declarations such as "k = 0.3 in [0, 5] unit 1/h" (start, bounds, unit), "k > 0", "g = 9.81 fixed", or
-            `Parameter` objects. What is not declared starts at 1 without bounds.
+        parameters: declarations such as "k = 0.3 in [0, 5] unit 1/h" (start, bounds, unit), "k > 0 per series",
+            "g = 9.81 fixed", or `Parameter` objects. What is not declared starts at 1 without bounds.
         seed: of the networks' weights.
         dtype: of parameters and weights.
 
@@ -86,6 +86,7 @@ class Equations(nn.Module):
         self._trees: dict[str, Tree] = {name: folded(tree) for name, tree in self.system.definitions.items()}
         self._rates = {name: folded(tree) for name, tree in self.system.rates.items()}
         self._initial = {name: folded(tree) for name, tree in self.system.initial.items()}
+        self._shares = {name: folded(tree) for name, tree in self.system.shares.items()}
 
     # ---- names --------------------------------------------------------------------------------------------------------
     @property
@@ -198,6 +199,10 @@ class Equations(nn.Module):
     def initial(self, evaluation: Evaluation) -> dict[str, Jet]:
         """X(0) of the states for which it is given."""
         return dict(zip(self._initial, self._evaluated(evaluation, self._initial, self.system.initial), strict=True))
+
+    def shares(self, evaluation: Evaluation) -> dict[str, Jet]:
+        """f(X), the share of a dose into X that arrives, of the states for which it is given."""
+        return dict(zip(self._shares, self._evaluated(evaluation, self._shares, self.system.shares), strict=True))
 
     def _evaluated(self, evaluation: Evaluation, trees: dict[str, Tree], written: dict[str, Tree]) -> list[Jet]:
         for tree in written.values():

@@ -27,9 +27,11 @@ class Parameter:
         low, high: bounds, which it does not reach.
         unit: for tables.
         fixed: keeps its start.
+        per_series: differs from series to series, around the number that is fitted (`isocline.equations.population`): normally
+            distributed in its unbounded coordinate, so log-normally with a lower bound of 0.
 
     Raises:
-        ValueError: where the start is not between the bounds.
+        ValueError: where the start is not between the bounds, or it is fixed and differs from series to series.
 
     Example:
         >>> k = Parameter.read("k = 0.3 in [0, 5] unit 1/h")
@@ -45,6 +47,7 @@ class Parameter:
     high: float = math.inf
     unit: str = ""
     fixed: bool = False
+    per_series: bool = False
 
     def __post_init__(self) -> None:
         if not self.low < self.high:
@@ -54,6 +57,8 @@ class Parameter:
         if self.start is None:
             object.__setattr__(self, "start", self._middle())
         assert self.start is not None
+        if self.fixed and self.per_series:
+            raise ValueError(f"parameter {self.name}: fixed, and per series; expected one of both")
         if not math.isfinite(self.start):
             raise ValueError(f"parameter {self.name}: starts at {self.start}, expected a finite number")
         inside = self.low <= self.start <= self.high if self.fixed else self.low < self.start < self.high
@@ -149,11 +154,12 @@ class Parameter:
         text = f"{quoted(self.name)} = {number(self.begin, digits)}"
         if self.kind != "identity":
             text += f" in [{number(self.low)}, {number(self.high)}]"
-        return text + (" fixed" if self.fixed else "") + (f" unit {self.unit}" if self.unit else "")
+        text += " fixed" if self.fixed else " per series" if self.per_series else ""
+        return text + (f" unit {self.unit}" if self.unit else "")
 
     @staticmethod
     def read(text: str) -> Parameter:
-        """A declaration such as "k = 0.3 in [0, 5] unit 1/h", "k > 0", "k" or "g = 9.81 fixed".
+        """A declaration such as "k = 0.3 in [0, 5] unit 1/h", "k > 0 per series", "k" or "g = 9.81 fixed".
 
         Raises:
             EquationError: pointing at the character that cannot be.
@@ -185,7 +191,8 @@ def declared(parameters: str | Parameter | Iterable[str | Parameter]) -> list[Pa
 
 
 class _Declaration:
-    """name ["=" number] ("in" "[" number "," number "]" | "<" number | ">" number)* ["fixed"] ["unit" anything]"""
+    """name ["=" number] ("in" "[" number "," number "]" | "<" number | ">" number | "fixed" | "per" ("series" | "subject"))*
+    ["unit" anything]"""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -225,7 +232,7 @@ class _Declaration:
         name = self.take()
         if name.kind != "name":
             raise self.fail(name, f"found {name.shown}, expected a declaration such as k = 0.3 in [0, 5] unit 1/h")
-        start, low, high, fixed = None, -math.inf, math.inf, False
+        start, low, high, fixed, per_series = None, -math.inf, math.inf, False, False
         while True:
             token = self.take()
             if token.kind in ("end", "separator"):
@@ -240,12 +247,18 @@ class _Declaration:
                 low, high = self.bounds()
             elif token.text == "fixed" and token.kind == "name":
                 fixed = True
+            elif token.text == "per" and token.kind == "name":
+                per_series = True
+                whose = self.take()
+                if whose.text not in ("series", "subject"):
+                    raise self.fail(whose, f"found {whose.shown} behind per, expected series (or subject)")
             else:
                 raise self.fail(
-                    token, f"found {token.shown}, expected = 0.3, in [0, 5], > 0, < 5, fixed or unit and a unit"
+                    token,
+                    f"found {token.shown}, expected = 0.3, in [0, 5], > 0, < 5, fixed, per series or unit and a unit",
                 )
         try:
-            return Parameter(name.text, start, low, high, self.unit, fixed)
+            return Parameter(name.text, start, low, high, self.unit, fixed, per_series)
         except ValueError as error:
             message = str(error).removeprefix(f"parameter {name.text}: ")
             raise self.fail(name, message) from None

@@ -1,7 +1,7 @@
 """The grammar, by recursive descent: one method a level of precedence. Nothing of Python's own reading is used.
 
 statement  :=  head "=" condition
-head       :=  NAME  |  NAME "/" "dt"  |  NAME "(" 0 ")"
+head       :=  NAME  |  NAME "/" "dt"  |  NAME "(" 0 ")"  |  "f" "(" NAME ")"
 condition  :=  conjunction ("or" conjunction)*
 conjunction:=  negation ("and" negation)*
 negation   :=  "not" negation  |  comparison
@@ -40,7 +40,8 @@ class Statement:
     """A line of a model.
 
     Attributes:
-        kind: "rate" (dX/dt), "initial" (X(0)) or "plain": dX or a definition, which the other lines decide.
+        kind: "rate" (dX/dt), "initial" (X(0)), "share" (f(X), of a dose) or "plain": dX or a definition, which the other lines
+            decide.
         name: X, or what is defined.
         at, end: where the head stands.
     """
@@ -174,6 +175,8 @@ class Parser:
         elif self.sees("("):
             opened = self.take()
             zero = self.take()
+            if name == "f" and zero.kind == "name":
+                return "share", zero.text, first, self.expect(")", f"behind {zero.text}")
             if kind == "rate" or zero.kind != "number" or float(zero.text) != 0:
                 raise self.fail(
                     opened if kind == "rate" else zero,

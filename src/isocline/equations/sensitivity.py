@@ -7,6 +7,7 @@ the error control sees the sensitivities too: standard errors are as good as the
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -69,10 +70,19 @@ class Sensitivities(nn.Module):
 
         return {name: jet_of(name) for name in self.field.remainders}
 
-    def evaluation(self, t: Tensor | None, y: Tensor, s: Tensor | None, u: Any, covariates: Any) -> Evaluation:
-        """What expressions are evaluated with, at states (…, n) with sensitivities (…, n, P)."""
+    def evaluation(
+        self,
+        t: Tensor | None,
+        y: Tensor,
+        s: Tensor | None,
+        u: Any,
+        covariates: Any,
+        parameters: Mapping[str, Jet] | None = None,
+    ) -> Evaluation:
+        """What expressions are evaluated with, at states (…, n) with sensitivities (…, n, P); None: the field's parameters."""
         tangents = None if s is None else list(s.unbind(-2))
-        return self.field.evaluation(t, y, u, covariates, tangents, self.parameters_of(y), self.nets_of(y))
+        parameters = self.parameters_of(y) if parameters is None else parameters
+        return self.field.evaluation(t, y, u, covariates, tangents, parameters, self.nets_of(y))
 
     def split(self, flat: Tensor) -> tuple[Tensor, Tensor]:
         """(…, n + n·P) -> y (…, n), S (…, n, P)."""
@@ -90,6 +100,16 @@ class Sensitivities(nn.Module):
         values = [v.expand(lead) if isinstance(v, Tensor) else (zero + v).expand(lead) for v, _ in jets]
         slopes = [(zero if d is None else d).expand(*lead, self.directions) for _, d in jets]
         return torch.stack(values, -1), torch.stack(slopes, -2)
+
+    def shares(self, y0: Tensor, covariates: Any, parameters: Mapping[str, Jet] | None = None) -> tuple[Tensor, Tensor]:
+        """(R, n) how much of a dose into each state arrives, and its derivatives (R, n, P), for starts (R, n)."""
+        share, slopes = torch.ones_like(y0), torch.zeros(*y0.shape, self.directions, dtype=y0.dtype)
+        with torch.no_grad():
+            given = self.field.shares(self.evaluation(None, y0, None, None, covariates, parameters))
+            if given:
+                order = [self.field.states.index(name) for name in given]
+                share[:, order], slopes[:, order] = self.full(list(given.values()), y0)
+        return share, slopes
 
     def forward(self, t: Tensor, flat: Tensor, *args: Any) -> Tensor:
         """(dy/dt, dS/dt)."""

@@ -41,6 +41,7 @@ class System:
         rates: dX/dt by state.
         definitions: intermediate results, each after those it uses.
         initial: X(0) by state, where it is given.
+        shares: f(X) by state, where it is given: how much of a dose into it arrives.
         parameters: declared ones first.
         nets: by name.
     """
@@ -51,6 +52,7 @@ class System:
     rates: dict[str, Tree]
     definitions: dict[str, Tree]
     initial: dict[str, Tree]
+    shares: dict[str, Tree]
     parameters: tuple[Parameter, ...]
     nets: dict[str, Net]
 
@@ -83,6 +85,7 @@ class System:
             f"{d} = {written(self.rates[s], values, digits)}" for d, s in zip(derivative, self.states, strict=True)
         ]
         found += [f"{quoted(name)}(0) = {written(tree, values, digits)}" for name, tree in self.initial.items()]
+        found += [f"f({quoted(name)}) = {written(tree, values, digits)}" for name, tree in self.shares.items()]
         return found
 
 
@@ -109,11 +112,13 @@ class _Resolver:
         rates: dict[str, Statement] = {}
         self.definitions: dict[str, Statement] = {}
         self.initial: dict[str, Statement] = {}
+        self.shares: dict[str, Statement] = {}
+        groups = {"rate": rates, "initial": self.initial, "share": self.shares, "plain": self.definitions}
         for statement in self.statements:
             kind, name = self.kind(statement)
-            group = {"rate": rates, "initial": self.initial, "plain": self.definitions}[kind]
+            group = groups[kind]
             if name in group:
-                what = {"rate": f"d{name}/dt", "initial": f"{name}(0)", "plain": name}[kind]
+                what = {"rate": f"d{name}/dt", "initial": f"{name}(0)", "share": f"f({name})", "plain": name}[kind]
                 raise self.fail(statement, f"{what} is given twice, expected once")
             group[name] = statement
         self.rates = rates
@@ -150,9 +155,9 @@ class _Resolver:
                 roles[name] = role
 
     def kind(self, statement: Statement) -> tuple[str, str]:
-        """What a statement gives: ("rate" | "initial" | "plain", of which name)."""
+        """What a statement gives: ("rate" | "initial" | "share" | "plain", of which name)."""
         kind, name = statement.kind, statement.name
-        if kind in ("rate", "initial"):
+        if kind in ("rate", "initial", "share"):
             if name not in self.states:
                 raise self.fail(
                     statement, f"{name} is no state{meant(name, self.states)}; there are {', '.join(self.states)}"
@@ -183,7 +188,7 @@ class _Resolver:
                 raise ValueError(
                     f"parameter {p.name}: no equation uses it{meant(p.name, used)}; leave it out, or write it in"
                 )
-        self.check_initial()
+        self.check_constant()
         return System(
             self.states,
             self.inputs,
@@ -191,6 +196,7 @@ class _Resolver:
             {s: self.checked(self.rates[s]) for s in self.states},
             {name: self.checked(self.definitions[name]) for name in order},
             {name: self.checked(s) for name, s in self.initial.items()},
+            {name: self.checked(s) for name, s in self.shares.items()},
             (*self.parameters, *extra),
             self.nets(),
         )
@@ -273,18 +279,19 @@ class _Resolver:
                     open_names.append(following)
         return order
 
-    def check_initial(self) -> None:
-        """X(0) rests on parameters, covariates and numbers only."""
-        for s in self.initial.values():
+    def check_constant(self) -> None:
+        """X(0) and f(X) rest on parameters, covariates and numbers only."""
+        named = [(f"{s.name}(0)", s) for s in self.initial.values()] + [
+            (f"f({s.name})", s) for s in self.shares.values()
+        ]
+        for what, s in named:
             left, seen = [s.expression], set()
             while left:
                 for part in walk(left.pop()):
                     if isinstance(part, Call) and NET.fullmatch(part.name):
-                        raise self.fail(part, f"{s.name}(0) cannot be a net; use parameters and covariates")
+                        raise self.fail(part, f"{what} cannot be a net; use parameters and covariates")
                     if isinstance(part, Name) and part.name in (*self.states, *self.inputs, "t"):
-                        raise self.fail(
-                            s, f"{s.name}(0) rests on {part.name}, expected parameters, covariates and numbers"
-                        )
+                        raise self.fail(s, f"{what} rests on {part.name}, expected parameters, covariates and numbers")
                     if isinstance(part, Name) and part.name in self.definitions and part.name not in seen:
                         seen.add(part.name)
                         left.append(self.definitions[part.name].expression)

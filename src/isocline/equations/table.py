@@ -11,7 +11,11 @@ if TYPE_CHECKING:
 
 def table(fit: Estimates) -> str:
     """Aligned columns: value, error, interval and unit where there are any; the noise, and what to know."""
-    head, rows = cells(fit)
+    return "\n".join([*aligned(*cells(fit)), summary(fit), *(f"note: {m}" for m in fit.messages)])
+
+
+def aligned(head: list[str], rows: list[list[str]]) -> list[str]:
+    """The lines of a table, names and units flush left."""
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     left = {0, len(head) - 1} if head[-1] == "unit" else {0}
     lines = [
@@ -20,7 +24,7 @@ def table(fit: Estimates) -> str:
         )
         for row in [head, *rows]
     ]
-    return "\n".join([*(line.rstrip() for line in lines), summary(fit), *(f"note: {m}" for m in fit.messages)])
+    return [line.rstrip() for line in lines]
 
 
 def cells(fit: Estimates) -> tuple[list[str], list[list[str]]]:

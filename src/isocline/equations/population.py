@@ -1,0 +1,294 @@
+"""Population fits: parameters that differ from series to series (nonlinear mixed effects)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from isocline.equations.course import Settings
+from isocline.equations.errors import meant
+from isocline.equations.individuals import Individuals
+from isocline.equations.laplace import NOISES, Found, Laplace, Layout
+from isocline.equations.measured import Measured, Observations
+from isocline.equations.mixed_effects import Population
+from isocline.equations.module import Equations
+
+SPREAD = 0.5  # standard deviation, in a bounded parameter's unbounded coordinate, that a search begins with
+SHARE = 0.3  # of the start of a parameter without bounds
+SWEEPS = 6  # of the linearised model, before the search
+FLAT = 1e-6  # decrease of -2 log-likelihood below which the search ends
+APART = 0.1  # standard errors between the gradients that give second derivatives
+
+
+def population(
+    field: Equations,
+    data: Sequence[Measured],
+    *,
+    noise: str | Mapping[str, str] = "additive",
+    correlated: bool = False,
+    solver: Any = "tsit5",
+    rtol: float = 1e-8,
+    max_iterations: int = 100,
+    tell: Callable[[int, float], None] = lambda iteration, loss: None,
+) -> Population:
+    """Fits equations to series of which each has parameters of its own, around those of a population.
+
+    A parameter declared "per series" is θ + η in its unbounded coordinate, θ that of the population, η normal about 0:
+    so it is log-normal with a lower bound of 0, logit-normal between two bounds, normal without bounds. Maximum likelihood,
+    the η integrated out by the first-order conditional method with interaction (FOCEI, Laplace's approximation); standard
+    errors from the second derivatives of the likelihood. The field then has the population's values.
+
+    Args:
+        field: the model, without networks; every state starts at an X(0), which may rest on parameters and covariates.
+        data: two series or more.
+        noise: of every column, or by column: "additive" (a standard deviation a), "proportional" (b times the value of the
+            model), or "combined" (the square root of a² + b² value²).
+        correlated: whether the η of different parameters may be correlated.
+        solver, rtol: of the solves, as for `estimate`.
+        max_iterations: of the search.
+        tell: called after every iteration with its number and -2 log-likelihood.
+
+    Raises:
+        ValueError: naming what does not fit, or where the model cannot be solved from its start.
+
+    Source: M. J. Lindstrom & D. M. Bates, Biometrics 46 (1990) 673 (where the search begins); Y. Wang, J. Pharmacokinet.
+    Pharmacodyn. 34 (2007) 575 (FOCEI).
+
+    Example:
+        >>> import torch
+        >>> t = torch.linspace(0.5, 6, 6, dtype=torch.float64)
+        >>> draw = torch.Generator().manual_seed(0)
+        >>> rates = 0.5 * torch.exp(0.3 * torch.randn(8, generator=draw, dtype=torch.float64))
+        >>> noise = 0.1 * torch.randn(8, 6, generator=draw, dtype=torch.float64)
+        >>> data = [Measured(t, {"x": 4 * torch.exp(-k * t) + e}, id=str(i)) for i, (k, e) in enumerate(zip(rates, noise))]
+        >>> fit = population(Equations("dx = -k*x; x(0) = 4", parameters="k > 0 per series"), data)
+        >>> bool(abs(fit["k"].value - 0.5) < 3 * fit["k"].error), fit["k"].distribution
+        (True, 'log-normal')
+    """
+    series = tuple(data)
+    data_ = _accepted(field, series, noise)
+    kinds = _noises(data_.columns, noise)
+    varying = tuple(i for i, p in enumerate(field.free) if p.per_series)
+    assert field.raw is not None
+    raw = field.raw.detach().double()
+    individuals = Individuals(field, series, data_.ts, data_.columns, Settings(solver, rtol, rtol / 10), raw)
+    laplace = Laplace(individuals, data_, Layout(len(field.free), varying, kinds, correlated))
+    start = begin(laplace, raw, [_sd(field, i) for i in varying])
+    if start is None:
+        values = ", ".join(f"{k} = {v:.4g}" for k, v in field.values.items())
+        raise ValueError(
+            f"the likelihood cannot be computed with {values}: the equations cannot be solved over the data, or what they "
+            f"predict is 0 where the noise is proportional; give other starting values, or noise='combined'"
+        )
+    psi, eta = start
+    psi, found, hessian, converged = Search(laplace, max_iterations, tell).run(psi, eta)
+    with torch.no_grad():
+        field.raw.copy_(psi[: len(field.free)])
+    return Population.of(field, laplace, psi, found, hessian, converged)
+
+
+def _accepted(field: Equations, series: tuple[Measured, ...], noise: str | Mapping[str, str]) -> Observations:
+    """The data brought together, refused where they are none for a population."""
+    if field.remainders:
+        raise ValueError("net(…): a population fit takes no networks; write the unknown part out, or use estimate")
+    if not field.free:
+        raise ValueError("nothing to estimate: all parameters are fixed")
+    if len(series) < 2:
+        raise ValueError(f"data: {len(series)} series, expected at least two; of one series use estimate")
+    for name in field.states:
+        if name not in field.system.initial:
+            raise ValueError(
+                f"{name}: no equation says where it starts; add one, for example {name}(0) = 0, or {name}(0) = {name}0 with "
+                f"a parameter {name}0, which may differ from series to series"
+            )
+    found = Observations.of(field, series, "constant")
+    counts = torch.bincount(found.sample, minlength=len(series))
+    if bool((counts == 0).any()):
+        b = int((counts == 0).nonzero()[0])
+        raise ValueError(f"series {series[b].id or b}: nothing measured in it; leave it out")
+    return found
+
+
+def _noises(columns: Sequence[str], noise: str | Mapping[str, str]) -> tuple[str, ...]:
+    given = dict.fromkeys(columns, noise) if isinstance(noise, str) else {**dict.fromkeys(columns, "additive"), **noise}
+    for name, kind in given.items():
+        if name not in columns:
+            raise ValueError(
+                f"noise: {name} is no measured column{meant(name, columns)}; there are {', '.join(columns)}"
+            )
+        if kind not in NOISES:
+            raise ValueError(f"noise: {kind!r} for {name}, expected one of {', '.join(NOISES)}")
+    return tuple(given[name] for name in columns)
+
+
+def _sd(field: Equations, i: int) -> float:
+    """With which spread of a parameter a search begins."""
+    p = field.free[i]
+    return SPREAD if p.kind != "identity" else SHARE * abs(p.begin) or SPREAD
+
+
+# ---- where to begin ---------------------------------------------------------------------------------------------------
+def begin(laplace: Laplace, raw: Tensor, sds: Sequence[float]) -> tuple[Tensor, Tensor] | None:
+    """ψ and effects near an optimum: the model linearised about every series' own parameters, solved, and so on.
+
+    Each sweep takes θ by generalised least squares, and Ω and the noise by one step of expectation and maximisation. None
+    where f is no number from the start.
+    """
+    layout, count = laplace.layout, len(laplace.rows)
+    spread = torch.tensor(sds, dtype=torch.float64)
+    eta = raw.new_zeros(count, len(sds))
+    f, _ = laplace.predicted(laplace.raw(raw, eta), laplace.rows)
+    if not bool(f.isfinite().all()):
+        return None
+    noise = _noise_of(laplace, f)
+    theta, kept = raw, None
+    for _ in range(SWEEPS):
+        psi = layout.joined(theta, spread, noise)
+        found = laplace.modes(psi, eta)
+        if found is None:  # θ went where the equations have no solution: halfway back
+            if kept is None:
+                return None
+            theta = 0.5 * (theta + kept[0][: layout.count])
+            eta = kept[1]
+            continue
+        eta, local = found
+        kept = psi, eta
+        values = layout.values(psi)
+        v, _ = laplace.variance(values, local.f)
+        mask = laplace.there.unsqueeze(-1)
+        slopes = torch.where(mask, local.slopes, 0.0) / v.sqrt().unsqueeze(-1)
+        by_eta = slopes[..., list(layout.varying)]
+        residual = torch.where(laplace.there, (laplace.y - local.f) / v.sqrt(), 0.0)
+        target = residual + (by_eta @ eta.unsqueeze(-1)).squeeze(-1)
+        omega = values.factor @ values.factor.mT
+        whole = by_eta @ omega @ by_eta.mT + torch.eye(laplace.width, dtype=v.dtype)
+        solved = torch.linalg.solve(whole, torch.cat([slopes, target.unsqueeze(-1)], -1))
+        normal, right = slopes.mT @ solved[..., :-1], slopes.mT @ solved[..., -1:]
+        step = (torch.linalg.pinv(normal.sum(0), hermitian=True) @ right.sum(0)).squeeze(-1)
+        posterior = torch.linalg.inv(laplace.information(values, local.f, local.slopes))
+        spread = (eta.square() + posterior.diagonal(dim1=1, dim2=2)).mean(0).sqrt()
+        left = residual.square() + ((by_eta @ posterior) * by_eta).sum(-1)
+        noise = _rescaled(laplace, noise, left)
+        theta = theta + step * (1.0 / step.abs().max().clamp(min=1e-12)).clamp(max=1.0)
+    return kept
+
+
+def _noise_of(laplace: Laplace, f: Tensor) -> list[tuple[float, float]]:
+    """(a, b) of each column from residuals of the population's own values: half their size, which is mostly of series."""
+    found = []
+    for c in range(len(laplace.layout.noise)):
+        mine = laplace.there & (laplace.column == c)
+        size = 0.5 * float((laplace.y - f)[mine].square().mean().sqrt())
+        level = float(laplace.y[mine].square().mean().sqrt())
+        size = max(size, 1e-6 * level, 1e-300)
+        found.append((size, size / max(level, 1e-300)))
+    return found
+
+
+def _rescaled(laplace: Laplace, noise: list[tuple[float, float]], left: Tensor) -> list[tuple[float, float]]:
+    """With which the mean square of what is left in each column becomes one."""
+    factors = [
+        float(left[laplace.there & (laplace.column == c)].mean().clamp(min=1e-12).sqrt()) for c in range(len(noise))
+    ]
+    return [(a * k, b * k) for (a, b), k in zip(noise, factors, strict=True)]
+
+
+# ---- the search -------------------------------------------------------------------------------------------------------
+class Search:
+    """Minimises -2 log-likelihood by the quasi-Newton method of Broyden, Fletcher, Goldfarb and Shanno.
+
+    Args:
+        laplace: the likelihood.
+        max_iterations: most.
+        tell: as for `population`.
+    """
+
+    def __init__(self, laplace: Laplace, max_iterations: int, tell: Callable[[int, float], None]) -> None:
+        self.laplace, self.max_iterations, self.tell = laplace, max_iterations, tell
+
+    def run(self, psi: Tensor, eta: Tensor) -> tuple[Tensor, Found, Tensor, bool]:
+        """ψ at the optimum, what was found there, the second derivatives (of -2 log-likelihood), and whether it ended."""
+        found = self.laplace(psi, eta)
+        if found is None:
+            raise ValueError("the likelihood cannot be computed where the search begins; give other starting values")
+        inverse = self._first(psi, found)
+        converged = False
+        for iteration in range(self.max_iterations):
+            step = -inverse @ found.gradient
+            slope = float(step @ found.gradient)
+            if slope >= 0.0:
+                inverse = self._first(psi, found)
+                step = -inverse @ found.gradient
+                slope = float(step @ found.gradient)
+            if -0.5 * slope < FLAT:
+                converged = True
+                break
+            step = step * min(1.0, 1.0 / float(step.abs().max()))
+            moved = self._along(psi, found, step, slope)
+            if moved is None:
+                converged = -0.5 * slope < 1e-3  # what is left is below the solver's tolerance
+                break
+            there, next_ = moved
+            inverse = _updated(inverse, there - psi, next_.gradient - found.gradient)
+            psi, found = there, next_
+            self.tell(iteration + 1, found.loss)
+        return psi, found, self._hessian(psi, found, inverse), converged
+
+    def _along(self, psi: Tensor, found: Found, step: Tensor, slope: float) -> tuple[Tensor, Found] | None:
+        length = 1.0
+        for _ in range(12):
+            there = psi + length * step
+            next_ = self.laplace(there, found.eta)
+            if next_ is not None and next_.loss <= found.loss + 1e-4 * length * slope:
+                return there, next_
+            length /= 3.0
+        return None
+
+    def _first(self, psi: Tensor, found: Found) -> Tensor:
+        """The inverse of the second derivatives as they would be, were the model linear and the effects observed."""
+        laplace, layout = self.laplace, self.laplace.layout
+        values = layout.values(psi)
+        f, slopes = found.local.f, found.local.slopes
+        v, _ = laplace.variance(values, f)
+        slopes = torch.where(laplace.there.unsqueeze(-1), slopes, 0.0) / v.sqrt().unsqueeze(-1)
+        by_eta = slopes[..., list(layout.varying)] @ values.factor
+        whole = by_eta @ by_eta.mT + torch.eye(laplace.width, dtype=v.dtype)
+        normal = 2.0 * (slopes.mT @ torch.linalg.solve(whole, slopes)).sum(0)
+        curvature = torch.zeros(layout.size, layout.size, dtype=v.dtype)
+        curvature[: layout.count, : layout.count] = normal
+        rest = torch.full((layout.size - layout.count,), 4.0 * len(laplace.rows), dtype=v.dtype)
+        at = layout.effects.stop - layout.count
+        numbers = [float((laplace.there & (laplace.column == c)).sum()) for c in range(len(layout.noise))]
+        rest[at:] = torch.tensor([4.0 * n for n, k in zip(numbers, layout.noise, strict=True) for x in NOISES[k] if x])
+        curvature[layout.count :, layout.count :] = torch.diag(rest)
+        size = curvature.diagonal().clamp(min=1e-12).sqrt()
+        scaled = curvature / size / size.unsqueeze(1) + 1e-6 * torch.eye(layout.size, dtype=v.dtype)
+        return torch.linalg.inv(scaled) / size / size.unsqueeze(1)
+
+    def _hessian(self, psi: Tensor, found: Found, inverse: Tensor) -> Tensor:
+        """Second derivatives by central differences of the gradient; NaN where a side cannot be solved."""
+        rows = []
+        width = APART * (2.0 * inverse.diagonal()).clamp(min=1e-16).sqrt().clamp(max=1.0)
+        for k, h in enumerate(width.tolist()):
+            sides = []
+            for sign in (1.0, -1.0):
+                there = psi.clone()
+                there[k] += sign * h
+                side = self.laplace(there, found.eta)
+                sides.append(torch.full_like(psi, math.nan) if side is None else side.gradient)
+            rows.append((sides[0] - sides[1]) / (2.0 * h))
+        hessian = torch.stack(rows)
+        return 0.5 * (hessian + hessian.mT)
+
+
+def _updated(inverse: Tensor, s: Tensor, y: Tensor) -> Tensor:
+    """BFGS: the inverse that maps the change of the gradient to the step; as it was where that would not be positive."""
+    curvature = float(s @ y)
+    if curvature <= 1e-10 * float(s.norm() * y.norm()):
+        return inverse
+    left = torch.eye(len(s), dtype=s.dtype) - torch.outer(s, y) / curvature
+    return left @ inverse @ left.mT + torch.outer(s, s) / curvature

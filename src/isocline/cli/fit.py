@@ -214,6 +214,8 @@ def show(report: dict[str, Any], folder: Path) -> None:
         say(f"penalty {chosen['penalty']:g}, by {chosen['blocks']} held-out blocks (error by penalty: {errors})")
     if report["scores"]:
         console.print(scores(report["scores"]))
+    for line in report["absent"]:
+        say(f"  {line}", "dim")
     if bands and bands["coverage"]:
         shares = " and ".join(f"{bands['coverage'][level]:.0%} ({level} %)" for level in ("80", "95"))
         say(f"observations of the held-out part inside the bands: {shares}")

@@ -32,6 +32,8 @@ def show_command(run: Path) -> int:
         say(f"  {note}")
     if report["scores"]:
         console.print(scores(report["scores"]))
+    for line in report.get("absent", []):
+        say(f"  {line}", "dim")
     if report["horizons"]:
         console.print(skills(report["horizons"]))
     if report["bands"] and report["bands"]["held_out"]:

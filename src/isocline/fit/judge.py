@@ -13,7 +13,7 @@ from torch import nn
 from isocline.fit import scores as of
 from isocline.fit.ensemble import Ensemble
 from isocline.fit.reading.table import Series, Table
-from isocline.fit.rivals import LAST, LINEAR, Forecaster, all_equal, model_forecaster, rivals
+from isocline.fit.rivals import LAST, LINEAR, SPARSE, Forecaster, all_equal, model_forecaster, rivals, sparse_rival
 from isocline.fit.scale import Scales
 from isocline.fit.split import Split, cut
 
@@ -32,12 +32,14 @@ class Judgement:
         horizons: errors by rows ahead, of forecasts that start all over the held-out part; None where they are too few.
         bands: how good they are, by level; None without bands.
         warnings: sentences.
+        absent: why a model is not among them, a sentence for each.
     """
 
     scores: Scores = field(default_factory=list)
     horizons: dict[str, Any] | None = None
     bands: dict[str, dict[str, float | None]] | None = None
     warnings: list[str] = field(default_factory=list)
+    absent: list[str] = field(default_factory=list)
 
 
 def judge(
@@ -70,9 +72,14 @@ def judge(
         model_forecaster(name, model, scales),
         *rivals(split.taught, scales, window, all_equal(trains, held)),
     ]
+    sparse = sparse_rival(split.taught, scales)
+    if isinstance(sparse, str):
+        judged.absent.append(sparse)
+    else:
+        models.append(sparse)
     forecasts = {m.name: m.forecast(trains, [h.t for h in held]) for m in models}
-    for ode in (name, LINEAR):
-        judged.warnings += _lost(ode, forecasts[ode], held, table)
+    for ode in (name, LINEAR, SPARSE):
+        judged.warnings += _lost(ode, forecasts[ode], held, table) if ode in forecasts else []
     judged.scores = _scores(models, forecasts, held, split.taught, scales, table)
     judged.horizons = _horizons(models, trains, held, scales)
     if ensemble is not None and ensemble.bands is not None:

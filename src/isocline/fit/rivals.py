@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
+from isocline.fit import sindy
 from isocline.fit.autoregression import Autoregression, equal_steps
 from isocline.fit.baselines import LinearODE, last_values, period_of, season_ago
 from isocline.fit.flow import Flow, flow_of
@@ -18,6 +19,7 @@ from isocline.fit.windows import Record
 
 LAST, MEAN, SEASON, LINEAR, AUTO = "persistence", "mean", "seasonal naive", "linear ODE", "autoregression"
 MOST = 100_000  # rows an autoregression and a period are found from; of more, series spread over all of them
+SPARSE = "PySINDy model"
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,14 @@ def spread(series: Sequence[Series], most: int) -> list[Series]:
     rows = sum(len(s.t) for s in series)
     keep = len(series) if rows <= most else max(1, len(series) * most // rows)
     return [series[k] for k in np.linspace(0, len(series) - 1, keep).round().astype(int)]
+
+
+def sparse_rival(taught: Sequence[Series], scales: Scales) -> Forecaster | str:
+    """PySINDy as somebody would use it; or one sentence that says why it is not there."""
+    found = sindy.rival(taught, scales)
+    if isinstance(found, str):
+        return found
+    return Forecaster(SPARSE, found.parameters, _flowing(found.model.flow(found.coefficients), scales))
 
 
 def all_equal(trains: Sequence[Series], held: Sequence[Series]) -> bool:

@@ -75,6 +75,7 @@ def summary(
         "bands": _bands(ensemble, judged),
         "held_out": digest(split.held, [c.header for c in table.states]),
         "scores": scores,
+        "absent": judged.absent,
         "horizons": judged.horizons,
         "reach": reach(judged.horizons, scores[0]["model"], table.clock.unit or table.time.unit) if scores else None,
         "score_scale": "NRMSE: root mean square error in the scaled coordinates the model works in, all states together",

@@ -21,7 +21,7 @@ WIDE, NARROW, CARD = 900, 380, 300  # CSS pixels of a page's column, a phone's, 
 MAX_STATES = 12
 LAST = "persistence"
 # Of the models that a run is compared with: colours, and dashes for those who do not tell colours apart.
-OTHERS = (("data", ":"), ("third", ":"), ("forecast", "-"), ("second", "--"), ("flow", "--"))
+OTHERS = (("data", ":"), ("third", ":"), ("forecast", "-"), ("second", "--"), ("flow", "--"), ("third", "-."))
 MAX_DOTS = 6000  # in all panels of a page together, or a long record makes a heavy page
 
 

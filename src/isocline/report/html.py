@@ -19,6 +19,7 @@ RIVALS = {
     "linear ODE": "The linear ODE is dy/dt = A y{driven} + b, fitted to the same training part.",
     "autoregression": "The autoregression takes each state from its own past, its order by Akaike’s criterion.",
     "seasonal naive": "The seasonal naive repeats the value {period} rows ago, the period of the training part’s autocorrelation.",
+    "PySINDy model": "The PySINDy model is one of sparse polynomials of degree 2, fitted to smoothed finite differences, the threshold chosen by held-out blocks.",
 }
 
 

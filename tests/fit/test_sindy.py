@@ -13,7 +13,7 @@ from isocline.fit.forecast import forecast
 from isocline.fit.judge import judge
 from isocline.fit.networks import Field
 from isocline.fit.physics import Physics
-from isocline.fit.polynomials import Polynomials, term, written
+from isocline.fit.polynomials import Polynomials, term
 from isocline.fit.reading.table import Series
 from isocline.fit.rivals import SPARSE, sparse_rival
 from isocline.fit.scale import Scales, StateScale
@@ -28,7 +28,8 @@ def test_polynomials_solve_the_equations_they_are_written_as():
     model = Polynomials(POWERS, np.array([1.7, 2.2]), SCALES)
     table = model.in_table_units(FOUND)
     terms = [term(p, ("x", "y")) for p in POWERS]
-    text = "\n".join(f"d{s} = {written(table[:, i], terms, 17)}" for i, s in enumerate("xy"))
+    parts = [[f"({c!r})*{name or 1}" for c, name in zip(column.tolist(), terms, strict=True)] for column in table.T]
+    text = "\n".join(f"d{s} = {' + '.join(row)}" for s, row in zip("xy", parts, strict=True))
     x = torch.randn(7, 2, dtype=torch.float64)
     coefficients = torch.tensor(FOUND).expand(7, -1, -1)
     want = Physics(Equations(text), SCALES)(torch.tensor(0.0), x)
@@ -67,6 +68,7 @@ needs = pytest.mark.skipif(not sindy.installed(), reason="PySINDy is not install
 
 
 @needs
+@pytest.mark.slow
 def test_pysindy_is_scored_and_learns_from_the_training_part_alone():
     t = np.arange(120) * 0.2
     y = rotation(t)

@@ -145,6 +145,24 @@ def compare(*runs: Path, out: Path | None = None) -> int:
     return compare_command(list(runs), out)
 
 
+@app.command
+def equations(run: Path, *, degree: int = 3) -> int:
+    """Find sparse polynomial equations for what a run has learned, and the command that fits them to the data.
+
+    Needs PySINDy: pip install 'isocline[sparse]'.
+
+    Parameters
+    ----------
+    run:
+        Folder that `isocline fit` left. Of a run with equations the networks in them are replaced.
+    degree:
+        Highest power of the terms that are tried.
+    """
+    from isocline.cli.equations import equations_command
+
+    return equations_command(run, degree)
+
+
 def _hidden(given: list[str] | None) -> int | tuple[str, ...] | None:
     """A number, or names."""
     return int(given[0]) if given and len(given) == 1 and given[0].isdigit() else tuple(given or ()) or None

@@ -8,5 +8,18 @@ from isocline.fit.export import export
 from isocline.fit.predict import predict
 from isocline.fit.result import Result, fit
 from isocline.fit.run import resume
+from isocline.fit.sparse import SparseEquations, sparse_equations
 
-__all__ = ["Config", "NeuralODERegressor", "Result", "UserError", "compare", "export", "fit", "predict", "resume"]
+__all__ = [
+    "Config",
+    "NeuralODERegressor",
+    "Result",
+    "SparseEquations",
+    "UserError",
+    "compare",
+    "export",
+    "fit",
+    "predict",
+    "resume",
+    "sparse_equations",
+]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from isocline.equations.tree import number, quoted
+from isocline.equations.tree import quoted
 from isocline.fit.drive import Drive
 from isocline.fit.flow import Flow
 from isocline.fit.networks import BOUND
@@ -111,19 +111,3 @@ def term(power: Sequence[int] | np.ndarray, names: Sequence[str]) -> str:
     """
     parts = [quoted(name) + (f"^{p}" if p > 1 else "") for name, p in zip(names, power, strict=True) if p]
     return "*".join(parts)
-
-
-def written(coefficients: Sequence[float] | np.ndarray, terms: Sequence[str], digits: int = 4) -> str:
-    """A sum of terms with their coefficients, 0 where there are none.
-
-    Example:
-        >>> written([1.5, -0.25, 0.0], ["", "x*y", "x"])
-        '1.5 - 0.25*x*y'
-    """
-    text = ""
-    for c, name in zip(coefficients, terms, strict=True):
-        if c == 0:
-            continue
-        sign = ("-" if c < 0 else "") if not text else (" - " if c < 0 else " + ")
-        text += sign + number(abs(float(c)), digits) + (f"*{name}" if name else "")
-    return text or "0"

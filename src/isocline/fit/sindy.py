@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from isocline.fit.blocks import Fold, folds
+from isocline.fit.flow import Flow
 from isocline.fit.forecast import forecast
 from isocline.fit.polynomials import Polynomials
 from isocline.fit.reading.table import Series
@@ -115,20 +116,22 @@ def _chosen(model: Polynomials, taught: Sequence[Series], blocks: Sequence[Fold]
     if not blocks:
         return DEFAULT
     found = np.stack([[_fitted(model, fold.taught, threshold) for fold in blocks] for threshold in THRESHOLDS])
-    errors = block_errors(model, found, blocks)
+    which = np.repeat(np.arange(len(blocks)), [len(f.blocks) for f in blocks])
+    flow = model.flow(found[:, which].reshape(-1, *found.shape[2:]))
+    errors = block_errors(flow, blocks, model.scales, len(THRESHOLDS))
     return max(t for t, e in zip(THRESHOLDS, errors, strict=True) if e <= (1 + CLOSE) * errors.min())
 
 
-def block_errors(model: Polynomials, coefficients: np.ndarray, blocks: Sequence[Fold]) -> np.ndarray:
-    """(C,) root mean square errors of forecasts of all blocks, scaled, errors above `LOST` counting as that.
+def block_errors(flow: Flow, blocks: Sequence[Fold], scales: Scales, several: int = 1) -> np.ndarray:
+    """(several,) root mean square errors of forecasts of all blocks, scaled, errors above `LOST` counting as that.
 
     Args:
-        coefficients: (C, folds, K, states), of each candidate for each fold.
+        flow: of samples: all blocks of all folds by the first model, by the second, and so on.
+        blocks: of the training part.
+        scales: of the run.
+        several: how many models.
     """
-    scales, several = model.scales, len(coefficients)
-    which = np.repeat(np.arange(len(blocks)), [len(f.blocks) for f in blocks])
     before, ahead = [b for f in blocks for b in f.before], [b for f in blocks for b in f.blocks]
-    flow = model.flow(coefficients[:, which].reshape(-1, *coefficients.shape[2:]))
     paths = forecast(flow, before * several, [b.t for b in ahead] * several, scales)
     seen = scales.scaled(np.concatenate([b.y for b in ahead]))
     path = np.concatenate(paths).reshape(several, *seen.shape)

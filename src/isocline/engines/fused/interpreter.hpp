@@ -152,9 +152,6 @@ template <class T> struct Sums {
 };
 
 // Pointwise instructions, of `nv` vectors a row: not by the machine's width, to be compiled once.
-template <class T> INLINE V<T> read(const Source<T> &s, int i, int v) {
-  return s.rows ? s.rows[i * s.stride + v] : all<T>(s.numbers ? s.numbers[i * s.stride] : s.number);
-}
 template <class T, class F>
 static __attribute__((noinline)) void unary(Source<T> a, int count, int nv, V<T> *out) {
   if (a.rows && a.stride) {

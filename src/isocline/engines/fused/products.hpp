@@ -17,6 +17,10 @@ template <class T> struct Source {
   int stride;
   T number;
 };
+// Vector v of row i.
+template <class T> INLINE V<T> read(const Source<T> &s, int i, int v) {
+  return s.rows ? s.rows[i * s.stride + v] : all<T>(s.numbers ? s.numbers[i * s.stride] : s.number);
+}
 
 struct Memory {
   void *data;
@@ -48,62 +52,80 @@ template <class T> static void pack(const T *w, int m, int k, int64_t s, int64_t
       for (int b = i; b < std::min(i + BLOCK, m); b++) out[at++] = w[b * s + j * d];
 }
 
-// P vectors of B rows; x and out have rows of nv.
+// P vectors of B rows; x and out have rows of nv. Few rows are summed in several parts: else every product would wait for
+// the one before. How many depends on nothing but the rows, so that tiles of all widths give the same bits.
 template <class T, int P, int B>
-static inline void product_block(const T *w, Source<T> bias, int first, const V<T> *x, int k, int nv, V<T> *out) {
-  V<T> sum[B][P];
-  if (bias.rows) {
-    for (int b = 0; b < B; b++)
-      for (int v = 0; v < P; v++) sum[b][v] = bias.rows[(first + b) * bias.stride + v];
-  } else {
-    for (int b = 0; b < B; b++)
-      for (int v = 0; v < P; v++) sum[b][v] = all<T>(bias.numbers ? bias.numbers[(first + b) * bias.stride] : bias.number);
-  }
-#pragma GCC unroll 1
-  for (int j = 0; j < k; j++) {
+static inline void product_block(const T *w, const Source<T> &bias, int first, const V<T> *x, int k, int nv, V<T> *out) {
+  constexpr int PARTS = B == 1 ? 4 : B == 2 ? 2 : 1;
+  V<T> sum[PARTS][B][P] = {};
+#pragma GCC unroll 8
+  for (int b = 0; b < B; b++)
+#pragma GCC unroll 4
+    for (int v = 0; v < P; v++) sum[0][b][v] = read<T>(bias, first + b, v);
+  auto add = [&](int part, int j) __attribute__((always_inline)) {
     V<T> column[P];
 #pragma GCC unroll 4
-    for (int v = 0; v < P; v++) column[v] = x[j * nv + v];
+    for (int v = 0; v < P; v++) column[v] = in_register<T>(x[j * nv + v]);
 #pragma GCC unroll 8
     for (int b = 0; b < B; b++) {
       V<T> weight = all<T>(w[j * B + b]);
 #pragma GCC unroll 4
-      for (int v = 0; v < P; v++) sum[b][v] += weight * column[v];
+      for (int v = 0; v < P; v++) sum[part][b][v] += weight * column[v];
     }
+  };
+  int j = 0;
+#pragma GCC unroll 1
+  for (; j + PARTS <= k; j += PARTS) {
+#pragma GCC unroll 4
+    for (int part = 0; part < PARTS; part++) add(part, j + part);
   }
+  if constexpr (PARTS > 1)
+    for (; j < k; j++) add(0, j);
+#pragma GCC unroll 8
   for (int b = 0; b < B; b++)
-    for (int v = 0; v < P; v++) out[(first + b) * nv + v] = sum[b][v];
+#pragma GCC unroll 4
+    for (int v = 0; v < P; v++) {
+      V<T> whole = sum[0][b][v];
+#pragma GCC unroll 4
+      for (int part = 1; part < PARTS; part++) whole += sum[part][b][v];
+      out[(first + b) * nv + v] = whole;
+    }
 }
 
-// Few columns: they stay in registers, row after row.
-template <class T, int P, int K>
-static inline void thin_product(const T *w, Source<T> bias, const V<T> *x, int m, int nv, V<T> *out) {
+// Few columns: they stay in registers, row after row; `start` is the bias of row i, vector v.
+template <class T, int P, int K, class F>
+static inline void thin_product(const T *w, F start, const V<T> *x, int m, int nv, V<T> *out) {
   V<T> column[K][P];
+#pragma GCC unroll 4
   for (int j = 0; j < K; j++)
+#pragma GCC unroll 4
     for (int v = 0; v < P; v++) column[j][v] = x[j * nv + v];
-  if (bias.rows) {
-    for (int i = 0; i < m; i++, w += K)
-      for (int v = 0; v < P; v++) {
-        V<T> sum = bias.rows[i * bias.stride + v];
-        for (int j = 0; j < K; j++) sum += w[j] * column[j][v];
-        out[i * nv + v] = sum;
-      }
-    return;
+  for (int i = 0; i < m; i++, w += K, out += nv) {
+    V<T> sum[P]; // all of them before the first is written: who writes might change the weights
+#pragma GCC unroll 4
+    for (int v = 0; v < P; v++) sum[v] = start(i, v);
+#pragma GCC unroll 4
+    for (int j = 0; j < K; j++)
+#pragma GCC unroll 4
+      for (int v = 0; v < P; v++) sum[v] += w[j] * column[j][v];
+#pragma GCC unroll 4
+    for (int v = 0; v < P; v++) out[v] = sum[v];
   }
-  const T *number = bias.numbers ? bias.numbers : &bias.number;
-  for (int i = 0; i < m; i++, w += K, number += bias.stride) {
-    V<T> start = all<T>(*number);
-    for (int v = 0; v < P; v++) {
-      V<T> sum = start;
-      for (int j = 0; j < K; j++) sum += w[j] * column[j][v];
-      out[i * nv + v] = sum;
-    }
-  }
+}
+template <class T, int P, int K>
+static inline void thin_product(const T *w, const Source<T> &bias, const V<T> *x, int m, int nv, V<T> *out) {
+  const int stride = bias.stride;
+  if (const V<T> *rows = bias.rows)
+    return thin_product<T, P, K>(w, [=](int i, int v) { return rows[i * stride + v]; }, x, m, nv, out);
+  if (const T *numbers = bias.numbers)
+    return thin_product<T, P, K>(w, [=](int i, int) { return all<T>(numbers[i * stride]); }, x, m, nv, out);
+  const V<T> number = all<T>(bias.number);
+  thin_product<T, P, K>(w, [=](int, int) { return number; }, x, m, nv, out);
 }
 
 template <class T, int P>
-static __attribute__((noinline)) void product_columns(const T *w, Source<T> bias, const V<T> *x, int m, int k, int nv,
-                                                      V<T> *out) {
+static __attribute__((noinline)) void product_columns(const T *w, const Source<T> &bias, const V<T> *x, int m, int k,
+                                                      int nv, V<T> *out) {
   switch (k) {
   case 1: return thin_product<T, P, 1>(w, bias, x, m, nv, out);
   case 2: return thin_product<T, P, 2>(w, bias, x, m, nv, out);

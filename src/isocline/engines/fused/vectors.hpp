@@ -40,6 +40,16 @@ template <class T> using I = typename Vector<T>::bits;
 template <class T> constexpr int LENGTH = ISO_BYTES / sizeof(T);
 
 template <class T> INLINE V<T> all(T x) { return x - V<T>{}; }
+// A number that is used several times, read once: GCC would rather read it anew with each use, and products of few rows then
+// wait for memory.
+template <class T> INLINE V<T> in_register(V<T> x) {
+#if defined(__AVX512F__)
+  asm("" : "+v"(x));
+#elif defined(__x86_64__)
+  asm("" : "+x"(x));
+#endif
+  return x;
+}
 template <class T> INLINE V<T> pick(I<T> where, V<T> a, V<T> b) { return where ? a : b; }
 template <class T> INLINE V<T> number(I<T> where) { return (V<T>)(where & (I<T>)all<T>(T(1))); }
 template <class T> constexpr int64_t SIGN = sizeof(T) == 4 ? int64_t(INT32_MIN) : INT64_MIN;

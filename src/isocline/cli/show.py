@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from rich.text import Text
 
 from isocline.cli import fail
 from isocline.cli.fit import conclusion, console, say, scores
-from isocline.fit import UserError
+from isocline.fit import UserError, bifurcation
 from isocline.fit.compare import compare, read_report
 
 
@@ -77,6 +79,37 @@ def bands(levels: dict[str, dict[str, float | None]]) -> Grid:
         cells = [_short(row[k]) for k in ("width", "score", "score_of_quantiles")]
         grid.add_row(f"{level} %", "–" if share is None else f"{100 * share:.0f} %", *cells)
     return grid
+
+
+# ---- equilibria over a number -----------------------------------------------------------------------------------------
+def over_command(run: Path, name: str, low: float, high: float) -> int:
+    """0 when drawn; exits with 2 where there is nothing to go over."""
+    from isocline.report import write_bifurcation
+
+    try:
+        diagram = bifurcation(run, name, low, high)
+        states = read_report(run)["table"]["states"]
+    except UserError as error:
+        fail(str(error))
+    if not diagram["branches"]:
+        say(f"no equilibrium near the data for {name} from {low:g} to {high:g}")
+        return 0
+    for branch in diagram["branches"]:
+        values = branch["value"]
+        parts = [
+            f"{'stable' if yes else 'unstable'} {sum(1 for _ in group)}" for yes, group in groupby(branch["stable"])
+        ]
+        say(f"equilibria for {name} from {min(values):.4g} to {max(values):.4g}: {', '.join(parts)} points")
+    grid = _grid("", "", name, *(s["name"] for s in states), "period", right=1)
+    for point in diagram["points"]:
+        grid.add_row(
+            point["kind"], f"{point['value']:.4g}", *(f"{v:.4g}" for v in point["state"]), _short(point["period"])
+        )
+    if diagram["points"]:
+        console.print(grid)
+    path = run / ("bifurcation-" + re.sub(r"[^\w.-]+", "_", name) + ".svg")
+    say(f"drawn: {write_bifurcation(diagram, states, path)}")
+    return 0
 
 
 # ---- compare ----------------------------------------------------------------------------------------------------------

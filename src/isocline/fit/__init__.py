@@ -1,5 +1,6 @@
 """From a table to a model: read, scale, train on windows, judge against baselines, keep everything in a run folder."""
 
+from isocline.fit.bifurcation import bifurcation
 from isocline.fit.compare import compare
 from isocline.fit.config import Config
 from isocline.fit.errors import UserError
@@ -16,6 +17,7 @@ __all__ = [
     "Result",
     "SparseEquations",
     "UserError",
+    "bifurcation",
     "compare",
     "export",
     "fit",

@@ -46,7 +46,7 @@ def equilibria(field: Callable[..., Tensor], series: Sequence[Series], scales: S
         return []
     rows = np.unique(np.linspace(0, len(x) - 1, STARTS).round().astype(int))
     low, high = x.min(0) - MARGIN, x.max(0) + MARGIN
-    found = _roots(field, torch.tensor(np.concatenate([x[rows], [x.mean(0)]])), 2 * float((high - low).max()))
+    found = roots(field, torch.tensor(np.concatenate([x[rows], [x.mean(0)]])), 2 * float((high - low).max()))
     kept: list[np.ndarray] = []
     for root in found.numpy():
         inside = bool(((root >= low) & (root <= high)).all())
@@ -66,8 +66,8 @@ def jacobian(field: Callable[..., Tensor], x: Tensor) -> Tensor:
     return ((slopes[0] - slopes[1]) / (2 * NUDGE)).permute(1, 2, 0)
 
 
-def _roots(field: Callable[..., Tensor], x: Tensor, far: float) -> Tensor:
-    """(R, d): where Newton's method ends with a slope of nothing; starts that leave are dropped."""
+def roots(field: Callable[..., Tensor], x: Tensor, far: float, steps: int = STEPS) -> Tensor:
+    """(R, d): where Newton's method from starts (B, d) ends with a slope of nothing; those that go too far are dropped."""
 
     def slopes(x: Tensor) -> Tensor:
         with torch.no_grad():
@@ -75,7 +75,7 @@ def _roots(field: Callable[..., Tensor], x: Tensor, far: float) -> Tensor:
 
     middle = x.mean(0)
     f = slopes(x)
-    for _ in range(STEPS):
+    for _ in range(steps):
         good = f.isfinite().all(1) & ((x - middle).abs().amax(1) < far)
         x, f = x[good], f[good]
         if not len(x) or bool((f.norm(dim=1) < ROOT).all()):

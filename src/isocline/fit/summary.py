@@ -14,6 +14,7 @@ from torch import nn
 from isocline import audit
 from isocline.fit.bands import spread_of
 from isocline.fit.compare import digest
+from isocline.fit.diagram import over_first_input
 from isocline.fit.drive import Drive
 from isocline.fit.ensemble import Ensemble
 from isocline.fit.equilibria import equilibria
@@ -83,6 +84,7 @@ def summary(
         "won": won,
         "phase": _phase(still, split.train, scales, table, paths),
         "equilibria": [] if "begin" in getattr(model, "takes", ()) else equilibria(still, split.taught, scales),
+        "bifurcation": over_first_input(model, recipe.config, split.taught, scales),
         "residuals": residuals(ensemble.flow, recipe, split.taught, scales),
         "solver": solver,
         "stopped": reason,

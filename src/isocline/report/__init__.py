@@ -1,7 +1,8 @@
 """The report: one HTML file without network."""
 
+from isocline.report.bifurcation import write_bifurcation
 from isocline.report.comparison import write_comparison
 from isocline.report.files import write_figures
 from isocline.report.html import write_report
 
-__all__ = ["write_comparison", "write_figures", "write_report"]
+__all__ = ["write_bifurcation", "write_comparison", "write_figures", "write_report"]

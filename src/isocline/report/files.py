@@ -14,7 +14,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from isocline.report import diagnostics, figures
+from isocline.report import bifurcation, diagnostics, figures
 from isocline.report.svg import printable
 
 
@@ -61,6 +61,8 @@ def drawn(report: dict[str, Any]) -> Iterator[tuple[str, Figure]]:
         yield "horizons", figures.draw_horizons(report)
     if report["phase"]:
         yield "phase", figures.draw_phase(report)[0]
+    if report.get("bifurcation"):
+        yield "bifurcation", bifurcation.draw(report["bifurcation"], report["table"]["states"])
     for i, state in enumerate(report["table"]["states"][: diagnostics.MAX_STATES]):
         if diagnostics.has_members(report):
             yield f"ensemble-{i + 1}-{_safe(state['name'])}", diagnostics.draw_members(report, i)

@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from isocline.report import diagnostics, figures
+from isocline.report import bifurcation, diagnostics, figures
 from isocline.report.svg import PALETTE
 from isocline.report.ticks import power
 
@@ -114,6 +114,7 @@ def _parts(report: dict[str, Any]) -> dict[str, Any]:
             )
             if noise is False
         ],
+        "moved": bifurcation.picture(report) if report.get("bifurcation") else None,
         "members": diagnostics.members(report) if diagnostics.has_members(report) else None,
         "two": len(report["table"]["states"]) == 2,
         "frame": json.dumps(phase.frame) if phase else None,

@@ -115,6 +115,7 @@ def theophylline(rows):
 PARAMETERS = ["ka = 1 > 0 per series unit 1/h", "cl = 2 > 0 per series unit L/h", "v = 30 > 0 per series unit L"]
 
 
+@pytest.mark.slow
 def test_theophylline_is_what_focei_elsewhere_gives_and_a_subject_left_out_is_foretold(rows):
     """nlmixr2est, issue 318: FOCEI of these data by its print: log-likelihood -179.7043, log cl 1.01, log v 3.46, noise 0.695."""
     everyone = theophylline(rows)

@@ -34,6 +34,9 @@ def fit(
     config: Path | None = None,
     equation: Annotated[list[str] | None, Parameter(negative="")] = None,
     parameter: Annotated[list[str] | None, Parameter(negative="")] = None,
+    dose: Annotated[list[str] | None, Parameter(negative="")] = None,
+    covariate: Annotated[list[str] | None, Parameter(negative="")] = None,
+    error: str | None = None,
     scale: str | None = None,
     log: Annotated[list[str] | None, Parameter(negative="")] = None,
     hold_out: str | None = None,
@@ -84,7 +87,16 @@ def fit(
         Known physics, such as "dlevel1 = -k*sqrt(level1) + net(level1, level2)": a line for each state (";" between
         several, or the option again), with named parameters and networks.
     parameter:
-        Start, bounds and unit of a parameter of the equations, such as "k = 0.3 in [0, 5] unit 1/h"; once for each.
+        Start, bounds and unit of a parameter of the equations, such as "k = 0.3 in [0, 5] unit 1/h"; once for each. With "per
+        series" it differs from series to series, around that of a population.
+    dose:
+        Header of a column of the amounts that are given, as in "amt->gut": into which state of the equations. Default: a
+        column amt, into what cmt says, else into the first state.
+    covariate:
+        Header of a column that is constant within a series and known in the equations by its name; columns that they name
+        are covariates anyway.
+    error:
+        Noise of equations with doses, covariates or parameters per series: additive, proportional or combined.
     scale:
         auto, linear or log: how states are scaled.
     log:
@@ -109,6 +121,7 @@ def fit(
     options |= {"time": "+".join(time or ()) or None, "id": "+".join(id or ()) or None, "time_unit": time_unit}
     options |= {"variable": variable, "value": value, "replicates": replicates, "sheet": sheet}
     options |= {"equations": tuple(equation or ()) or None, "parameters": tuple(parameter or ()) or None}
+    options |= {"doses": tuple(dose or ()) or None, "covariates": tuple(covariate or ()) or None, "error": error}
     options |= {"seed": seed, "states": tuple(state or ()) or None, "ignore": tuple(ignore or ()) or None}
     options |= {"hidden_states": _hidden(hidden_states)}
     options |= {"inputs": tuple(input or ()) or None, "hold": hold}

@@ -242,7 +242,8 @@ def parameters(rows: list[dict[str, Any]]) -> Grid:
     grid = Grid(title="parameters", title_justify="left")
     profiled = next((row["level"] for row in rows if "level" in row), None)
     interval = [f"{100 * profiled:g} % interval"] if profiled is not None else []
-    for name in ("parameter", "value", "± error", *interval, "unit"):
+    between = ["between series", "shrinkage"] if any(row.get("sd") is not None for row in rows) else []
+    for name in ("parameter", "value", "± error", *interval, *between, "unit"):
         grid.add_column(name, justify="left" if name in ("parameter", "unit") else "right")
     for row in rows:
         error = "fixed" if row["fixed"] else "–" if row["error"] is None else f"{row['error']:.2g}"
@@ -250,6 +251,9 @@ def parameters(rows: list[dict[str, Any]]) -> Grid:
         if interval:
             low, high = ("open" if row.get(f"open_{end}") else _digits(row.get(end)) for end in ("low", "high"))
             cells.append(f"{low} to {high}" if "level" in row else "")
+        if between:
+            sd, shrinkage = row["sd"], row["shrinkage"]
+            cells += ["", ""] if sd is None else [f"{sd:.3g}", "–" if shrinkage is None else f"{100 * shrinkage:.0f} %"]
         grid.add_row(*cells, Text(row["unit"]))
     return grid
 

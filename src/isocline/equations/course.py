@@ -43,6 +43,9 @@ class Course:
 
     def __post_init__(self) -> None:
         self.regimen = Regimen.of(self.series, self.both.field.states)
+        self.fields: dict[
+            int, torch.nn.Module
+        ] = {}  # with infusions, by the number of directions: one program for all solves
 
     def __call__(
         self,
@@ -81,7 +84,9 @@ class Course:
         regimen, size = self.regimen, start.shape[-1]
         if regimen is not None:
             options["doses"] = regimen.dose(rows, shares[0], None if s0 is None else shares[1])
-            field, start = regimen.field(field, y0.shape[-1], directions), regimen.widened(start, directions)
+            if directions not in self.fields:
+                self.fields[directions] = regimen.field(field, y0.shape[-1], directions)
+            field, start = self.fields[directions], regimen.widened(start, directions)
             atol = torch.cat([atol, atol.new_ones(start.shape[-1] - size)])
         with torch.no_grad():
             solution = solve(

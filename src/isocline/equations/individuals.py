@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -76,6 +77,13 @@ class Individuals:
         rough = [self._path(rows, raw.expand(len(rows), -1), 1e-4)[0] for rows in self._together(range(len(series)))]
         size = torch.stack([y.abs().nan_to_num(0.0).flatten(0, 1).amax(0) for y in rough]).amax(0)
         self.course.scale = torch.where(size > 0, size, 1.0)
+
+    def alike(self, series: Sequence[Measured], ts: Tensor) -> Individuals:
+        """Of other series with the same equations, columns and settings; what was prepared of the field is taken again."""
+        found = copy.copy(self)
+        found.series, found.ts = tuple(series), ts
+        found.course = Course(self.both, found.series, self.course.settings, self.course.scale)
+        return found
 
     def __call__(self, raw: Tensor, rows: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Columns (R, T, C) at all times, and their derivatives by the parameters (R, T, C, P).

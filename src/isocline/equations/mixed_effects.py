@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from isocline.equations.errors import meant
-from isocline.equations.individuals import Individuals
 from isocline.equations.laplace import NOISES, Found, Laplace, Layout
 from isocline.equations.measured import Measured, Observations
 from isocline.equations.module import Equations
@@ -142,8 +141,7 @@ class Population:
         if unknown:
             raise ValueError(f"{unknown[0]}: not among the columns of the fit, {', '.join(old.columns)}")
         order = torch.tensor([old.columns.index(c) for c in data.columns])
-        individuals = Individuals(model, [series], data.ts, old.columns, old.course.settings, self.psi[: layout.count])
-        laplace = Laplace(individuals, data, layout)
+        laplace = Laplace(old.alike([series], data.ts), data, layout)
         laplace.column = order[laplace.column]
         found = laplace.modes(self.psi, torch.zeros(1, len(layout.varying), dtype=torch.float64))
         if found is None:
@@ -175,8 +173,7 @@ class Population:
         times = torch.cat([torch.zeros(1, dtype=torch.float64), wanted]).unique()
         values = {**self.values, **(parameters or {})}
         raw = torch.tensor([p.raw(values[p.name]) for p in model.free], dtype=torch.float64)
-        individuals = Individuals(model, [series], times[None], old.columns, old.course.settings, raw)
-        found, _ = individuals(raw[None], [0])
+        found, _ = old.alike([series], times[None])(raw[None], [0])
         at = torch.searchsorted(times, wanted)
         return {name: found[0, at, c] for c, name in enumerate(old.columns)}
 

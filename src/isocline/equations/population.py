@@ -70,7 +70,7 @@ def population(
         (True, 'log-normal')
     """
     series = tuple(data)
-    data_ = _accepted(field, series, noise)
+    data_ = accepted(field, series, noise)
     kinds = _noises(data_.columns, noise)
     varying = tuple(i for i, p in enumerate(field.free) if p.per_series)
     assert field.raw is not None
@@ -91,7 +91,7 @@ def population(
     return Population.of(field, laplace, psi, found, hessian, converged)
 
 
-def _accepted(field: Equations, series: tuple[Measured, ...], noise: str | Mapping[str, str]) -> Observations:
+def accepted(field: Equations, series: tuple[Measured, ...], noise: str | Mapping[str, str]) -> Observations:
     """The data brought together, refused where they are none for a population."""
     if field.remainders:
         raise ValueError("net(…): a population fit takes no networks; write the unknown part out, or use estimate")

@@ -32,7 +32,11 @@ class Config(BaseModel):
         hold_out: the share of every series at its end that is never trained on, or "series:NAME" for a whole one.
         blocks: held-out blocks, spread over the record, that choose the penalty and calibrate the bands; 0 skips both.
         equations: known physics, as `isocline.Equations` reads it; empty: a network is the whole field.
-        parameters: declarations of its parameters, such as "k = 0.3 in [0, 5] unit 1/h".
+        parameters: declarations of its parameters, such as "k = 0.3 in [0, 5] unit 1/h", or "k > 0 per series": of a
+            population, of which each series has its own.
+        doses: of equations: "COLUMN" or "COLUMN->STATE", where rows with an amount make the state jump.
+        covariates: of equations: headers of columns that are constant within a series, known in the equations by name.
+        error: of a population: the noise of what is measured: "additive", "proportional" or "combined".
         hidden: widths of the hidden layers (tanh).
         matching: Adam steps of gradient matching on the smoothed record; 0 skips it.
         window: observations in the shortest training window; windows grow by doubling.
@@ -71,6 +75,9 @@ class Config(BaseModel):
     blocks: int = Field(4, ge=0, le=20)
     equations: tuple[str, ...] = ()
     parameters: tuple[str, ...] = ()
+    doses: tuple[str, ...] = ()
+    covariates: tuple[str, ...] = ()
+    error: Literal["additive", "proportional", "combined"] = "additive"
     hidden: tuple[PositiveInt, ...] = (32,)
     matching: int = Field(400, ge=0)
     window: int = Field(5, ge=2)

@@ -80,7 +80,7 @@ def judge(
     forecasts = {m.name: m.forecast(trains, [h.t for h in held]) for m in models}
     for ode in (name, LINEAR, SPARSE):
         judged.warnings += _lost(ode, forecasts[ode], held, table) if ode in forecasts else []
-    judged.scores = _scores(models, forecasts, held, split.taught, scales, table)
+    judged.scores = scored(models, forecasts, held, split.taught, scales, table)
     judged.horizons = _horizons(models, trains, held, scales)
     if ensemble is not None and ensemble.bands is not None:
         spread = np.concatenate(ensemble.spread(trains, [h.t for h in held], scales))
@@ -107,7 +107,7 @@ def _lost(name: str, paths: Sequence[np.ndarray], held: Sequence[Series], table:
     ]
 
 
-def _scores(
+def scored(
     models: Sequence[Forecaster],
     forecasts: dict[str, list[np.ndarray]],
     held: Sequence[Series],
@@ -115,6 +115,7 @@ def _scores(
     scales: Scales,
     table: Table,
 ) -> Scores:
+    """A row for each model, persistence among them, of its forecasts of the held-out parts."""
     seen = np.concatenate([h.y for h in held])
     paths = {m: np.concatenate(f) for m, f in forecasts.items()}
     pooled = {m: of.pooled(of.rmse(path, scales.scaled(seen))) for m, path in paths.items()}

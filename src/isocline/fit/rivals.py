@@ -55,13 +55,11 @@ def rivals(taught: Sequence[Series], scales: Scales, window: int, equal: bool) -
         window: rows of the shortest training window.
         equal: whether all steps agree, those of the held-out part too.
     """
-    dim = len(scales.states)
     stacked = np.concatenate([scales.scaled(s.y) for s in taught])
     mean = np.nansum(stacked, 0) / np.maximum((~np.isnan(stacked)).sum(0), 1)  # 0 of a hidden state
     linear = LinearODE(Record.of(taught, scales, window))
     out = [
-        Forecaster(LAST, 0, _by_rows(lambda y, rows: np.tile(last_values(y), (rows, 1)), scales)),
-        Forecaster(MEAN, dim, _by_rows(lambda y, rows: np.tile(mean, (rows, 1)), scales)),
+        *of_rows(mean, scales),
         Forecaster(LINEAR, linear.rows.numel(), _flowing(linear.flow, scales)),
     ]
     if not equal:
@@ -99,6 +97,14 @@ def sparse_rival(taught: Sequence[Series], scales: Scales) -> Forecaster | str:
     if isinstance(found, str):
         return found
     return Forecaster(SPARSE, found.parameters, _flowing(found.model.flow(found.coefficients), scales))
+
+
+def of_rows(mean: np.ndarray, scales: Scales) -> list[Forecaster]:
+    """Those that look at rows alone: the last value, and a mean (d,) in scaled units."""
+    return [
+        Forecaster(LAST, 0, _by_rows(lambda y, rows: np.tile(last_values(y), (rows, 1)), scales)),
+        Forecaster(MEAN, len(mean), _by_rows(lambda y, rows: np.tile(mean, (rows, 1)), scales)),
+    ]
 
 
 def all_equal(trains: Sequence[Series], held: Sequence[Series]) -> bool:

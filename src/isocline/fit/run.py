@@ -28,6 +28,7 @@ from isocline.fit.group import ALONE, Group
 from isocline.fit.judge import EQUATIONS, NEURAL, judge
 from isocline.fit.parameters import infer
 from isocline.fit.physics import Physics, scales_of, settings_of
+from isocline.fit.population import go, of_population, read_population
 from isocline.fit.reading.reader import Source, paths_of, read_source
 from isocline.fit.reading.table import Series, Table, read_table
 from isocline.fit.recipe import CHECKPOINT, Recipe
@@ -45,6 +46,7 @@ RESULTS = (
     "members.safetensors",
     "bands.json",
     "states.json",
+    "population.json",
     "report.json",
     "report.html",
     "prediction.csv",
@@ -87,7 +89,10 @@ def fit(
         UserError: for what is the user's to mend; nothing is then left behind.
     """
     folder = Path(out)
-    table = read_as(source, config)
+    if of_population(config):
+        config, table = read_population(source, config)
+    else:
+        table = read_as(source, config)
     split = Split.of(table, config.hold_out)
     scales = scales_of(Scales.of(table, split.taught, config.scale, table.log), config)
     if group.leads and (folder / "config.json").exists() and not overwrite:
@@ -104,10 +109,14 @@ def fit(
     }
     if table.long:
         roles |= dict(zip(("variable", "value"), table.long, strict=True))
-    resolved = settings_of(config.model_copy(update=roles))  # refuses equations before anything is written
+    resolved = config.model_copy(update=roles)
+    if not of_population(config):
+        resolved = settings_of(resolved)  # refuses equations before anything is written
     notify("table", table)
     notify("scales", scales)
     kept = _begun(folder, source, table, scales, resolved, command) if group.leads else {}
+    if of_population(resolved):
+        return go(folder, kept, table, split, scales, resolved, notify, page) if group.leads else {}
     return _go(folder, kept, table, split, scales, resolved, tell, notify, stop, page, group)
 
 
@@ -179,6 +188,8 @@ def resume(
     folder = Path(folder)
     kept = read_run(folder)
     config = Config.make(**kept["config"])
+    if of_population(config):
+        raise UserError(f"{folder}: a population fit takes no resuming; start it anew with isocline fit")
     table = read_as(kept["table"] if source is None else source, config)
     if table.sha256 != kept["sha256"]:
         raise UserError(

@@ -66,8 +66,8 @@ def summary(
         "isocline": kept["isocline"],
         "command": kept["command"],
         "created": kept["created"],
-        "table": _described(table, scales),
-        "series": [_series(*parts) for parts in shown],
+        "table": described(table, scales),
+        "series": [series_of(*parts) for parts in shown],
         "model_path": paths,
         "config": kept["config"],
         "history": _history(recipe),
@@ -136,7 +136,7 @@ def _bands(ensemble: Ensemble, judged: Judgement) -> dict[str, Any] | None:
     return {"members": len(ensemble.members), **described, "coverage": coverage, "held_out": judged.bands}
 
 
-def _described(table: Table, scales: Scales) -> dict[str, Any]:
+def described(table: Table, scales: Scales) -> dict[str, Any]:
     notes = [*table.notes, *(f"ignored: {column} ({why})" for column, why in table.ignored)]
     return {
         "path": table.path,
@@ -153,7 +153,7 @@ def _described(table: Table, scales: Scales) -> dict[str, Any]:
     }
 
 
-def _series(train: Series, held: Series, learned: bool) -> dict[str, Any]:
+def series_of(train: Series, held: Series, learned: bool) -> dict[str, Any]:
     t, y = np.concatenate([train.t, held.t]), np.concatenate([train.y, held.y])
     thin = max(1, math.ceil(len(t) / MAX_POINTS))
     split = float((train.t[-1] + held.t[0]) / 2) if len(held.t) else None

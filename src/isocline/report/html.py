@@ -14,6 +14,7 @@ from isocline.report.svg import PALETTE
 from isocline.report.ticks import power
 
 RIVALS = {
+    "typical series": "The typical series has the parameters of the population: a forecast that no row of the series is known for.",
     "persistence": "Persistence holds the last observed value.",
     "mean": "The mean is that of the training part.",
     "linear ODE": "The linear ODE is dy/dt = A y{driven} + b, fitted to the same training part.",

@@ -13,9 +13,11 @@ from isocline.fit.reading.column import Column
 
 VARIABLE_NAMES = (
     "variable", "variable_name", "var", "observable", "observableid", "observable_id", "parameter", "parameter_name", "param",
-    "measure", "analyte", "quantity", "metric", "name",
+    "measure", "analyte", "dvid", "quantity", "metric", "name",
 )  # fmt: skip
-VALUE_NAMES = ("value", "values", "val", "measurement", "measured", "reading", "result", "conc", "concentration")
+VALUE_NAMES = (
+    "value", "values", "val", "measurement", "measured", "reading", "result", "conc", "concentration", "dv",
+)  # fmt: skip
 WEAK = ("name",)  # names a variable only beside a column that is called a value
 UNIT_NAMES = ("unit", "units")
 

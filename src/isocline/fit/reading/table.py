@@ -13,6 +13,7 @@ from isocline.fit.reading.arrange import Asked
 from isocline.fit.reading.cells import listed
 from isocline.fit.reading.clock import UNITS, Clock
 from isocline.fit.reading.column import Column
+from isocline.fit.reading.given import Doses, Given
 from isocline.fit.reading.long import means
 from isocline.fit.reading.order import refuse_unordered
 from isocline.fit.reading.reader import Source, read_source
@@ -55,6 +56,7 @@ class Table:
         others: (header, role) of columns that are part of a role, or of a long table.
         long: headers of the names and the values of a long table.
         log: headers of states that were asked to be taken in logarithms.
+        given: by series, doses and covariates; None where they were not asked for.
     """
 
     path: str
@@ -71,6 +73,7 @@ class Table:
     long: tuple[str, str] | None = None
     log: tuple[str, ...] = ()
     inputs: list[Column] = field(default_factory=list)
+    given: dict[str, Given] | None = None
 
     @property
     def hidden(self) -> list[bool]:
@@ -110,6 +113,9 @@ def read_table(
     replicates: str | None = None,
     time_unit: str | None = None,
     sheet: str | None = None,
+    given: bool = False,
+    doses: Sequence[str] = (),
+    covariates: Sequence[str] = (),
 ) -> Table:
     """Reads a table: wide, one row a time and one column a state; or long, one row a measurement.
 
@@ -126,6 +132,9 @@ def read_table(
             numbers replicates it tells series apart, and values of a long table are averaged.
         time_unit: in which dates are counted.
         sheet: of an Excel file.
+        given: whether doses are looked for, and covariates kept; a series may then have a single measurement.
+        doses: "COLUMN" or "COLUMN->STATE" of amounts; none: a column called amt.
+        covariates: headers of columns that are constant within a series.
 
     Raises:
         UserError: naming the line of the file and the column.
@@ -138,10 +147,18 @@ def read_table(
         raise UserError(
             f"{cells.path}: {rows} row{'s' * (rows != 1)} of data, expected at least two times to learn from"
         )
+    taken = Doses(cells, doses, (*states, *filter(None, [value]))) if given else None
+    cells = taken.cells if taken is not None else cells
     asked = Asked(
         time, id, tuple(states), tuple(ignore), tuple(inputs), tuple(log), variable, value, replicates, time_unit
     )
     roles = Roles(cells, asked)
+    handed = None
+    if taken is not None:
+        handed = taken.given(roles, covariates)
+        roles.others += [*taken.columns, *((c, "covariate") for c in covariates)]
+        roles.ignored = [(c, why) for c, why in roles.ignored if c not in covariates]
+        roles.notes += taken.notes
     t, (codes, names) = roles.t, roles.groups
     yu, at = np.stack([roles.values[c] for c in (*roles.states, *roles.inputs)], 1), np.arange(len(t))
     if replicates == "mean":
@@ -149,7 +166,8 @@ def read_table(
     else:
         refuse_unordered(roles, t, codes)
     y, u = np.split(yu, [len(roles.states)], 1)
-    series = _split(t, y, codes, names, roles, _inputs(t, u, codes, len(names), roles, hold, at))
+    driven = _inputs(t, u, codes, len(names), roles, hold, at)
+    series = _split(t, y, codes, names, roles, driven, 1 if given else 2)
     masked = sum(int(np.isnan(s.y).sum()) for s in series)
     if masked:
         roles.notes.append(f"{masked} empty cell{'s' * (masked != 1)}: masked, left out of the loss, never filled in")
@@ -161,7 +179,7 @@ def read_table(
         cells.path, digest, rows, time_column, Column.of(roles.id) if roles.id else None,
         [Column.of(c) for c in roles.states], roles.clock, series, roles.ignored, [*cells.notes, *roles.notes],
         roles.others, long, roles.log,
-        [Column.of(c) for c in roles.inputs],
+        [Column.of(c) for c in roles.inputs], handed,
     )  # fmt: skip
 
 
@@ -208,23 +226,30 @@ def _held(values: np.ndarray, where: str) -> np.ndarray:
 
 
 def _split(
-    t: np.ndarray, y: np.ndarray, codes: np.ndarray, names: list[str], roles: Roles, inputs: list[Inputs | None]
+    t: np.ndarray,
+    y: np.ndarray,
+    codes: np.ndarray,
+    names: list[str],
+    roles: Roles,
+    inputs: list[Inputs | None],
+    fewest: int = 2,
 ) -> list[Series]:
-    """Series without the rows in which nothing was observed, and without those that have one row only."""
+    """Series without the rows in which nothing was observed, and without those that then have too few."""
     seen = np.atleast_1d(np.isfinite(y).any(axis=1))
     order = np.argsort(codes, kind="stable")
     order = order[seen[order]]
     bounds = np.searchsorted(codes[order], np.arange(len(names) + 1))
     out, short = [], []
     for name, start, stop, u in zip(names, bounds[:-1], bounds[1:], inputs, strict=True):
-        if stop - start < 2:
+        if stop - start < fewest:
             short.append(name)
         else:
             out.append(Series(name, t[order[start:stop]], y[order[start:stop]], u))
     if not out:
         raise UserError(f"{roles.cells.path}: no series has two rows with a measurement; expected at least two times")
     if short:
-        roles.notes.append(f"left out: series with fewer than two rows ({listed(short, 5)})")
+        few = "fewer than two rows" if fewest > 1 else "no measurement"
+        roles.notes.append(f"left out: series with {few} ({listed(short, 5)})")
     empty = int((~seen).sum())
     if empty:
         roles.notes.append(f"left out: {empty} row{'s' * (empty != 1)} without any measurement")

@@ -1,0 +1,310 @@
+"""A run of equations whose series differ: doses and covariates from the table, parameters of a population and of each series.
+
+Such equations need no recipe: they say where a series starts, and the likelihood of all series is maximised as it is
+(`isocline.equations.population`). What is held out is forecast from each series' own first rows.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from isocline.equations import Equations, Measured, Population, population
+from isocline.equations.errors import meant
+from isocline.equations.parameters import declared
+from isocline.equations.parser import parse
+from isocline.equations.population import accepted
+from isocline.equations.tree import names
+from isocline.fit.compare import digest
+from isocline.fit.config import Config
+from isocline.fit.drive import HOLDS
+from isocline.fit.errors import UserError
+from isocline.fit.files import write
+from isocline.fit.judge import MAX_SCORED, Scores, scored
+from isocline.fit.reading.column import Column
+from isocline.fit.reading.given import Given
+from isocline.fit.reading.reader import Source, read_source
+from isocline.fit.reading.table import Series, Table, read_table
+from isocline.fit.rivals import Forecaster, of_rows
+from isocline.fit.scale import Scales
+from isocline.fit.split import Split
+from isocline.fit.summary import MAX_POINTS, MAX_SERIES, described, series_of
+from isocline.fit.verdict import verdict
+
+NAME, TYPICAL = "population model", "typical series"  # forecasts from a series' own rows, and from none of them
+FINE = 300  # points of a path
+
+
+def of_population(config: Config) -> bool:
+    """Whether a run is of this kind.
+
+    Raises:
+        UserError: for a declaration that is none, and doses or covariates without equations.
+    """
+    if not config.equations:
+        for option, given in (("dose", config.doses), ("covariate", config.covariates)):
+            if given:
+                raise UserError(
+                    f"{option} {given[0]}: of which equations? give --equation too, for example 'dx = -k*x'"
+                )
+        return False
+    try:
+        parameters = declared(config.parameters)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return bool(config.doses or config.covariates or any(p.per_series for p in parameters))
+
+
+def read_population(source: Source, config: Config) -> tuple[Config, Table]:
+    """The table, and the settings with the columns that the equations name: measured ones and covariates.
+
+    Raises:
+        UserError: for what is the user's to mend.
+    """
+    plain = _equations(config, ())
+    known = [*plain.states, *plain.system.definitions]
+    columns = read_source(source, config.sheet)[0].columns
+    by_name = {
+        Column.of(c).name: c for c in columns if c not in (config.time, config.id, *config.inputs, *config.ignore)
+    }
+    used = {name for s in parse("\n".join(config.equations)) for name in names(s.expression)}
+    fixed = {p.name for p in declared(config.parameters)} | set(known) | {"t"}
+    guessed = [c for name, c in by_name.items() if name in used - fixed and c not in config.covariates]
+    covariates = (*config.covariates, *guessed)
+    states = config.states or (tuple(by_name[n] for n in known if n in by_name) if config.value is None else ())
+    config = config.model_copy(
+        update={"covariates": covariates, "scale": "linear" if config.scale == "auto" else config.scale}
+    )
+    equations = _equations(config, covariates)
+    table = read_table(
+        source, config.time, config.id, states, config.ignore, inputs=config.inputs, hold=config.hold, log=config.log,
+        variable=config.variable, value=config.value, replicates=config.replicates, time_unit=config.time_unit,
+        sheet=config.sheet, given=True, doses=config.doses, covariates=covariates,
+    )  # fmt: skip
+    table = _named(table, known, bool(config.states))
+    try:
+        accepted(equations, tuple(measured(s, table, equations) for s in table.series), config.error)
+    except ValueError as error:
+        raise UserError(f"{table.path}: {error}") from error
+    return config, table
+
+
+def _equations(config: Config, covariates: Sequence[str]) -> Equations:
+    """Of a run, with covariates by the names of their columns."""
+    inputs = [Column.of(c).name for c in config.inputs]
+    own = [Column.of(c).name for c in covariates]
+    try:
+        found = Equations("\n".join(config.equations), inputs=inputs, covariates=own, parameters=config.parameters)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return found
+
+
+def _named(table: Table, known: Sequence[str], asked: bool) -> Table:
+    """With the columns that the equations have a state or a definition for; `known` begins with the first state."""
+    first = known[0]
+    keep = [i for i, c in enumerate(table.states) if c.name in known]
+    wrong = [c for c in table.states if c.name not in known]
+    if not keep or (asked and wrong):
+        name = wrong[0].name
+        raise UserError(
+            f"{table.path}: column {wrong[0].header!r}: the equations have neither a state nor a definition of this name"
+            f"{meant(name, known)}; there are {', '.join(known)}: define what was measured, as in {name} = central/v"
+        )
+    series = [replace(s, y=s.y[:, keep]) for s in table.series]
+    series = [s.rows(np.flatnonzero(np.isfinite(s.y).any(axis=1))) for s in series]
+    ignored = [*table.ignored, *((c.header, "not in the equations") for c in wrong)]
+    unsaid = not any(role.startswith("which state") for _, role in table.others)
+    others = [(c, f"dose into {first}" if role == "dose" and unsaid else role) for c, role in table.others]
+    return replace(
+        table, states=[table.states[i] for i in keep], series=[s for s in series if len(s.t)], ignored=ignored,
+        others=others, notes=[n for n in table.notes if "empty cell" not in n] if wrong else table.notes,
+    )  # fmt: skip
+
+
+# ---- a run ------------------------------------------------------------------------------------------------------------
+def go(
+    folder: Path,
+    kept: dict[str, Any],
+    table: Table,
+    split: Split,
+    scales: Scales,
+    config: Config,
+    notify: Callable[[str, Any], None],
+    page: bool = True,
+) -> dict[str, Any]:
+    """Fits, judges, and leaves report.json, population.json and the page; returns the report.
+
+    Raises:
+        UserError: where the equations do not fit the data.
+    """
+    began = time.monotonic()
+    equations = _equations(config, config.covariates)
+    history: list[tuple[float, float]] = []
+    told = lambda iteration, loss: history.append((loss, time.monotonic() - began))  # noqa: E731
+    try:
+        series = [measured(s, table, equations) for s in split.taught]
+        found = population(equations, series, noise=config.error, tell=told)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    notify("judging", None)
+    own = {s.id: _own(found, s, table, equations) for s in split.train}
+    scores = _scores(found, own, table, split, scales, equations)
+    report = _report(kept, table, split, scales, found, own, scores, history, round(time.monotonic() - began, 2))
+    told_ = {
+        "individuals": own,
+        "values": found.values,
+        "noise": found.noise,
+        "sd": {k: found[k].sd for k in found.varying},
+    }
+    write(folder / "population.json", json.dumps(told_, indent=1))
+    write(folder / "report.json", json.dumps(report, indent=1, allow_nan=False))
+    if page:
+        from isocline.report import write_report
+
+        write_report(report, folder / "report.html")
+    notify("report", report)
+    return report
+
+
+def measured(s: Series, table: Table, equations: Equations) -> Measured:
+    """A series as equations are compared with it.
+
+    Raises:
+        ValueError: for a dose into what is no state.
+    """
+    given = (table.given or {}).get(s.id, Given())
+    columns = {c.name: s.y[:, i].copy() for i, c in enumerate(table.states)}
+    inputs = {}
+    if s.u is not None:
+        u = s.u.stretch(-np.inf, np.inf)
+        inputs = {
+            name: HOLDS[u.hold](torch.tensor(u.t), torch.tensor(u.u[:, k]), per_sample=False)
+            for k, name in enumerate(equations.system.inputs)
+        }
+    covariates = {Column.of(c).name: value for c, value in given.covariates.items()}
+    return Measured(s.t.copy(), columns, covariates, inputs, _doses(given, equations), id=s.id)
+
+
+def _doses(given: Given, equations: Equations) -> dict[str, tuple[Any, ...]]:
+    """By state: times, amounts, durations. What says nothing else goes into the first state."""
+    states = equations.states
+    by: dict[str, list[tuple[float, float, float]]] = {}
+    for d in given.doses:
+        name = states[0] if d.state is None else d.state
+        if isinstance(name, int):
+            if not 1 <= name <= len(states):
+                raise ValueError(
+                    f"dose: into state {name} by cmt, but the equations have {len(states)}: {', '.join(states)}"
+                )
+            name = states[name - 1]
+        by.setdefault(name, []).append((d.t, d.amount, d.duration))
+    return {name: tuple(np.array(x) for x in zip(*rows, strict=True)) for name, rows in by.items()}
+
+
+def _own(found: Population, s: Series, table: Table, equations: Equations) -> dict[str, float]:
+    """The parameters of a series from its training part."""
+    if s.id in found.individuals:
+        return found.individuals[s.id]
+    return found.individual(measured(s, table, equations))
+
+
+def _path(found: Population, s: Measured, ts: np.ndarray, own: dict[str, float] | None, table: Table) -> np.ndarray:
+    """(n, d) of the table's columns."""
+    paths = found.predict(s, ts, own)
+    return np.stack([paths[c.name].numpy() for c in table.states], 1)
+
+
+def _scores(
+    found: Population,
+    own: dict[str, dict[str, float]],
+    table: Table,
+    split: Split,
+    scales: Scales,
+    equations: Equations,
+) -> Scores:
+    """On the held-out rows: from each series' own parameters, from the population's, and by the last value and the mean."""
+    chosen = [i for i, h in enumerate(split.held) if len(h.t)][:MAX_SCORED]
+    if not chosen:
+        return []
+    trains, held = [split.train[i] for i in chosen], [split.held[i] for i in chosen]
+
+    def by(parameters: dict[str, dict[str, float]]) -> Callable[..., list[np.ndarray]]:
+        return lambda records, later: [
+            scales.scaled(_path(found, measured(s, table, equations), t, parameters.get(s.id), table))
+            for s, t in zip(records, later, strict=True)
+        ]
+
+    count = len(found.psi)
+    stacked = np.concatenate([scales.scaled(s.y) for s in split.taught])
+    models = [
+        Forecaster(NAME, count, by(own)),
+        Forecaster(TYPICAL, count, by({})),
+        *of_rows(np.nanmean(stacked, 0), scales),
+    ]
+    forecasts = {m.name: m.forecast(trains, [h.t for h in held]) for m in models}
+    return scored(models, forecasts, held, split.taught, scales, table)
+
+
+def _report(
+    kept: dict[str, Any], table: Table, split: Split, scales: Scales, found: Population,
+    own: dict[str, dict[str, float]], scores: Scores, history: list[tuple[float, float]], seconds: float,
+) -> dict[str, Any]:  # fmt: skip
+    rivals = [s for s in scores if s["model"] != TYPICAL]
+    sentence, won = verdict(rivals)
+    shown = list(zip(split.train, split.held, split.learned, strict=True))[:MAX_SERIES]
+    equations = found.model
+    paths = []
+    for train, held, _ in shown:
+        s = measured(train, table, equations)
+        end = held.t[min(len(held.t), MAX_POINTS) - 1] if len(held.t) else train.t[-1]
+        for part, first, last in (("fit", train.t[0], train.t[-1]), ("forecast", train.t[-1], end)):
+            if last > first:
+                grid = np.linspace(first, last, FINE)
+                y = _path(found, s, grid, own[train.id], table)
+                paths.append({"id": train.id, "part": part, "t": grid.tolist(), "y": y.tolist()})
+    losses, times = ([h[k] for h in history] for k in (0, 1))
+    return {
+        "isocline": kept["isocline"], "command": kept["command"], "created": kept["created"],
+        "table": described(table, scales), "series": [series_of(*parts) for parts in shown], "model_path": paths,
+        "config": kept["config"],
+        "history": {"iteration": list(range(1, len(history) + 1)), "stage": ["likelihood"] * len(history),
+                    "train": losses, "seconds": times},
+        "stages": [{"phase": "fitting", "name": "likelihood (FOCEI)", "steps": len(history), "seconds": seconds,
+                    "misfit": None}],
+        "chosen": None, "bands": None, "held_out": digest(split.held, [c.header for c in table.states]),
+        "scores": scores, "horizons": None, "reach": None,
+        "score_scale": "NRMSE: root mean square error in standard deviations of what was measured, all columns together",
+        "verdict": sentence, "won": won, "phase": None, "equilibria": [], "residuals": None,
+        "solver": {"solver": "tsit5, rtol 1e-8", "evaluations": None, "evaluations_backward": None, "accepted": None,
+                   "rejected": None, "reconstruction": None},
+        "stopped": "done", "seconds": seconds, "warnings": [],
+        "parameters": _parameters(found),
+    }  # fmt: skip
+
+
+def _parameters(found: Population) -> dict[str, Any]:
+    """What report.json tells about the equations."""
+    equations = found.model
+    correlated = found.laplace.layout.correlated
+    noise = [f"{name} {kind} {value:.3g}" for name, own in found.noise.items() for kind, value in own.items()]
+    return {
+        "equations": equations.text().splitlines(),
+        "with_values": equations.text(values=True, digits=4).splitlines(),
+        "rows": found.rows(),
+        "correlation": {"names": list(found.varying), "values": found.correlation.tolist()} if correlated else
+                       {"names": [], "values": []},
+        "noise": found.noise,
+        "observations": found.count,
+        "log_likelihood": found.log_likelihood,
+        "population": True,
+        "notes": [f"noise: {', '.join(noise)}; log-likelihood {found.log_likelihood:.3f} of {found.count} observations",
+                  *found.messages],
+    }  # fmt: skip

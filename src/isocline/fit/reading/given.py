@@ -1,0 +1,202 @@
+"""What is given to a series beside its measurements: doses, in rows as NONMEM and its kin write them, and covariates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from isocline.fit.errors import UserError
+from isocline.fit.reading.cells import Cells, listed
+from isocline.fit.reading.column import Column
+from isocline.fit.reading.long import VALUE_NAMES
+
+if TYPE_CHECKING:
+    from isocline.fit.reading.roles import Roles
+
+AMOUNT_NAMES = ("amt", "amount")
+# Columns that say more of a dose, by the role they are printed with.
+BESIDE = {
+    "evid": "kind of a row: 0 measured, 1 dose",
+    "mdv": "1 where nothing was measured",
+    "cmt": "which state a dose goes into",
+    "rate": "rate of an infusion",
+    "dur": "duration of an infusion",
+    "addl": "further doses like it",
+    "ii": "time between these",
+    "ss": "steady state",
+}
+ARROW = "->"
+
+
+@dataclass(frozen=True)
+class Dose:
+    """One dose: when, how much, over how long (0 is at once), and into which state: its name, its number from 1, or unsaid."""
+
+    t: float
+    amount: float
+    duration: float
+    state: str | int | None
+
+
+@dataclass
+class Given:
+    """What one series is given: doses by time, covariates by the header of their column."""
+
+    doses: list[Dose] = field(default_factory=list)
+    covariates: dict[str, float] = field(default_factory=dict)
+
+
+def dosed(text: str) -> tuple[str, str | None]:
+    """Column and state of "amt->gut", or of "amt" alone.
+
+    Example:
+        >>> dosed("amt -> gut"), dosed("amt")
+        (('amt', 'gut'), ('amt', None))
+    """
+    column, arrow, state = text.rpartition(ARROW)
+    return (column.strip(), state.strip()) if arrow else (text.strip(), None)
+
+
+class Doses:
+    """The dose rows and columns of a table.
+
+    Args:
+        cells: as read.
+        asked: "COLUMN" or "COLUMN->STATE" of each column with amounts; none: one called amt or amount, where there is one.
+        measured: headers of what is measured, where they are known.
+
+    Attributes:
+        cells: without dose columns, and without rows in which nothing was measured.
+        columns: (header, role) of the columns taken.
+        notes: what was found.
+    """
+
+    def __init__(self, cells: Cells, asked: Sequence[str], measured: Sequence[str]) -> None:
+        self.whole = cells
+        by_key = {Column.of(c).key: c for c in reversed(cells.columns)}
+        pairs = [dosed(text) for text in asked] or [(by_key[n], None) for n in AMOUNT_NAMES if n in by_key][:1]
+        cells.require(*(column for column, _ in pairs))
+        self.amounts = {column: (self._numbers(column), state) for column, state in pairs}
+        self.beside = {
+            key: by_key[key] for key in BESIDE if pairs and key in by_key and by_key[key] not in self.amounts
+        }
+        self.columns = [(c, f"dose into {s}" if s else "dose") for c, (_, s) in self.amounts.items()]
+        self.columns += [(c, BESIDE[key]) for key, c in self.beside.items()]
+        self.notes: list[str] = []
+        kind = self._beside("evid")
+        for code, what in ((3, "a reset"), (4, "a reset and a dose")):
+            cells.refuse_bad(
+                self.beside.get("evid", ""), kind == code, f"0, 1 or 2: {what} of the states is not known here"
+            )
+        cells.refuse_bad(
+            self.beside.get("ss", ""), self._beside("ss") != 0, "0: write out the doses before a steady state"
+        )
+        dosing = np.ones(len(cells.lines), dtype=bool) if "evid" not in self.beside else kind == 1
+        self.dosing = {column: (a != 0) & dosing for column, (a, _) in self.amounts.items()}
+        given = np.logical_or.reduce([*self.dosing.values(), np.zeros(len(dosing), dtype=bool)])
+        nothing = (kind != 0) | (self._beside("mdv") == 1)
+        if not self.beside.keys() & {"evid", "mdv"}:
+            nothing = given & self._unmeasured(measured)
+        drop = [c for c, _ in self.columns]
+        keep = ~nothing
+        frame = cells.frame.loc[keep].drop(columns=drop).reset_index(drop=True)
+        file = None if cells.file is None else cells.file[keep]
+        self.cells = replace(cells, frame=frame, lines=cells.lines[keep], file=file, _numbers={})
+        if not len(self.cells.lines):
+            raise UserError(f"{cells.path}: every row is a dose; expected rows with measurements, too")
+
+    def _numbers(self, column: str) -> np.ndarray:
+        values, bad = self.whole.numbers(column)
+        self.whole.refuse_bad(column, bad, "an amount, or an empty cell where nothing is given")
+        return np.nan_to_num(values)
+
+    def _beside(self, key: str) -> np.ndarray:
+        """(n,) of a column beside the amounts; 0 without one, and where it is empty."""
+        if key not in self.beside:
+            return np.zeros(len(self.whole.lines))
+        return self._numbers(self.beside[key])
+
+    def _unmeasured(self, measured: Sequence[str]) -> np.ndarray:
+        """(n,) rows that are empty in all that is measured: what was asked for, else a column called dv, conc, …"""
+        known = [c for c in self.whole.columns if c in measured or Column.of(c).name in measured]
+        known = known or [c for c in self.whole.columns if Column.of(c).key in VALUE_NAMES]
+        if not known:
+            return np.zeros(len(self.whole.lines), dtype=bool)
+        return np.all([(self.whole.text(c) == "").to_numpy() for c in known], 0)
+
+    # ---- once roles are known -----------------------------------------------------------------------------------------
+    def given(self, roles: Roles, covariates: Sequence[str]) -> dict[str, Given]:
+        """By the name of each series."""
+        names = self._series(roles)
+        out = {name: Given() for name in dict.fromkeys(names.tolist())}
+        for column in covariates:
+            values = self._covariate(column, roles)
+            for name in out:
+                own = values[names == name]
+                own = own[~np.isnan(own)]
+                if not len(own):
+                    raise UserError(
+                        f"{self.whole.path}: column {column!r} is empty in series {name!r}; expected a number"
+                    )
+                wrong = (names == name) & ~np.isnan(values) & (values != own[0])
+                self.whole.refuse_bad(column, wrong, f"{own[0]:g} as before: a covariate is constant within a series")
+                out[name].covariates[column] = float(own[0])
+        if any(mine.any() for mine in self.dosing.values()):
+            self._schedule(out, names, roles)
+        return out
+
+    def _series(self, roles: Roles) -> np.ndarray:
+        """(n,) names of all rows."""
+        if roles.id is None:
+            return np.full(len(self.whole.lines), "")
+        if roles.asked.replicates == "series":
+            raise UserError("--replicates series: beside doses or covariates; name the series with --id")
+        self.whole.require(roles.id)
+        return self.whole.text(roles.id).to_numpy()
+
+    def _covariate(self, column: str, roles: Roles) -> np.ndarray:
+        """(n,) numbers; of a text column with two values 0 and 1 in the order of the alphabet."""
+        self.whole.require(column)
+        if self.whole.numeric(column):
+            values, bad = self.whole.numbers(column)
+            self.whole.refuse_bad(column, bad, "a finite number, or an empty cell")
+            return values
+        text = self.whole.text(column)
+        kinds = sorted(set(text) - {""})
+        if len(kinds) != 2:
+            raise UserError(
+                f"{self.whole.path}: column {column!r} holds {listed(kinds, 5)}; expected numbers, or a text column with two "
+                f"values, as a covariate"
+            )
+        self.notes.append(f"{column}: {kinds[0]} = 0, {kinds[1]} = 1")
+        return text.map({kinds[0]: 0.0, kinds[1]: 1.0, "": np.nan}).to_numpy(dtype=np.float64)
+
+    def _schedule(self, out: dict[str, Given], names: np.ndarray, roles: Roles) -> None:
+        self.whole.require(roles.time)
+        t = roles.clock.numbers(self.whole, roles.time)
+        rate, duration, further, gap = (self._beside(key) for key in ("rate", "dur", "addl", "ii"))
+        self.whole.refuse_bad(self.beside.get("rate", ""), rate < 0, "a rate, or 0 for a dose at once")
+        into = self.beside.get("cmt")
+        count = 0
+        for column, mine in self.dosing.items():
+            amounts, state = self.amounts[column]
+            for name, given in out.items():
+                rows = np.flatnonzero(mine & (names == name))
+                whole = np.flatnonzero(names == name)
+                if len(rows) == len(whole) > 1 and len(set(amounts[rows])) == 1:
+                    rows = rows[:1]  # a column that repeats the one dose in every row
+                for i in rows:
+                    over = amounts[i] / rate[i] if rate[i] > 0 else duration[i]
+                    to = state if state else _state(self.whole.text(into).iloc[i]) if into else None
+                    times = t[i] + gap[i] * np.arange(1 + int(further[i]))
+                    given.doses += [Dose(float(x), float(amounts[i]), float(over), to) for x in times]
+                    count += len(times)
+        self.notes.append(f"{count} dose{'s' * (count != 1)} to {sum(bool(g.doses) for g in out.values())} series")
+
+
+def _state(text: str) -> str | int | None:
+    """What a cell of cmt names: a state by its number from 1, or by its name."""
+    return (int(text) if text.isdigit() else text) if text not in ("", "0") else None

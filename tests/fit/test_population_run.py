@@ -1,0 +1,75 @@
+"""`isocline fit` of equations whose series differ: from a table with doses and covariates to a report."""
+
+import json
+
+import numpy as np
+import pytest
+
+from isocline.cli.show import show_command
+from isocline.fit import Config, UserError, fit
+from isocline.fit.population import of_population
+
+EQUATIONS = ("dcentral = -cl*(wt/70)^0.75*conc; conc = central/v; central(0) = 0",)
+PARAMETERS = ("cl = 3 > 0 per series unit L/h", "v = 20 > 0 unit L")
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    """A bolus into one compartment, six subjects with weights of their own."""
+    draw = np.random.default_rng(0)
+    lines = ["id,time,amt,conc,wt"]
+    for i in range(6):
+        weight = 50 + 8 * i
+        k = 4 * np.exp(0.25 * draw.standard_normal()) * (weight / 70) ** 0.75 / 25
+        lines.append(f"{i + 1},0,100,,{weight}")
+        lines += [
+            f"{i + 1},{t},0,{100 / 25 * np.exp(-k * t) * (1 + 0.05 * draw.standard_normal()):.4f},{weight}"
+            for t in (1, 2, 4, 8, 12)
+        ]
+    path = tmp_path_factory.mktemp("pk") / "pk.csv"
+    path.write_text("\n".join(lines))
+    return path
+
+
+def test_a_population_is_fitted_from_a_table_and_told_in_report_and_screen(rows, tmp_path, capsys):
+    out = tmp_path / "run"
+    result = fit(
+        rows, out=out, equations=EQUATIONS, parameters=PARAMETERS, error="proportional", hold_out="series:6",
+    )  # fmt: skip
+    by_name = {row["name"]: row for row in result["parameters"]["rows"]}
+    assert by_name["cl"]["low"] < 4 < by_name["cl"]["high"] and by_name["v"]["low"] < 25 < by_name["v"]["high"]
+    assert 0.1 < by_name["cl"]["sd"] < 0.5 and by_name["v"]["sd"] is None
+    assert 0.03 < result["parameters"]["noise"]["conc"]["proportional"] < 0.08
+    models = {s["model"]: s["nrmse"] for s in result["scores"]}
+    assert list(models) == ["population model", "typical series", "persistence", "mean"]
+    assert models["population model"] < models["mean"] and result["won"]
+    kept = json.loads((out / "population.json").read_text())
+    assert set(kept["individuals"]) == set("123456") and kept["individuals"]["6"]["v"] == kept["values"]["v"]
+    page = (out / "report.html").read_text()
+    assert "between series" in page and "of the population" in page
+    capsys.readouterr()
+    show_command(out)
+    shown = capsys.readouterr().out
+    assert "shrinkage" in shown and "central(0) = 0" in shown
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"equations": (), "parameters": (), "doses": ("amt",)}, "dose amt: of which equations"),
+        ({"equations": (), "parameters": (), "covariates": ("wt",)}, "covariate wt: of which equations"),
+        ({"doses": ("amt->gut",)}, "doses: gut is no state"),
+        ({"states": ("wt",)}, "column 'wt': the equations have neither a state nor a definition of this name"),
+        ({"parameters": ("cl = 3 > 0 per day",)}, "behind per, expected series"),
+        ({"equations": ("dcentral = -cl*conc; conc = central/v",)}, "central: no equation says where it starts"),
+        ({"equations": ("dcentral = -cl*level; level = central/v; central(0) = 0",)}, "define what was measured"),
+    ],
+)
+def test_what_does_not_fit_is_one_message(rows, tmp_path, settings, message):
+    with pytest.raises(UserError, match=message):
+        fit(rows, out=tmp_path / "run", **{"equations": EQUATIONS, "parameters": PARAMETERS, **settings})
+
+
+def test_equations_without_doses_covariates_and_series_of_their_own_go_by_the_recipe():
+    assert not of_population(Config(equations=("dx = -k*x",), parameters=("k > 0",)))
+    assert of_population(Config(equations=("dx = -k*x",), parameters=("k > 0 per subject",)))

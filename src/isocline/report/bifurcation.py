@@ -58,7 +58,7 @@ def _panel(axes: Axes, told: dict[str, Any], i: int) -> None:
         edges = [0, *(np.flatnonzero(np.diff(stable.astype(int))) + 1).tolist(), len(stable)]
         for a, b in pairwise(edges):
             part = slice(max(0, a - 1), b)  # joined to the part before
-            style = {"color": LIGHT["model"], "ls": "-", "lw": 2.0, "label": "stable"}
+            style: dict[str, Any] = {"color": LIGHT["model"], "ls": "-", "lw": 2.0, "label": "stable"}
             if not stable[a]:
                 style = {"color": LIGHT["second"], "ls": (0, (4, 2.5)), "lw": 1.4, "label": "unstable"}
             axes.plot(value[part], state[part], zorder=3, **style)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import platform
 import re
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from isocline.fit.errors import UserError
 
-PATIENCE = datetime.timedelta(minutes=10)  # for another process, before it counts as lost
+PATIENCE = datetime.timedelta(minutes=30)  # for a process that does not answer; one that has ended is missed at once
 T = TypeVar("T")
 
 
@@ -39,6 +40,9 @@ class Group:
     """
 
     rank, size = 0, 1
+
+    def __repr__(self) -> str:
+        return f"<process {self.rank + 1} of {self.size}>"
 
     @staticmethod
     def of_environment() -> Group:
@@ -66,6 +70,13 @@ class Group:
         """Whether it is so in any process."""
         return flag
 
+    def agree(self, what: str, value: str) -> None:
+        """Makes sure that all processes have the same.
+
+        Raises:
+            UserError: where they do not.
+        """
+
     def told(self, value: Callable[[], T]) -> T:
         """What the first process finds; the others wait for it."""
         return value()
@@ -87,6 +98,10 @@ class Several(Group):
             dist.init_process_group("gloo", store=self.store, rank=self.rank, world_size=self.size, timeout=PATIENCE)
         except (RuntimeError, ValueError) as error:
             raise LostError(f"the processes that torchrun started do not find each other: {_line(error)}") from error
+        # Each takes its steps by itself, and decides by digits that another processor may round in another way.
+        self.agree(
+            "the machine", f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, torch {torch.__version__}"
+        )
 
     def summed(self, *parts: Tensor) -> tuple[Tensor, ...]:
         whole = torch.cat([p.flatten() for p in parts])
@@ -98,6 +113,15 @@ class Several(Group):
         whole = torch.tensor([int(flag)])
         self._together(lambda: dist.all_reduce(whole))
         return bool(whole)
+
+    def agree(self, what: str, value: str) -> None:
+        values = [value] * self.size
+        self._together(lambda: dist.all_gather_object(values, value))
+        other = next((v for v in values if v != values[0]), None)
+        if other is not None:
+            raise UserError(
+                f"{what} of process 1 is {values[0]!r}, that of another {other!r}; expected the same in all processes"
+            )
 
     def told(self, value: Callable[[], T]) -> T:
         box: list[T | None] = [value() if self.leads else None]

@@ -180,7 +180,8 @@ def resume(
     Args:
         folder: of the run.
         source: the table, if its files have moved since.
-        tell, notify, stop, group: as for `fit`; there may be more processes, or fewer, than before.
+        tell, notify, stop: as for `fit`.
+        group: processes that go on together, as torchrun starts them; more or fewer than before.
 
     Raises:
         UserError: where there is no run, or its table has changed.
@@ -216,6 +217,7 @@ def _go(
     page: bool = True,
     group: Group = ALONE,
 ) -> dict[str, Any]:
+    group.agree("the SHA-256 of the table", table.sha256)
     recipe = Recipe(config, split.taught, scales, folder, group)
     recipe.load()
     reason = recipe.run(tell, stop)

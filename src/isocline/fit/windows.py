@@ -178,8 +178,9 @@ class Record:
             for k, a, b in zip(segment, begin, t[knots[start] + last], strict=True):
                 part = self.u[k].stretch(a, b)
                 driven.append(Inputs(part.t - a, part.u, part.hold))
-        found = [torch.tensor(x) for x in (ts, ys, start, end, last, np.zeros_like(start))]
-        return Windows(*found, drive=Drive.stacked(begins.tolist(), driven))
+        start, end, last = (torch.tensor(x) for x in (start, end, last))
+        drive = Drive.stacked(begins.tolist(), driven)
+        return Windows(torch.tensor(ts), torch.tensor(ys), start, end, last, torch.zeros_like(start), drive)
 
 
 def _segments(s: Series, scales: Scales, longest: int) -> list[np.ndarray]:

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -16,8 +17,8 @@ import torch.distributed as dist
 from safetensors.torch import load_file
 from series import csv_of, rotation, table_of
 
-from isocline.fit import Config
-from isocline.fit.group import Group
+from isocline.fit import Config, UserError
+from isocline.fit.group import Group, LostError, Several
 from isocline.fit.recipe import Recipe
 from isocline.fit.scale import Scales
 
@@ -148,6 +149,55 @@ def test_one_goes_on_with_what_several_have_kept(tmp_path, alone):
 needs_gloo = pytest.mark.skipif(
     not (dist.is_available() and dist.is_gloo_available()), reason="needs torch.distributed with gloo"
 )
+
+
+@pytest.fixture
+def several(monkeypatch):
+    """The one process of a group of one, which talks to itself as it would to others."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "RANK": 0, "WORLD_SIZE": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    group = Several()
+    yield group
+    group.leave()
+
+
+@needs_gloo
+def test_what_a_process_is_told_by_the_group(several):
+    assert (several.rank, several.size, several.leads) == (0, 1, True)
+    a, b = torch.ones(2, 3, dtype=torch.float64), torch.arange(4.0, dtype=torch.float64)
+    assert all(torch.equal(x, y) for x, y in zip(several.summed(a, b), (a, b), strict=True))
+    assert several.any(True) and not several.any(False)
+    assert several.told(lambda: {"penalty": 0.1}) == {"penalty": 0.1}
+    several.agree("the table", "0a1b")
+    assert [several.speaks(), several.speaks()] == [True, False]  # one message, whoever is first
+
+
+@needs_gloo
+def test_another_table_or_machine_is_refused_and_a_lost_process_told(several, monkeypatch):
+    def gathered(values, own):
+        values[:] = [own, "0c2d"]
+
+    monkeypatch.setattr(dist, "all_gather_object", gathered)
+    with pytest.raises(UserError, match="the table of process 1 is '0a1b', that of another '0c2d'; expected the same"):
+        several.agree("the table", "0a1b")
+
+    def broken(whole):
+        raise RuntimeError(
+            "[/build/gloo/tcp/pair.cc:537] Read error [127.0.0.1]:5: Connection reset by peer. This is typical"
+        )
+
+    monkeypatch.setattr(dist, "all_reduce", broken)
+    with pytest.raises(LostError, match=r"\(Read error \[127.0.0.1\]:5: Connection reset by peer\)"):
+        several.any(False)
+
+
+def test_without_torchrun_a_process_is_alone(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    group = Group.of_environment()
+    assert (group.size, group.share(7), group.leads) == (1, slice(0, 7), True)
 
 
 @pytest.fixture

@@ -58,10 +58,9 @@ def _panel(axes: Axes, told: dict[str, Any], i: int) -> None:
         edges = [0, *(np.flatnonzero(np.diff(stable.astype(int))) + 1).tolist(), len(stable)]
         for a, b in pairwise(edges):
             part = slice(max(0, a - 1), b)  # joined to the part before
-            style: dict[str, Any] = {"color": LIGHT["model"], "ls": "-", "lw": 2.0, "label": "stable"}
-            if not stable[a]:
-                style = {"color": LIGHT["second"], "ls": (0, (4, 2.5)), "lw": 1.4, "label": "unstable"}
-            axes.plot(value[part], state[part], zorder=3, **style)
+            colour, dashes, width = ("model", "-", 2.0) if stable[a] else ("second", (0, (4, 2.5)), 1.4)
+            label = "stable" if stable[a] else "unstable"
+            axes.plot(value[part], state[part], color=LIGHT[colour], ls=dashes, lw=width, label=label, zorder=3)
     for point in told["points"]:
         at = point["value"], point["state"][i]
         axes.plot(
@@ -74,15 +73,11 @@ def _panel(axes: Axes, told: dict[str, Any], i: int) -> None:
             zorder=5,
             label=point["kind"],
         )
+        ground = {"fc": LIGHT["paper"], "ec": "none", "pad": 1.0, "alpha": 0.8}
         axes.annotate(
-            f"{point['value']:.3g}",
-            at,
-            xytext=(7, 6),
-            textcoords="offset points",
-            fontsize=11,
-            color=LIGHT["ink"],
-            zorder=6,
-        )
+            f"{point['value']:.3g}", at, xytext=(8, 7), textcoords="offset points", fontsize=11, color=LIGHT["ink"],
+            bbox=ground, zorder=4,
+        )  # fmt: skip
     axes.set_xlim(told["low"], told["high"])
     axes.xaxis.set_major_formatter(Plain())
     axes.yaxis.set_major_formatter(Plain())

@@ -1,4 +1,4 @@
-"""The command: `isocline fit | show | compare | equations | predict | export | demo | reproduce | bench | doctor`.
+"""The command: `isocline fit | validate | show | compare | equations | predict | export | demo | reproduce | bench | doctor`.
 
 PyTorch is imported inside the commands only, so that help is quick.
 """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,6 +45,7 @@ def fit(
     iterations: int | None = None,
     seed: int | None = None,
     overwrite: Annotated[bool, Parameter(negative="")] = False,
+    then: Annotated[Callable[..., int] | None, Parameter(parse=False)] = None,
 ) -> int:
     """Fit a neural ODE to a table, and say whether it predicts better than simple models.
 
@@ -125,7 +128,40 @@ def fit(
     options |= {"seed": seed, "states": tuple(state or ()) or None, "ignore": tuple(ignore or ()) or None}
     options |= {"hidden_states": _hidden(hidden_states)}
     options |= {"inputs": tuple(input or ()) or None, "hold": hold}
-    return fit_command(list(tables), out, resume, config, options, overwrite)
+    return (then or fit_command)(list(tables), out, resume, config, options, overwrite)
+
+
+@app.command
+def validate(
+    *arguments: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    future: int | None = None,
+    horizon: int | None = None,
+    series: Annotated[bool, Parameter(negative="")] = False,
+    folds: int | None = None,
+) -> int:
+    """Cross-validate: fit again and again with a part held out, and pool how well the parts are forecast.
+
+    A validation that was broken off goes on with the same command.
+
+    Parameters
+    ----------
+    arguments:
+        A table and options as of `isocline fit`, which see; all but --hold-out and --resume. --out is a folder for the result
+        and a run of every fold; default: the table's name and "-validation".
+    future:
+        Leave the future out from so many rolling origins in the second half of every series (5).
+    horizon:
+        Rows to forecast from each origin. Default: as far as the next.
+    series:
+        Leave whole series out instead, one after another.
+    folds:
+        Of series: so many groups in place of one after another.
+    """
+    from isocline.cli.validate import validate_command
+
+    plan = {"future": future, "horizon": horizon, "series": series, "folds": folds}
+    command, given, _ = app.parse_args(["fit", *arguments], exit_on_error=False, print_error=False)
+    return command(*given.args, **given.kwargs, then=partial(validate_command, plan=plan))
 
 
 @app.command
@@ -135,7 +171,7 @@ def show(run: Path, *, over: tuple[str, float, float] | None = None) -> int:
     Parameters
     ----------
     run:
-        Folder that `isocline fit` left.
+        Folder that `isocline fit` or `isocline validate` left.
     over:
         Instead: equilibria and their stability over an input, held constant, or over a parameter of the equations. Its name
         and the two ends of the range, such as --over pump 0 5; also as a picture in the run's folder.

@@ -6,6 +6,8 @@ import os
 import shlex
 import signal
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,13 +53,8 @@ def fit_command(
                     "--resume takes all settings from the run: give it alone, or with the table if that has moved"
                 )
             return run(lambda **kw: resume_run(resume, tables or None, group=group, **kw), resume, group)
-        if not tables:
-            raise UserError("give a table to fit, for example: isocline fit lynx.csv (or --resume RUN)")
-        settings = {**(Config.read(config) if config else {}), **given}
-        if isinstance(settings.get("hold_out"), str) and not str(settings["hold_out"]).startswith("series:"):
-            settings["hold_out"] = _share(str(settings["hold_out"]))
-        resolved = Config.make(**settings)
-        folder = out or Path(f"{_named(tables)}-fit")
+        resolved, name = settled(tables, config, given, "fit", " (or --resume RUN)")
+        folder = out or Path(f"{name}-fit")
         command = shlex.join(["isocline", *sys.argv[1:]])
         given = {"overwrite": overwrite, "command": command, "group": group}
         return run(lambda **kw: fit_table(tables, resolved, folder, **given, **kw), folder, group)
@@ -79,6 +76,22 @@ def _again(size: int) -> str:
     return "isocline" if size == 1 else f"torchrun --nproc-per-node {size} -m isocline"
 
 
+def settled(
+    tables: list[Path], config: Path | None, options: dict[str, Any], command: str, instead: str = ""
+) -> tuple[Config, str]:
+    """The settings of a file and of options over it, and what a folder for their result is named after.
+
+    Raises:
+        UserError: without a table, and for settings that there are not.
+    """
+    if not tables:
+        raise UserError(f"give a table to {command}, for example: isocline {command} lynx.csv{instead}")
+    settings = {**(Config.read(config) if config else {}), **{k: v for k, v in options.items() if v is not None}}
+    if isinstance(settings.get("hold_out"), str) and not str(settings["hold_out"]).startswith("series:"):
+        settings["hold_out"] = _share(str(settings["hold_out"]))
+    return Config.make(**settings), _named(tables)
+
+
 def _named(tables: list[Path]) -> str:
     """Of a file its name, of several that of the folder they are in."""
     paths = paths_of(tables) or []
@@ -98,23 +111,9 @@ def _share(text: str) -> float | str:
 
 def run(start: Any, folder: Path, group: Group = ALONE) -> int:
     """Runs a training with the screen and the keyboard attached; of a group the first process has the screen."""
-    interrupted: list[bool] = []
-
-    def on_interrupt(*_: object) -> None:
-        if interrupted and group.size == 1:  # torchrun passes Ctrl-C on, which the terminal has sent already
-            raise KeyboardInterrupt
-        interrupted.append(True)
-
-    # torchrun ends the others with SIGTERM where one was lost: they go on to the next step, and find that out.
-    signals = (signal.SIGINT, signal.SIGTERM) if group.size > 1 else (signal.SIGINT,)
-    before = [signal.signal(number, on_interrupt) for number in signals]
-    try:
-        with Screen() as screen:
-            shown = {"tell": screen.tell, "notify": screen.notify} if group.leads else {}
-            report = start(**shown, stop=lambda: bool(interrupted))
-    finally:
-        for number, handler in zip(signals, before, strict=True):
-            signal.signal(number, handler)
+    with interruptible(group) as stop, Screen() as screen:
+        shown = {"tell": screen.tell, "notify": screen.notify} if group.leads else {}
+        report = start(**shown, stop=stop)
     if not group.leads:
         return 0  # whatever happened: torchrun would end the first process, which has still to write
     from isocline.report import write_figures
@@ -126,6 +125,26 @@ def run(start: Any, folder: Path, group: Group = ALONE) -> int:
         say(f"Interrupted and saved. Go on with:  {again}")
         return 130
     return 0
+
+
+@contextmanager
+def interruptible(group: Group = ALONE) -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed; a second one does what the first would have done."""
+    interrupted: list[bool] = []
+
+    def on_interrupt(*_: object) -> None:
+        if interrupted and group.size == 1:  # torchrun passes Ctrl-C on, which the terminal has sent already
+            raise KeyboardInterrupt
+        interrupted.append(True)
+
+    # torchrun ends the others with SIGTERM where one was lost: they go on to the next step, and find that out.
+    signals = (signal.SIGINT, signal.SIGTERM) if group.size > 1 else (signal.SIGINT,)
+    before = [signal.signal(number, on_interrupt) for number in signals]
+    try:
+        yield lambda: bool(interrupted)
+    finally:
+        for number, handler in zip(signals, before, strict=True):
+            signal.signal(number, handler)
 
 
 class Screen:
@@ -262,14 +281,14 @@ def _digits(x: float | None) -> str:
     return "open" if x is None else f"{x:.4g}"
 
 
-def scores(rows: list[dict[str, Any]]) -> Grid:
+def scores(rows: list[dict[str, Any]], title: str = "held-out part") -> Grid:
     """A model a row; a model a column where there are many states."""
     columns = {f"RMSE {name}": [row["rmse"][name] for row in rows] for name in rows[0]["rmse"]}
-    columns |= {title: [row[key] for row in rows] for title, key in TITLES.items()}
+    columns |= {head: [row[key] for row in rows] for head, key in TITLES.items() if key in rows[0]}
     cells = {name: ["–" if x is None else f"{x:.3g}" for x in values] for name, values in columns.items()}
     models = [row["model"] for row in rows]
     upright = len(rows[0]["rmse"]) > 3
-    grid = Grid("" if upright else "model", title="held-out part", title_justify="left")
+    grid = Grid("" if upright else "model", title=title, title_justify="left")
     for name in models if upright else cells:
         grid.add_column(Text(name), justify="right")
     if upright:

@@ -12,13 +12,18 @@ from rich.text import Text
 
 from isocline.cli import fail
 from isocline.cli.fit import conclusion, console, say, scores
+from isocline.cli.validate import show_validation
 from isocline.fit import UserError, bifurcation
 from isocline.fit.compare import compare, read_report
+from isocline.fit.validate import RESULT, read_validation
 
 
 def show_command(run: Path) -> int:
-    """0 when shown; exits with 2 where there is no finished run."""
+    """0 when shown; exits with 2 where there is no finished run, and no validation."""
     try:
+        if (run / RESULT).is_file():
+            show_validation(read_validation(run), run)
+            return 0
         report = read_report(run)
     except UserError as error:
         fail(str(error))

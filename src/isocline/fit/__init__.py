@@ -10,6 +10,7 @@ from isocline.fit.predict import predict
 from isocline.fit.result import Result, fit
 from isocline.fit.run import resume
 from isocline.fit.sparse import SparseEquations, sparse_equations
+from isocline.fit.validate import validate
 
 __all__ = [
     "Config",
@@ -24,4 +25,5 @@ __all__ = [
     "predict",
     "resume",
     "sparse_equations",
+    "validate",
 ]

@@ -29,7 +29,8 @@ class Config(BaseModel):
         sheet: of an Excel file: its name, or its number from 1.
         scale: of the states: "auto" takes logarithms of columns that are positive and skewed.
         log: headers of states that are taken in logarithms whatever `scale` says.
-        hold_out: the share of every series at its end that is never trained on, or "series:NAME" for a whole one.
+        hold_out: the share of every series at its end that is never trained on, or "series:NAME" for a whole one;
+            "fold:K/N" and "future:K/N" are the folds of `isocline.fit.validate`.
         blocks: held-out blocks, spread over the record, that choose the penalty and calibrate the bands; 0 skips both.
         equations: known physics, as `isocline.Equations` reads it; empty: a network is the whole field.
         parameters: declarations of its parameters, such as "k = 0.3 in [0, 5] unit 1/h", or "k > 0 per series": of a
@@ -119,7 +120,7 @@ class Config(BaseModel):
             raise UserError(f"{name}={first['input']!r}: {first['msg']}") from error
         if isinstance(config.hold_out, float) and not 0 <= config.hold_out < 0.9:
             raise UserError(f"hold_out={config.hold_out}: expected a share from 0 to below 0.9, or series:NAME")
-        if isinstance(config.hold_out, str) and not config.hold_out.startswith("series:"):
+        if isinstance(config.hold_out, str) and not config.hold_out.startswith(("series:", "fold:", "future:")):
             raise UserError(f"hold_out={config.hold_out!r}: expected a share such as 0.2, or series:NAME")
         return config
 

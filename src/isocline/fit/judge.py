@@ -119,6 +119,8 @@ def scored(
     seen = np.concatenate([h.y for h in held])
     paths = {m: np.concatenate(f) for m, f in forecasts.items()}
     pooled = {m: of.pooled(of.rmse(path, scales.scaled(seen))) for m, path in paths.items()}
+    measured = [(i, c.header) for i, c in enumerate(table.states) if not table.hidden[i]]
+    counts = (~np.isnan(seen)).sum(0)
     out = []
     for model in models:
         path = scales.unscaled(paths[model.name])
@@ -126,12 +128,9 @@ def scored(
         row = {
             "model": model.name,
             "parameters": model.parameters,
-            "observations": int((~np.isnan(seen)).sum()),
-            "rmse": {
-                c.header: number(v)
-                for c, v, hidden in zip(table.states, columns, table.hidden, strict=True)
-                if not hidden
-            },
+            "observations": int(counts.sum()),
+            "counts": {name: int(counts[i]) for i, name in measured},
+            "rmse": {name: number(columns[i]) for i, name in measured},
             "nrmse": number(own),
             "mase": number(of.mase(path, seen, taught)),
             "skill": number(1 - own / pooled[LAST]) if pooled[LAST] > 0 else None,

@@ -174,13 +174,14 @@ def resume(
     notify: Notify = lambda what, value: None,
     stop: Callable[[], bool] = lambda: False,
     group: Group = ALONE,
+    page: bool = True,
 ) -> dict[str, Any]:
     """Goes on with a run that was interrupted or killed, to the numbers the unbroken run would have had.
 
     Args:
         folder: of the run.
         source: the table, if its files have moved since.
-        tell, notify, stop: as for `fit`.
+        tell, notify, stop, page: as for `fit`.
         group: processes that go on together, as torchrun starts them; more or fewer than before.
 
     Raises:
@@ -201,7 +202,7 @@ def resume(
     scales = Scales.from_dict(kept["scales"])
     notify("scales", scales)
     split = Split.of(table, config.hold_out)
-    return _go(folder, kept, table, split, scales, config, tell, notify, stop, group=group)
+    return _go(folder, kept, table, split, scales, config, tell, notify, stop, page, group)
 
 
 def _go(

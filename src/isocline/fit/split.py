@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import re
 from dataclasses import dataclass
+
+import numpy as np
 
 from isocline.fit.errors import UserError
 from isocline.fit.reading.table import Series, Table
@@ -29,20 +32,24 @@ class Split:
 
     @staticmethod
     def of(table: Table, hold_out: float | str) -> Split:
-        """The last share of every series, or one whole series ("series:NAME").
+        """By what is held out: a number is the last share of every series, and
+
+        - "series:NAME": one whole series;
+        - "fold:K/N": the Kth of N groups of whole series;
+        - "future:K/N": of the second half of every series, in N blocks, the Kth; what comes before it teaches, what comes
+          after it does nothing;
+        - "future:K/N:H": the H rows after the Kth of N origins, which are spread from the middle to H rows before the end.
 
         Raises:
-            UserError: for an unknown series, or where too little is left to learn from.
+            UserError: for an unknown series or a fold that there is not, or where too little is left to learn from.
         """
         if isinstance(hold_out, str):
-            name = hold_out.removeprefix("series:")
-            _known(table, name, hold_out)
-            sizes = [min(_looked_at(s), max(2, len(s.t) // 4)) if s.id == name else len(s.t) for s in table.series]
-            learned = [s.id != name for s in table.series]
+            kind, _, rest = hold_out.partition(":")
+            cuts, learned = {"series": _one, "fold": _group, "future": _block}[kind](table, rest, hold_out)
         else:
-            sizes = [len(s.t) - _share(len(s.t), hold_out) for s in table.series]
-            learned = [True] * len(sizes)
-        parts = [cut(s, n) for s, n in zip(table.series, sizes, strict=True)]
+            cuts = [(len(s.t) - _share(len(s.t), hold_out), len(s.t)) for s in table.series]
+            learned = [True] * len(cuts)
+        parts = [cut(s.rows(slice(end)), begin) for s, (begin, end) in zip(table.series, cuts, strict=True)]
         split = Split([a for a, _ in parts], [b for _, b in parts], learned)
         count = sum(len(s.t) for s in split.taught)
         if count < SHORTEST:
@@ -61,6 +68,74 @@ class Split:
     def taught(self) -> list[Series]:
         """Training parts of the series that are learned from."""
         return [s for s, yes in zip(self.train, self.learned, strict=True) if yes]
+
+
+# ---- where series are cut ---------------------------------------------------------------------------------------------
+Cuts = tuple[
+    list[tuple[int, int]], list[bool]
+]  # of every series the row held out from and the row held out to; learned
+
+
+def _one(table: Table, name: str, given: str) -> Cuts:
+    """A whole series."""
+    _known(table, name, given)
+    return _whole(table, [s.id == name for s in table.series])
+
+
+def _group(table: Table, text: str, given: str) -> Cuts:
+    """Every Nth of the series, in an order that is drawn by lot: neighbours in a file are often alike."""
+    fold, count, _ = _numbers(text, given)
+    total = len(table.series)
+    if not 2 <= count <= total:
+        raise UserError(f"--hold-out {given}: {count} folds of {total} series; expected 2 to {total}")
+    order = np.random.default_rng(0).permutation(total)
+    held = set(order[fold - 1 :: count].tolist()) if count < total else {fold - 1}
+    return _whole(table, [i in held for i in range(total)])
+
+
+def _whole(table: Table, held: list[bool]) -> Cuts:
+    """Of held series a few first rows may be looked at."""
+    sizes = [
+        min(_looked_at(s), max(2, len(s.t) // 4)) if out else len(s.t)
+        for s, out in zip(table.series, held, strict=True)
+    ]
+    return [(n, len(s.t)) for n, s in zip(sizes, table.series, strict=True)], [not out for out in held]
+
+
+def _block(table: Table, text: str, given: str) -> Cuts:
+    """What comes after an origin in the second half of every series; of series that are too short for it nothing."""
+    fold, count, horizon = _numbers(text, given)
+    cuts = []
+    for s in table.series:
+        n = len(s.t)
+        edges = np.linspace(n / 2, n, count + 1).round().astype(int)
+        begin, end = int(edges[fold - 1]), int(edges[fold])
+        if horizon is not None:
+            last = n - horizon
+            origins = np.linspace(min(n / 2, last), last, count).round().astype(int) if count > 1 else [last]
+            begin, end = int(origins[fold - 1]), int(origins[fold - 1]) + horizon
+        cuts.append((begin, end) if begin >= SHORTEST else (n, n))
+    if all(begin == end for begin, end in cuts):
+        longest = max(len(s.t) for s in table.series)
+        raise UserError(
+            f"{table.path}: its longest series has {longest} rows, too few for {given}: "
+            f"expected a horizon of at most {max(0, longest - SHORTEST)} rows, and fewer origins than half of the rows"
+        )
+    return cuts, [True] * len(cuts)
+
+
+def _numbers(text: str, given: str) -> tuple[int, int, int | None]:
+    """K/N or K/N:H."""
+    found = re.fullmatch(r"(\d+)/(\d+)(?::(\d+))?", text)
+    if found is None:
+        raise UserError(
+            f"--hold-out {given}: expected a fold and their number, such as future:2/5, future:2/5:10 or fold:1/3"
+        )
+    fold, count, horizon = (None if x is None else int(x) for x in found.groups())
+    assert fold is not None and count is not None
+    if not 1 <= fold <= count or horizon == 0:
+        raise UserError(f"--hold-out {given}: expected a fold from 1 to {count}, and a horizon of at least one row")
+    return fold, count, horizon
 
 
 def _looked_at(s: Series) -> int:

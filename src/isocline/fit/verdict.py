@@ -10,8 +10,8 @@ from isocline.fit.rivals import LAST, SEASON
 CLOSE = 0.03  # errors that differ by less than this share count as equal, however many observations there are
 
 
-def verdict(scores: list[dict[str, Any]]) -> tuple[str, bool]:
-    """Who wins on the held-out part, in one plain sentence that may say no; and whether the model does, whose scores come first.
+def verdict(scores: list[dict[str, Any]], where: str = "on the held-out part") -> tuple[str, bool]:
+    """Who wins on what was held out, in one plain sentence that may say no; and whether the model does, whose scores come first.
 
     The relative standard error of a root mean square of n independent errors is 1/√(2n), of the ratio of two 1/√n (at
     least: errors of neighbouring times are alike): a difference below that is no difference. Between models that cannot be
@@ -29,22 +29,22 @@ def verdict(scores: list[dict[str, Any]]) -> tuple[str, bool]:
     name, count = ours["model"], ours["observations"]
     if own == math.inf:
         return (
-            f"The {name}'s forecast does not stay finite on the held-out part: {_the(rival)} is the better model here "
+            f"The {name}'s forecast does not stay finite {where}: {the(rival)} is the better model here "
             f"(error {best:.3g}).",
             False,
         )
     if best == math.inf:
-        return f"The {name} wins on the held-out part: its error ({own:.3g}) is finite, unlike the baselines'.", True
+        return f"The {name} wins {where}: its error ({own:.3g}) is finite, unlike the baselines'.", True
     if abs(own - best) <= max(CLOSE, 1 / math.sqrt(count)) * best:  # both may be 0
         return (
-            f"On the held-out part the {name} (error {own:.3g}) and {_the(rival)} ({best:.3g}) cannot be told apart "
+            f"{where[0].upper()}{where[1:]} the {name} (error {own:.3g}) and {the(rival)} ({best:.3g}) cannot be told apart "
             f"by {count} observations: {_simpler(ours, rival)}.",
             False,
         )
     if own < best:
         return (
-            f"The {name} wins on the held-out part: its error ({own:.3g}) is {1 - own / best:.0%} lower than that "
-            f"of {_the(rival)} ({best:.3g}).",
+            f"The {name} wins {where}: its error ({own:.3g}) is {1 - own / best:.0%} lower than that "
+            f"of {the(rival)} ({best:.3g}).",
             True,
         )
     simpler = ours["parameters"] > rival["parameters"]
@@ -55,7 +55,7 @@ def verdict(scores: list[dict[str, Any]]) -> tuple[str, bool]:
         "or more is to be measured."
     )
     return (
-        f"The {name} does not beat {_the(rival)} on the held-out part: its error is {own:.3g} against {best:.3g}. {advice}",
+        f"The {name} does not beat {the(rival)} {where}: its error is {own:.3g} against {best:.3g}. {advice}",
         False,
     )
 
@@ -66,7 +66,7 @@ def _simpler(ours: dict[str, Any], rival: dict[str, Any]) -> str:
     if own == other:
         return f"both have {_numbers(ours)}, so prefer the one that explains more"
     if own > other:
-        return f"prefer the simpler model, {_the(rival)} ({_numbers(rival)} against {own})"
+        return f"prefer the simpler model, {the(rival)} ({_numbers(rival)} against {own})"
     return f"prefer the simpler model, which is the {ours['model']} ({_numbers(ours)} against {other})"
 
 
@@ -114,7 +114,7 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
 
 
-def _the(row: dict[str, Any]) -> str:
+def the(row: dict[str, Any]) -> str:
     if row["model"] == LAST:
         return "persistence (the last observed value)"
     if row["model"] == SEASON:

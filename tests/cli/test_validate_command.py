@@ -1,0 +1,35 @@
+"""`isocline validate`: the options of fit, folds on the screen, the tables at the end."""
+
+import json
+
+from test_bad_input import QUICK, call, rows
+
+
+def test_a_validation_takes_the_options_of_fit_and_shows_its_folds(tmp_path, capsys):
+    table, out = tmp_path / "table.csv", tmp_path / "v"
+    table.write_text(rows(40))
+    asked = ["validate", table, "--future", 2, "--out", out, *QUICK, "--state", "x", "--seed", 3]
+    code, text, err = call(capsys, *asked)
+    assert (code, err) == (0, "")
+    found = json.loads((out / "validation.json").read_text())
+    assert found["config"]["states"] == ["x"] and found["config"]["seed"] == 3
+    assert "fold 1 of 2, from 5: 20 rows teach, 10 judge" in text and text.count("role") == 1
+    assert found["verdict"] in text.splitlines() and "autoregression" in text and "in 95 %" in text
+    code, again, _ = call(capsys, "show", out)
+    assert code == 0 and again == text[text.index("fold by fold") :]
+
+
+def test_bad_options_are_refused_in_one_line(tmp_path, capsys):
+    table = tmp_path / "table.csv"
+    table.write_text(rows(40))
+    for options, says in (
+        (["--hold-out", "0.3"], "holds out by itself"),
+        (["--resume", tmp_path], "the same command goes on"),
+        (["--sed", "3"], "--sed"),
+        (["--series"], "holds one series"),
+    ):
+        code, _, err = call(capsys, "validate", table, "--out", tmp_path / "v", *options)
+        assert code == 2 and says in err and len(err.splitlines()) == 1
+    code, _, err = call(capsys, "validate")
+    assert code == 2 and "give a table to validate" in err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["table.csv"]

@@ -145,6 +145,14 @@ def test_one_goes_on_with_what_several_have_kept(tmp_path, alone):
     assert close(run(recipe).trainer.theta, alone.trainer.theta)
 
 
+def test_a_folder_that_a_process_does_not_see_is_refused(tmp_path):
+    (tmp_path / "run").mkdir()
+    recipe_of(Group(), tmp_path / "run", blocks=0, members=0).save(0.0)
+    folders = [tmp_path / "run", tmp_path / "nowhere"]
+    with pytest.raises(UserError, match=r"nowhere.*the first of 2 processes has it"):
+        together(2, lambda group: recipe_of(group, folders[group.rank], blocks=0, members=0), lambda r: r.load())
+
+
 # ---- what torchrun starts ---------------------------------------------------------------------------------------------
 needs_gloo = pytest.mark.skipif(
     not (dist.is_available() and dist.is_gloo_available()), reason="needs torch.distributed with gloo"

@@ -16,6 +16,7 @@ from isocline.fit.choose import Choice, candidates, choose
 from isocline.fit.config import Config
 from isocline.fit.ensemble import Ensemble
 from isocline.fit.equation_rows import guessed, networks_of
+from isocline.fit.errors import UserError
 from isocline.fit.files import place
 from isocline.fit.group import ALONE, Group
 from isocline.fit.loop import Trainer
@@ -186,6 +187,11 @@ class Recipe:
         """Goes on from the checkpoint of the folder, where there is one."""
         if self.folder is None or not self.group.told((self.folder / CHECKPOINT).exists):
             return
+        if not (self.folder / CHECKPOINT).exists():
+            raise UserError(
+                f"{self.folder / CHECKPOINT}: the first of {self.group.size} processes has it, this one does not see it; expected "
+                f"a folder that all processes share"
+            )
         whole: dict[str, Any] = torch.load(self.folder / CHECKPOINT, weights_only=True)
         self.before, self.stages = whole["seconds"], whole["stages"]
         if whole["choice"]:

@@ -43,6 +43,7 @@ def fit(
     log: Annotated[list[str] | None, Parameter(negative="")] = None,
     hold_out: str | None = None,
     iterations: int | None = None,
+    tune: int | None = None,
     seed: int | None = None,
     overwrite: Annotated[bool, Parameter(negative="")] = False,
     then: Annotated[Callable[..., int] | None, Parameter(parse=False)] = None,
@@ -108,6 +109,9 @@ def fit(
         Share at the end of every series that is never trained on (0.2), or series:NAME.
     iterations:
         Steps at each length of the training windows (40).
+    tune:
+        Trials of a search for the settings that best forecast held-out blocks of the training part, before the fit; each takes
+        about half of a fit. Needs optuna.
     seed:
         Of the initial weights (0).
     overwrite:
@@ -119,6 +123,7 @@ def fit(
         "scale": scale,
         "hold_out": hold_out,
         "iterations": iterations,
+        "tune": tune,
         "log": tuple(log or ()) or None,
     }
     options |= {"time": "+".join(time or ()) or None, "id": "+".join(id or ()) or None, "time_unit": time_unit}

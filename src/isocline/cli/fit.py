@@ -177,6 +177,10 @@ class Screen:
             self.table = value
         elif what == "scales" and self.table is not None:
             roles(self.table, value)
+        elif what == "trial":
+            changed = ", ".join(f"{name} {_setting(v)}" for name, v in value["settings"].items()) or "as given"
+            errors = f"error {value['error']:.3g}, lowest {value['best']:.3g}"
+            say(f"trial {value['trial']} of {value['of']}: {errors} ({changed})")
         elif what == "judging" and self.progress is not None:
             self.progress.stop()
 
@@ -228,6 +232,8 @@ def say(message: str, style: str = "") -> None:
 def show(report: dict[str, Any], folder: Path) -> None:
     """How it was chosen, the scores, how good the bands are, and where everything is."""
     chosen, bands = report["chosen"], report["bands"]
+    if report["tuning"]:
+        say(tuning(report["tuning"]))
     if chosen and len(chosen["errors"]) > 1:
         errors = ", ".join(f"{e['penalty']:g}: {e['error']:.3g}" for e in chosen["errors"])
         say(f"penalty {chosen['penalty']:g}, by {chosen['blocks']} held-out blocks (error by penalty: {errors})")
@@ -239,6 +245,20 @@ def show(report: dict[str, Any], folder: Path) -> None:
         shares = " and ".join(f"{bands['coverage'][level]:.0%} ({level} %)" for level in ("80", "95"))
         say(f"observations of the held-out part inside the bands: {shares}")
     conclusion(report, folder)
+
+
+def tuning(found: dict[str, Any]) -> str:
+    """What a search was over and what it found, in a sentence."""
+    over = f"{found['trials']} trials over {', '.join(found['over'])}, judged by held-out blocks"
+    if not found["settings"]:
+        return f"tuned by {over}: none clearly better than the settings as given (error {found['given']:.3g})"
+    chosen = ", ".join(f"{name} {_setting(v)}" for name, v in found["settings"].items())
+    return f"tuned by {over}: {chosen} (error {found['best']:.3g}; as given {found['given']:.3g})"
+
+
+def _setting(value: Any) -> str:
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return "x".join(f"{v:.3g}" for v in values)
 
 
 def conclusion(report: dict[str, Any], folder: Path) -> None:

@@ -49,6 +49,8 @@ class Config(BaseModel):
         penalty: weight of the squared parameters of the network; of several the held-out blocks choose one.
         starts: networks fitted to the data; the one with the lowest loss is the model.
         members: networks fitted to the data with noise added, for the bands; 0 skips them.
+        tune: trials of a search, by held-out blocks of the training part, for those of hidden, penalty, window, continuity and
+            learning_rate that are not given; needs optuna. 0: no search.
         seed: of the initial weights and the choice of windows.
 
     Example:
@@ -90,6 +92,7 @@ class Config(BaseModel):
     penalty: tuple[float, ...] = (1e-4, 1e-2, 1.0)
     starts: int = Field(4, ge=1)
     members: int = Field(8, ge=0)
+    tune: int = Field(0, ge=0)
     seed: int = Field(0, ge=0, lt=2**31)
 
     @field_validator("hidden_states", mode="before")

@@ -35,6 +35,7 @@ from isocline.fit.recipe import CHECKPOINT, Recipe
 from isocline.fit.scale import Scales
 from isocline.fit.split import Split
 from isocline.fit.summary import summary
+from isocline.fit.tune import JOURNAL, searched, tune, tuned
 
 Tell = Callable[[Recipe], None]
 Notify = Callable[[str, Any], None]
@@ -42,6 +43,7 @@ FIGURES = "figures"  # of the report, as files
 TABLE = "table.csv"  # of a run that was given one that will not last
 RESULTS = (
     CHECKPOINT,
+    JOURNAL,
     "model.safetensors",
     "members.safetensors",
     "bands.json",
@@ -75,7 +77,7 @@ def fit(
         config: the settings.
         out: the run folder; made once the table is accepted.
         tell: called after every step with the recipe.
-        notify: called with ("table", Table), ("scales", Scales), ("judging", None), ("report", dict) as they are known.
+        notify: called with ("table", Table), ("scales", Scales), ("trial", dict), ("judging", None), ("report", dict) as they are known.
         stop: asked before every step; True saves and ends the training.
         overwrite: replace an earlier run in `out`.
         command: as typed, for the report.
@@ -112,15 +114,34 @@ def fit(
     resolved = config.model_copy(update=roles)
     if not of_population(config):
         resolved = settings_of(resolved)  # refuses equations before anything is written
+    _check_search(config, group)
+    search = searched(resolved, split.taught) if config.tune else []
     notify("table", table)
     notify("scales", scales)
-    kept = _begun(folder, source, table, scales, resolved, command) if group.leads else {}
+    kept = _begun(folder, source, table, scales, resolved, command, search) if group.leads else {}
     if of_population(resolved):
         return go(folder, kept, table, split, scales, resolved, notify, page) if group.leads else {}
     return _go(folder, kept, table, split, scales, resolved, tell, notify, stop, page, group)
 
 
-def _begun(folder: Path, source: Source, table: Table, scales: Scales, config: Config, command: str) -> dict[str, Any]:
+def _check_search(config: Config, group: Group) -> None:
+    if config.tune and group.size > 1:
+        raise UserError(
+            f"--tune {config.tune}: expected one process, found {group.size}; --resume takes several afterwards"
+        )
+    if config.tune and of_population(config):
+        raise UserError(f"--tune {config.tune}: a population fit has no settings to search")
+
+
+def _begun(
+    folder: Path,
+    source: Source,
+    table: Table,
+    scales: Scales,
+    config: Config,
+    command: str,
+    search: list[str],
+) -> dict[str, Any]:
     """The folder of a run, empty but for its config.json; that."""
     folder.mkdir(parents=True, exist_ok=True)
     for name in RESULTS:
@@ -139,6 +160,7 @@ def _begun(folder: Path, source: Source, table: Table, scales: Scales, config: C
         "table": [str(p.resolve()) for p in paths] if len(paths) > 1 else str(paths[0].resolve()),
         "sha256": table.sha256,
         "config": config.model_dump(mode="json"),
+        **({"search": search} if search else {}),
         "clock": asdict(table.clock),
         "scales": scales.to_dict(),
     }
@@ -198,6 +220,8 @@ def resume(
             f"{table.path}: the table has changed since the run began (sha256 {table.sha256[:12]}…, it was "
             f"{kept['sha256'][:12]}…), so its numbers cannot be continued; start a new run"
         )
+    if "tuning" not in kept:
+        _check_search(config, group)
     notify("table", table)
     scales = Scales.from_dict(kept["scales"])
     notify("scales", scales)
@@ -218,6 +242,15 @@ def _go(
     page: bool = True,
     group: Group = ALONE,
 ) -> dict[str, Any]:
+    if config.tune and "tuning" not in kept:
+        found = tune(config, kept["search"], split.taught, scales, folder, notify, stop)
+        (folder / CHECKPOINT).unlink(missing_ok=True)  # of the settings as they were given
+        if found is None:
+            stop = lambda: True  # noqa: E731
+        else:
+            config = tuned(config, found)
+            kept |= {"config": config.model_dump(mode="json"), "tuning": found}
+            write(folder / "config.json", json.dumps(kept, indent=1))
     group.agree("the SHA-256 of the table", table.sha256)
     recipe = Recipe(config, split.taught, scales, folder, group)
     recipe.load()

@@ -73,6 +73,7 @@ def summary(
         "history": _history(recipe),
         "stages": [{k: plain(v) for k, v in stage.items()} for stage in recipe.told()],
         "chosen": _chosen(recipe),
+        "tuning": kept.get("tuning"),
         "bands": _bands(ensemble, judged),
         "held_out": digest(split.held, [c.header for c in table.states]),
         "scores": scores,

@@ -8,6 +8,7 @@ from fused_fields import Net, random
 from torch import nn
 
 import isocline as ic
+from isocline.nn import MLP
 
 pytestmark = pytest.mark.machine
 
@@ -164,3 +165,17 @@ def test_widths_of_the_tile(count, gradient, monkeypatch):
     for other in found[1:]:
         for a, b in zip(found[0], other, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_widths_of_the_tile_of_few_rows(size, monkeypatch):
+    """Products of few rows are summed in parts, the same ones whatever the width."""
+    from isocline.engines.fused.plan import Plan
+
+    found = []
+    for width in (1, 2, 8):
+        monkeypatch.setattr(Plan, "_width", lambda self, samples, width=width: width)
+        net, y0 = MLP((size, 7, size), seed=3, dtype=F64), random(5, size)
+        with torch.no_grad():
+            found.append(ic.solve(net, y0, [0.0, 1.0], rtol=1e-8, atol=1e-8, batching="per_sample", engine="fused").ys)
+    assert all(torch.equal(found[0], other) for other in found)

@@ -111,7 +111,7 @@ static void pull_back_chunk(const Back<T> &back, const Program<T> &field, const 
     const int used = inside ? all : used_by_step;
     for (int i = 0; i < used; i++) {
       V<T> *x = st.y;
-      if (i) st.combined(st.a.data() + i * all, i, x = st.stage);
+      if (i) st.combined(st.rows[i], x = st.stage);
       st.stage_times(i);
       stages.flow.evaluate(stages.memory(i), st.times, x, st.k(i));
     }
@@ -150,15 +150,15 @@ static void pull_back_chunk(const Back<T> &back, const Program<T> &field, const 
     for (int i = used - 1; i >= 0; i--) {
       stages.pull(i, kb + i * row);
       stages.derivative.collect(sums, nullptr);
+      const Weights<T> &by = st.rows[i];
       for (int d = 0; d < n; d++) {
-        const V<T> *gx = stages.of_y(d);
-        for (int v = 0; v < NV; v++) yb[d * NV + v] += gx[v];
-      }
-      for (int j = 0; j < i; j++) {
-        const T a = st.a[i * all + j];
-        for (int d = 0; d < n && a != 0; d++) {
-          const V<T> *gx = stages.of_y(d);
-          for (int v = 0; v < NV; v++) kb[j * row + d * NV + v] += a * st.hv[v] * gx[v];
+        V<T> gx[NV];
+#pragma GCC unroll 8
+        for (int v = 0; v < NV; v++) yb[d * NV + v] += gx[v] = stages.of_y(d)[v];
+        for (int j = 0; j < by.count; j++) {
+          V<T> *into = kb + by.stage[j] * row + d * NV;
+#pragma GCC unroll 8
+          for (int v = 0; v < NV; v++) into[v] += by.weight[j] * st.hv[v] * gx[v];
         }
       }
       for (int64_t u = 0; u < c.further; u++)
@@ -174,7 +174,10 @@ static void pull_back_chunk(const Back<T> &back, const Program<T> &field, const 
       if (!st.alive[l]) continue;
       const Step &step = record.steps[at[l]];
       st.t1[l] = step.t, reach[l] = step.seen, at[l] = step.before;
-      if (at[l] >= 0) continue;
+      if (at[l] >= 0) { // on its way while the other lanes are seen to
+        __builtin_prefetch(record.steps + at[l]), __builtin_prefetch(record.states + at[l] * n);
+        continue;
+      }
       finish(sample[l], l, step.seen);
       running--, st.alive[l] = 0;
       seat(l);

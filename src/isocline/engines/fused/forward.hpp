@@ -120,7 +120,8 @@ template <class T, int NV> struct Flow {
   void evaluate(V<T> *low, const T *times, const V<T> *x, V<T> *out) {
     machine.low = low;
     std::memcpy((void *)machine.row(field.in[0]), times, W * sizeof(T));
-    std::memcpy((void *)machine.row(field.in[1]), x, n * sizeof(V<T>) * NV);
+    V<T> *state = machine.row(field.in[1]);
+    for (int i = 0; i < n * NV; i++) state[i] = x[i];
     driven(times);
     machine.run();
     for (int i = 0; i < n; i++) {

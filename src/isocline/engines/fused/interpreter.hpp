@@ -153,29 +153,29 @@ template <class T> struct Sums {
 
 // Pointwise instructions, of `nv` vectors a row: not by the machine's width, to be compiled once.
 template <class T, class F>
-static __attribute__((noinline)) void unary(Source<T> a, int count, int nv, V<T> *out) {
-  if (a.rows && a.stride) {
+static __attribute__((noinline)) void unary(const Source<T> &a, int count, int nv, V<T> *out) {
+  if (const V<T> *from = a.rows; from && a.stride) {
     int i = 0;
     if constexpr (std::is_same_v<F, f_tanh> && sizeof(T) == 4)
-      for (; i + 2 <= count * nv; i += 2) fast_tanh<2>(a.rows + i, out + i);
-    for (; i < count * nv; i++) out[i] = F::template at<T>(a.rows[i]);
+      for (; i + 2 <= count * nv; i += 2) fast_tanh<2>(from + i, out + i);
+    for (; i < count * nv; i++) out[i] = F::template at<T>(from[i]);
   } else {
     for (int i = 0; i < count; i++)
       for (int v = 0; v < nv; v++) out[i * nv + v] = F::template at<T>(read<T>(a, i, v));
   }
 }
 template <class T, class F>
-static __attribute__((noinline)) void binary(Source<T> a, Source<T> b, int count, int nv, V<T> *out) {
-  if (a.rows && a.stride && b.rows && b.stride) {
-    for (int i = 0; i < count * nv; i++) out[i] = F::template at<T>(a.rows[i], b.rows[i]);
+static __attribute__((noinline)) void binary(const Source<T> &a, const Source<T> &b, int count, int nv, V<T> *out) {
+  const V<T> *left = a.rows, *right = b.rows;
+  if (left && a.stride && right && b.stride) {
+    for (int i = 0; i < count * nv; i++) out[i] = F::template at<T>(left[i], right[i]);
     return;
   }
   for (int i = 0; i < count; i++) {
-    const bool left = a.rows, right = b.rows;
     V<T> x = read<T>(a, i, 0), y = read<T>(b, i, 0);
     for (int v = 0; v < nv; v++) {
-      if (left) x = a.rows[i * a.stride + v];
-      if (right) y = b.rows[i * b.stride + v];
+      if (left) x = left[i * a.stride + v];
+      if (right) y = right[i * b.stride + v];
       out[i * nv + v] = F::template at<T>(x, y);
     }
   }
@@ -201,7 +201,7 @@ template <class T, int NV> struct Machine {
   }
   V<T> *row(int64_t r) const { return r < split ? low + r * NV : high + (r - split) * NV; }
 
-  Source<T> source(const Operand &o) const {
+  __attribute__((always_inline)) Source<T> source(const Operand &o) const {
     switch (o.kind) {
     case ROWS: return {row(o.at), nullptr, NV, 0};
     case SPLAT: return {row(o.at), nullptr, 0, 0};
@@ -285,11 +285,12 @@ template <class T, int NV> struct Machine {
         } else outer<T, NV>(g, c.count, x, c.width, sums.at(c.leaf));
         continue;
       }
+      const bool total = c.op == OP_total;
       V<T> *into = sums.at(c.leaf) + c.out;
-      for (int i = 0; i < c.count; i++) {
-        V<T> sum = *into;
+      for (int i = 0, count = c.count; i < count; i++) {
+        V<T> sum = into[total ? 0 : i];
         for (int v = 0; v < NV; v++) sum += g[i * NV + v];
-        *into = sum, into += c.op == OP_gather;
+        into[total ? 0 : i] = sum;
       }
     }
   }

@@ -15,6 +15,17 @@ struct Control {
   int32_t success, limit, too_small, non_finite; // statuses
 };
 
+// The stages with a weight that is not 0, of a row of a tableau.
+template <class T> struct Weights {
+  int count = 0;
+  int stage[32];
+  T weight[32];
+  Weights(const double *row, int stages) {
+    for (int j = 0; j < stages; j++)
+      if (row[j] != 0) stage[count] = j, weight[count++] = T(row[j]);
+  }
+};
+
 template <class T, int NV> struct Stepper {
   static constexpr int W = NV * LENGTH<T>, ND = W / LENGTH<double>;
   // The clocks of LENGTH<double> lanes, what is true of them (0 or −1, as wide), and their numbers in the precision of y.
@@ -29,7 +40,9 @@ template <class T, int NV> struct Stepper {
   const T *rtol, *atol;
   Memory memory;
   V<T> *y, *y1, *stage, *ks;
-  std::vector<T> a, b, e, dense;
+  std::vector<T> a, b, dense;
+  std::vector<Weights<T>> rows; // of a
+  const Weights<T> whole, errors;
   alignas(64) double t[W], t1[W], h[W], stop[W], r1[W], r2[W], spacing[W], sign[W], square[W], factor[W];
   alignas(64) T low[W], high[W], times[W]; // the interval f may be asked in; the times it is asked at
   alignas(64) int64_t alive[W], accepted[W], clipped[W], stale[W]; // 0 or YES
@@ -42,7 +55,8 @@ template <class T, int NV> struct Stepper {
   Stepper(const Method &method, const Control &control, int size, const T *relative, const T *absolute)
       : m(method), q(control), n(size), s(m.stages), all_stages(m.stages + m.extra), rtol(relative), atol(absolute),
         memory(sizeof(T) * W * size * (all_stages + 3)), a(m.a, m.a + all_stages * all_stages), b(m.b, m.b + s),
-        e(m.error, m.error + s), dense(m.dense, m.dense + m.degree * all_stages) {
+        dense(m.dense, m.dense + m.degree * all_stages), whole(m.b, s), errors(m.error, s) {
+    for (int i = 0; i < all_stages; i++) rows.emplace_back(m.a + i * all_stages, i);
     y = (V<T> *)memory.data, y1 = y + n * NV, stage = y1 + n * NV, ks = stage + n * NV;
     for (int l = 0; l < W; l++) rest(l);
   }
@@ -74,16 +88,17 @@ template <class T, int NV> struct Stepper {
   void begin(int l) { taken[l] = rejected[l] = calls[l] = 0, r1[l] = r2[l] = 1; }
 
   // out = y + h Σ weights_j k_j
-  void combined(const T *weights, int count, V<T> *out) {
-    int used[32], many = 0;
-    for (int j = 0; j < count; j++)
-      if (weights[j] != 0) used[many++] = j;
-    for (int i = 0; i < n * NV; i += NV)
-      for (int v = 0; v < NV; v++) {
-        V<T> sum{};
-        for (int j = 0; j < many; j++) sum += weights[used[j]] * ks[int64_t(used[j]) * n * NV + i + v];
-        out[i + v] = y[i + v] + hv[v] * sum;
+  void combined(const Weights<T> &weights, V<T> *out) {
+    for (int d = 0; d < n; d++) {
+      V<T> sum[NV] = {};
+      for (int j = 0; j < weights.count; j++) {
+        const V<T> *slope = ks + (int64_t(weights.stage[j]) * n + d) * NV;
+#pragma GCC unroll 8
+        for (int v = 0; v < NV; v++) sum[v] += weights.weight[j] * slope[v];
       }
+#pragma GCC unroll 8
+      for (int v = 0; v < NV; v++) out[d * NV + v] = y[d * NV + v] + hv[v] * sum[v];
+    }
   }
   // b_i(θ), (all stages) vectors
   void weights(const V<T> *theta, V<T> *out) {
@@ -150,16 +165,16 @@ template <class T, int NV> struct Stepper {
     for (int i = 1; i < s; i++) {
       stage_times(i);
       V<T> *x = m.fsal && i == s - 1 ? y1 : stage;
-      combined(a.data() + i * all_stages, i, x);
+      combined(rows[i], x);
       f(i, times, x, k(i));
     }
-    if (!m.fsal) combined(b.data(), s, y1);
+    if (!m.fsal) combined(whole, y1);
   }
   // The further stages of the interpolant.
   template <class F> void complete(F f) {
     for (int i = s; i < all_stages; i++) {
       stage_times(i);
-      combined(a.data() + i * all_stages, i, stage);
+      combined(rows[i], stage);
       f(i, times, stage, k(i));
     }
   }
@@ -168,13 +183,11 @@ template <class T, int NV> struct Stepper {
   bool judge(int64_t *left) {
     V<T> sums[NV] = {};
     if (m.adaptive) {
-      int used[32], many = 0;
-      for (int i = 0; i < s; i++)
-        if (e[i] != 0) used[many++] = i;
       for (int d = 0; d < n; d++)
         for (int v = 0; v < NV; v++) {
           V<T> sum{};
-          for (int j = 0; j < many; j++) sum += e[used[j]] * ks[(int64_t(used[j]) * n + d) * NV + v];
+          for (int j = 0; j < errors.count; j++)
+            sum += errors.weight[j] * ks[(int64_t(errors.stage[j]) * n + d) * NV + v];
           V<T> x = magnitude<T>(y[d * NV + v]), z = magnitude<T>(y1[d * NV + v]);
           V<T> r = hv[v] * sum / (atol[d] + rtol[d] * f_maximum::at<T>(x, z));
           sums[v] += r * r;

@@ -58,24 +58,20 @@ template <class T, int NV> struct Abreast {
   }
   static V<T> all_lanes(T x) { return ::all<T>(x); }
   // out = y + h Σ weights_j k_j
-  void combined(const T *weights, int count, V<T> *out) {
-    int used[32], many = 0;
-    for (int j = 0; j < count; j++)
-      if (weights[j] != 0) used[many++] = j;
+  void combined(const Weights<T> &weights, V<T> *out) {
     const V<T> *y = state(0);
-    V<T> weight[32];
-    for (int j = 0; j < many; j++) weight[j] = all_lanes(weights[used[j]]);
     for (int d = 0; d < n; d++) {
-      const V<T> *k[32];
-      for (int j = 0; j < many; j++) k[j] = slope(used[j], d);
-      for (int v = 0; v < NV; v++) {
-        V<T> sum{};
-        for (int j = 0; j < many; j++) sum += weight[j] * k[j][v];
-        out[d * NV + v] = y[d * NV + v] + h * sum;
+      V<T> sum[NV] = {};
+      for (int j = 0; j < weights.count; j++) {
+        const V<T> *k = slope(weights.stage[j], d);
+#pragma GCC unroll 8
+        for (int v = 0; v < NV; v++) sum[v] += weights.weight[j] * k[v];
       }
+#pragma GCC unroll 8
+      for (int v = 0; v < NV; v++) out[d * NV + v] = y[d * NV + v] + h * sum[v];
     }
   }
-  void stage(int i, V<T> *x) { combined(st.a.data() + i * all, i, x); }
+  void stage(int i, V<T> *x) { combined(st.rows[i], x); }
   void weights(double key, V<T> *out) {
     V<T> theta[NV];
     for (int v = 0; v < NV; v++) theta[v] = all_lanes(T((key - t) / (t1 - t)));
@@ -123,7 +119,7 @@ static bool solve_together(const Call<T> &c, const Program<T> &program, int64_t 
       if (states) std::memcpy((void *)states, f.state(0), size * sizeof(V<T>)), states += size;
       const int next = fsal ? s - 1 : all;
       for (int i = 1; i < s; i++) f.stage(i, f.state(i)), f.run(i, i);
-      if (!fsal) f.combined(f.st.b.data(), s, f.state(next));
+      if (!fsal) f.combined(f.st.whole, f.state(next));
       if (!finite<T>(f.state(next), size)) return false;
       if (seen < time.width && time.keys[seen] < f.t1) {
         for (int i = s; i < all; i++) f.stage(i, f.state(i)), f.run(i, i);

@@ -282,11 +282,14 @@ def parameters(rows: list[dict[str, Any]]) -> Grid:
     profiled = next((row["level"] for row in rows if "level" in row), None)
     interval = [f"{100 * profiled:g} % interval"] if profiled is not None else []
     between = ["between series", "shrinkage"] if any(row.get("sd") is not None for row in rows) else []
-    for name in ("parameter", "value", "± error", *interval, *between, "unit"):
+    members = ["± by members"] if any("by_members" in row for row in rows) else []
+    for name in ("parameter", "value", "± error", *members, *interval, *between, "unit"):
         grid.add_column(name, justify="left" if name in ("parameter", "unit") else "right")
     for row in rows:
         error = "fixed" if row["fixed"] else "–" if row["error"] is None else f"{row['error']:.2g}"
         cells = [Text(row["name"]), f"{row['value']:.4g}", error]
+        if members:
+            cells.append(f"{row['by_members']:.2g}" if "by_members" in row else "")
         if interval:
             low, high = ("open" if row.get(f"open_{end}") else _digits(row.get(end)) for end in ("low", "high"))
             cells.append(f"{low} to {high}" if "level" in row else "")

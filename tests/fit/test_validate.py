@@ -153,6 +153,9 @@ def test_a_break_costs_nothing_and_a_fold_that_fails_is_counted(tmp_path, monkey
         validate(frame, out=out, series=True, **{**QUICK, "seed": 1})
     with pytest.raises(UserError, match="holds a validation with other folds"):
         validate(frame, out=out, series=True, folds=2, **QUICK)
+    with pytest.raises(UserError, match="at most as many"):
+        validate(frame, out=out, series=True, folds=4, overwrite=True, **QUICK)
+    assert len(list(out.glob("fold-*"))) == 2  # what is refused replaces nothing
 
 
 def test_what_cannot_be_is_refused_before_anything_is_written(tmp_path):
@@ -168,4 +171,5 @@ def test_what_cannot_be_is_refused_before_anything_is_written(tmp_path):
             validate(decays(), out=tmp_path / "v", **options, **QUICK)
     assert not list(tmp_path.iterdir())
     with pytest.raises(UserError, match=r"every fold failed, the first with: .*--equation"):
-        validate(decays(), future=2, parameters=("k = 1",), **QUICK)
+        validate(decays(), out=tmp_path / "v", future=2, parameters=("k = 1",), **QUICK)
+    assert not (tmp_path / "v" / "validation.json").exists()  # with better settings it can begin

@@ -93,16 +93,14 @@ def validate(
     config = Config.make(**settings) if config is None else config
     if "hold_out" in config.model_fields_set:
         raise UserError(f"hold_out={config.hold_out}: validation holds out by itself; say how with future or series")
+    plan = _plan(future, horizon, series, folds)
     if out is None:
         with TemporaryDirectory(prefix="isocline-") as own:
-            return _go(table, config, Path(own), _plan(future, horizon, series, folds), tell, notify, stop, command)
+            return _go(table, config, Path(own), plan, tell, notify, stop, overwrite, command)
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file, expected a folder for the validation; choose another")
-    if overwrite and (folder / RESULT).exists():
-        for old in [*folder.glob("fold-*"), folder / RESULT]:
-            shutil.rmtree(old) if old.is_dir() else old.unlink()
-    return _go(table, config, folder, _plan(future, horizon, series, folds), tell, notify, stop, command)
+    return _go(table, config, folder, plan, tell, notify, stop, overwrite, command)
 
 
 def read_validation(folder: str | Path) -> dict[str, Any]:
@@ -152,13 +150,16 @@ def _held(plan: dict[str, Any], table: Table) -> list[str]:
 # ---- fold after fold --------------------------------------------------------------------------------------------------
 def _go(
     table: Source | Mapping[str, Any], config: Config, folder: Path, plan: dict[str, Any],
-    tell: Tell, notify: Notify, stop: Callable[[], bool], command: str,
+    tell: Tell, notify: Notify, stop: Callable[[], bool], overwrite: bool, command: str,
 ) -> dict[str, Any]:  # fmt: skip
     source = pd.DataFrame(dict(table)) if isinstance(table, Mapping) else table
     read = read_as(source, config)
     held = _held(plan, read)
     Split.of(read, held[-1])  # refuses what no fold could do before anything is written
     asked = {"plan": plan, "config": config.model_dump(mode="json"), "sha256": read.sha256}
+    if overwrite and (folder / RESULT).exists():
+        for old in [*folder.glob("fold-*"), folder / RESULT]:
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
     _same(folder, asked)
     folder.mkdir(parents=True, exist_ok=True)
     paths = paths_of(source)
@@ -166,7 +167,8 @@ def _go(
         write(folder / TABLE, read_source(source)[0].frame.to_csv(index=False))
         paths = [folder / TABLE]
     head = {"isocline": __version__, "command": command, "table": read.path, **asked}
-    write(folder / RESULT, json.dumps({**head, "stopped": "interrupted", "folds": []}, indent=1))
+    if not (folder / RESULT).exists():
+        write(folder / RESULT, json.dumps({**head, "stopped": "interrupted", **_together([], read, plan), "folds": []}))
     lines: list[Line] = []
     stopped = "done"
     for k, hold_out in enumerate(held):
@@ -183,6 +185,8 @@ def _go(
         lines.append(line)
         notify("scored", line)
     if lines and all(line["failed"] for line in lines) and stopped == "done":
+        if not list(folder.glob("fold-*")):  # refused, not failed on the way: nothing to go on with
+            (folder / RESULT).unlink()
         raise UserError(f"every fold failed, the first with: {lines[0]['failed']}")
     result = {**head, "stopped": stopped, "folds": lines, **_together(lines, read, plan)}
     write(folder / RESULT, json.dumps(result, indent=1, allow_nan=False))

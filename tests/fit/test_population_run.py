@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from isocline.cli.show import show_command
@@ -44,13 +45,39 @@ def test_a_population_is_fitted_from_a_table_and_told_in_report_and_screen(rows,
     assert list(models) == ["population model", "typical series", "persistence", "mean"]
     assert models["population model"] < models["mean"] and result["won"]
     kept = json.loads((out / "population.json").read_text())
-    assert set(kept["individuals"]) == set("123456") and kept["individuals"]["6"]["v"] == kept["values"]["v"]
+    assert set(kept["series"]) == set("123456") and kept["series"]["6"]["parameters"]["v"] == kept["values"]["v"]
     page = (out / "report.html").read_text()
     assert "between series" in page and "of the population" in page
     capsys.readouterr()
+    forecasts(result, kept, tmp_path)
     show_command(out)
     shown = capsys.readouterr().out
     assert "shrinkage" in shown and "central(0) = 0" in shown
+
+
+def forecasts(result, kept, folder):
+    """Of a series of the run, the same with another dose, a new one by its dose, and one by its rows."""
+
+    def at(values, dose, weight, t):
+        return dose / values["v"] * np.exp(-values["cl"] * (weight / 70) ** 0.75 / values["v"] * t)
+
+    times = pd.DataFrame({"id": ["1"], "time": [20.0]})
+    own = kept["series"]["1"]["parameters"]
+    assert result.predict(times)["conc"].item() == pytest.approx(at(own, 100, 50, 20), rel=1e-5)
+    doubled = pd.DataFrame({"id": ["1"], "time": [0.0], "amt": [200.0]})
+    assert result.predict(times, inputs=doubled)["conc"].item() == pytest.approx(at(own, 200, 50, 20), rel=1e-5)
+    new = pd.DataFrame({"id": ["new"], "time": [0.0], "amt": [300.0], "wt": [60.0]})
+    later = pd.DataFrame({"id": ["new"], "time": [5.0]})
+    assert result.predict(later, inputs=new)["conc"].item() == pytest.approx(at(kept["values"], 300, 60, 5), rel=1e-5)
+    rows = pd.DataFrame(
+        {"id": "new", "time": [0.0, 4.0, 8.0], "amt": [300.0, 0, 0], "conc": [np.nan, 4.0, 1.2], "wt": 60.0}
+    )
+    informed = result.predict(later, start=rows)["conc"].item()
+    assert informed < at(kept["values"], 300, 60, 5)  # it falls faster than that of the typical series
+    with pytest.raises(UserError, match="no series 'new'; there are '1'"):
+        result.predict(later)
+    with pytest.raises(UserError, match="series 'new' needs a number in column 'wt'"):
+        result.predict(later, inputs=new.drop(columns="wt"))
 
 
 @pytest.mark.parametrize(

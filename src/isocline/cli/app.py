@@ -247,12 +247,14 @@ def predict(
     times:
         Instead: a CSV with the times to predict (and the series, where there are several).
     from_:
-        A CSV with one complete row a series to start from, or of a run with hidden states a record to go on with.
-        Default: the end of the record.
+        A CSV with one complete row a series to start from, or of a run with hidden states a record to go on with; of a
+        population, a table like its own, whose series then have the parameters their rows make most likely. Default: the
+        end of the record.
     bands:
         Add the bounds of 80 and 95 % bands for every state.
     inputs:
-        A CSV with times (and series) and the inputs there, of a run that has inputs, where its table ends too early.
+        A CSV with times (and series) and the inputs there, of a run that has inputs, where its table ends too early; of a
+        population, doses and covariates in place of a series' own, or of new series.
     out:
         The CSV to write. Default: prediction.csv in the run's folder.
     """

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from isocline.equations.errors import meant
+from isocline.equations.individuals import Individuals
 from isocline.equations.laplace import NOISES, Found, Laplace, Layout
 from isocline.equations.measured import Measured, Observations
 from isocline.equations.module import Equations
@@ -54,6 +55,47 @@ class PopulationEstimate:
     def __str__(self) -> str:
         between = "" if self.sd is None else f", between series {self.sd:.2g} ({self.distribution})"
         return f"{self.name} = {self.value:.4g} ± {self.error:.2g}{' ' + self.unit if self.unit else ''}{between}"
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What series show, with parameters of the population or their own.
+
+    Attributes:
+        model, layout, psi: the equations, and the numbers of the population.
+        individuals: of some series; others are solved alike.
+    """
+
+    model: Equations
+    layout: Layout
+    psi: Tensor
+    individuals: Individuals
+
+    def individual(self, series: Measured) -> dict[str, float]:
+        """As `Population.individual`, of a series with a number measured."""
+        columns = self.individuals.columns
+        data = Observations.of(self.model, [series], "constant")
+        unknown = [c for c in data.columns if c not in columns]
+        if unknown:
+            raise ValueError(f"{unknown[0]}: not among the columns of the fit, {', '.join(columns)}")
+        order = torch.tensor([columns.index(c) for c in data.columns])
+        laplace = Laplace(self.individuals.alike([series], data.ts), data, self.layout)
+        laplace.column = order[laplace.column]
+        found = laplace.modes(self.psi, torch.zeros(1, len(self.layout.varying), dtype=torch.float64))
+        if found is None:
+            raise ValueError(f"series {series.id or 1}: the equations cannot be solved over it")
+        return next(iter(_named(self.model, laplace, self.psi, found[0]).values()))
+
+    def predict(self, series: Measured, ts: Any | None, values: Mapping[str, float]) -> dict[str, Tensor]:
+        """As `Population.predict`, with all parameters."""
+        wanted = torch.as_tensor(series.ts if ts is None else ts, dtype=torch.float64).reshape(-1)
+        if bool((wanted < 0).any()) or not bool(wanted.isfinite().all()):
+            raise ValueError("ts: expected finite times from 0 on, where the equations give the state")
+        times = torch.cat([torch.zeros(1, dtype=torch.float64), wanted]).unique()
+        raw = torch.tensor([p.raw(values[p.name]) for p in self.model.free], dtype=torch.float64)
+        found, _ = self.individuals.alike([series], times[None])(raw[None], [0])
+        at = torch.searchsorted(times, wanted)
+        return {name: found[0, at, c] for c, name in enumerate(self.individuals.columns)}
 
 
 @dataclass
@@ -115,6 +157,11 @@ class Population:
             -found.loss / 2, found.loss + 2 * layout.size, laplace.total, messages, converged, model, laplace, psi,
         )  # fmt: skip
 
+    @property
+    def curves(self) -> Curves:
+        """What predicts."""
+        return Curves(self.model, self.laplace.layout, self.psi, self.laplace.individuals)
+
     def __getitem__(self, name: str) -> PopulationEstimate:
         if name not in self.entries:
             raise KeyError(f"{name}{meant(name, self.entries)}; there are {', '.join(self.entries)}")
@@ -133,20 +180,7 @@ class Population:
         Raises:
             ValueError: where the equations cannot be solved over the series.
         """
-        if series.count == 0:
-            return self.values
-        model, layout, old = self.model, self.laplace.layout, self.laplace.individuals
-        data = Observations.of(model, [series], "constant")
-        unknown = [c for c in data.columns if c not in old.columns]
-        if unknown:
-            raise ValueError(f"{unknown[0]}: not among the columns of the fit, {', '.join(old.columns)}")
-        order = torch.tensor([old.columns.index(c) for c in data.columns])
-        laplace = Laplace(old.alike([series], data.ts), data, layout)
-        laplace.column = order[laplace.column]
-        found = laplace.modes(self.psi, torch.zeros(1, len(layout.varying), dtype=torch.float64))
-        if found is None:
-            raise ValueError(f"series {series.id or 1}: the equations cannot be solved over it")
-        return next(iter(_named(model, laplace, self.psi, found[0]).values()))
+        return self.curves.individual(series) if series.count else self.values
 
     def predict(
         self, series: Measured, ts: Any | None = None, parameters: Mapping[str, float] | None = None
@@ -166,16 +200,7 @@ class Population:
             >>> fit.predict(data[0], [0.0], {"a": 2.0})["x"].tolist()
             [2.0]
         """
-        model, old = self.model, self.laplace.individuals
-        wanted = torch.as_tensor(series.ts if ts is None else ts, dtype=torch.float64).reshape(-1)
-        if bool((wanted < 0).any()) or not bool(wanted.isfinite().all()):
-            raise ValueError("ts: expected finite times from 0 on, where the equations give the state")
-        times = torch.cat([torch.zeros(1, dtype=torch.float64), wanted]).unique()
-        values = {**self.values, **(parameters or {})}
-        raw = torch.tensor([p.raw(values[p.name]) for p in model.free], dtype=torch.float64)
-        found, _ = old.alike([series], times[None])(raw[None], [0])
-        at = torch.searchsorted(times, wanted)
-        return {name: found[0, at, c] for c, name in enumerate(old.columns)}
+        return self.curves.predict(series, ts, {**self.values, **(parameters or {})})
 
     def rows(self) -> list[dict[str, Any]]:
         """The parameters as plain numbers, None where there is none: what goes into a report."""

@@ -9,6 +9,8 @@ from typing import Any
 
 from isocline.fit.errors import UserError
 
+POPULATION = "population.json"  # of a run of equations whose series differ
+
 
 def write(path: Path, text: str) -> None:
     """Writes UTF-8 text."""

@@ -11,7 +11,7 @@ from torch import nn
 from isocline.fit.config import Config
 from isocline.fit.ensemble import Ensemble
 from isocline.fit.errors import UserError
-from isocline.fit.files import read_run
+from isocline.fit.files import POPULATION, read_run
 from isocline.fit.reading.clock import Clock
 from isocline.fit.scale import Scales
 
@@ -42,6 +42,10 @@ class Fitted:
     def read(folder: Path) -> Fitted:
         """From the run's folder; UserError where there is no run, or no model in it yet."""
         kept = read_run(folder)
+        if (folder / POPULATION).is_file():
+            raise UserError(
+                f"{folder}: a population, with parameters of each series, has no one field; expected another run"
+            )
         if not (folder / "states.json").exists():
             raise UserError(f"{folder}: the run has no model yet; finish it with: isocline fit --resume {folder}")
         config = Config.make(**kept["config"])

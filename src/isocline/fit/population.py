@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,9 @@ from isocline.equations.population import accepted
 from isocline.equations.tree import names
 from isocline.fit.compare import digest
 from isocline.fit.config import Config
-from isocline.fit.drive import HOLDS
+from isocline.fit.drive import HOLDS, Inputs
 from isocline.fit.errors import UserError
-from isocline.fit.files import write
+from isocline.fit.files import POPULATION, write
 from isocline.fit.judge import MAX_SCORED, Scores, scored
 from isocline.fit.reading.column import Column
 from isocline.fit.reading.given import Given
@@ -62,13 +62,17 @@ def of_population(config: Config) -> bool:
     return bool(config.doses or config.covariates or any(p.per_series for p in parameters))
 
 
-def read_population(source: Source, config: Config) -> tuple[Config, Table]:
+def read_population(source: Source, config: Config, fitting: bool = True) -> tuple[Config, Table]:
     """The table, and the settings with the columns that the equations name: measured ones and covariates.
+
+    Args:
+        source, config: of the run.
+        fitting: whether it is to be fitted, or only forecast from.
 
     Raises:
         UserError: for what is the user's to mend.
     """
-    plain = _equations(config, ())
+    plain = equations_from(config, ())
     known = [*plain.states, *plain.system.definitions]
     columns = read_source(source, config.sheet)[0].columns
     by_name = {
@@ -82,13 +86,15 @@ def read_population(source: Source, config: Config) -> tuple[Config, Table]:
     config = config.model_copy(
         update={"covariates": covariates, "scale": "linear" if config.scale == "auto" else config.scale}
     )
-    equations = _equations(config, covariates)
+    equations = equations_from(config, covariates)
     table = read_table(
         source, config.time, config.id, states, config.ignore, inputs=config.inputs, hold=config.hold, log=config.log,
         variable=config.variable, value=config.value, replicates=config.replicates, time_unit=config.time_unit,
         sheet=config.sheet, given=True, doses=config.doses, covariates=covariates,
     )  # fmt: skip
     table = _named(table, known, bool(config.states))
+    if not fitting:
+        return config, table
     try:
         accepted(equations, tuple(measured(s, table, equations) for s in table.series), config.error)
     except ValueError as error:
@@ -96,7 +102,7 @@ def read_population(source: Source, config: Config) -> tuple[Config, Table]:
     return config, table
 
 
-def _equations(config: Config, covariates: Sequence[str]) -> Equations:
+def equations_from(config: Config, covariates: Sequence[str]) -> Equations:
     """Of a run, with covariates by the names of their columns."""
     inputs = [Column.of(c).name for c in config.inputs]
     own = [Column.of(c).name for c in covariates]
@@ -146,7 +152,7 @@ def go(
         UserError: where the equations do not fit the data.
     """
     began = time.monotonic()
-    equations = _equations(config, config.covariates)
+    equations = equations_from(config, config.covariates)
     history: list[tuple[float, float]] = []
     told = lambda iteration, loss: history.append((loss, time.monotonic() - began))  # noqa: E731
     try:
@@ -158,13 +164,7 @@ def go(
     own = {s.id: _own(found, s, table, equations) for s in split.train}
     scores = _scores(found, own, table, split, scales, equations)
     report = _report(kept, table, split, scales, found, own, scores, history, round(time.monotonic() - began, 2))
-    told_ = {
-        "individuals": own,
-        "values": found.values,
-        "noise": found.noise,
-        "sd": {k: found[k].sd for k in found.varying},
-    }
-    write(folder / "population.json", json.dumps(told_, indent=1))
+    write(folder / POPULATION, json.dumps(_kept(found, own, table, split), indent=1))
     write(folder / "report.json", json.dumps(report, indent=1, allow_nan=False))
     if page:
         from isocline.report import write_report
@@ -175,22 +175,27 @@ def go(
 
 
 def measured(s: Series, table: Table, equations: Equations) -> Measured:
-    """A series as equations are compared with it.
+    """A series of a table as equations are compared with it."""
+    columns = {c.name: s.y[:, i].copy() for i, c in enumerate(table.states)}
+    return given_to(s.id, s.t, columns, (table.given or {}).get(s.id, Given()), s.u, equations)
+
+
+def given_to(
+    name: str, t: np.ndarray, columns: dict[str, np.ndarray], given: Given, u: Inputs | None, equations: Equations
+) -> Measured:
+    """A series from its parts.
 
     Raises:
         ValueError: for a dose into what is no state.
     """
-    given = (table.given or {}).get(s.id, Given())
-    columns = {c.name: s.y[:, i].copy() for i, c in enumerate(table.states)}
     inputs = {}
-    if s.u is not None:
-        u = s.u.stretch(-np.inf, np.inf)
+    if u is not None:
         inputs = {
             name: HOLDS[u.hold](torch.tensor(u.t), torch.tensor(u.u[:, k]), per_sample=False)
             for k, name in enumerate(equations.system.inputs)
         }
     covariates = {Column.of(c).name: value for c, value in given.covariates.items()}
-    return Measured(s.t.copy(), columns, covariates, inputs, _doses(given, equations), id=s.id)
+    return Measured(t.copy(), columns, covariates, inputs, _doses(given, equations), id=name)
 
 
 def _doses(given: Given, equations: Equations) -> dict[str, tuple[Any, ...]]:
@@ -207,6 +212,23 @@ def _doses(given: Given, equations: Equations) -> dict[str, tuple[Any, ...]]:
             name = states[name - 1]
         by.setdefault(name, []).append((d.t, d.amount, d.duration))
     return {name: tuple(np.array(x) for x in zip(*rows, strict=True)) for name, rows in by.items()}
+
+
+def _kept(found: Population, own: dict[str, dict[str, float]], table: Table, split: Split) -> dict[str, Any]:
+    """What forecasts need: the population, and of every series its parameters, its end, and what it was given."""
+    series = {}
+    for s in split.train:
+        given = (table.given or {}).get(s.id, Given())
+        series[s.id] = {"parameters": own[s.id], "end": float(s.t[-1]), **asdict(given)}
+        if s.u is not None:
+            series[s.id]["inputs"] = {"t": s.u.t.tolist(), "u": s.u.u.tolist()}
+    return {
+        "columns": list(found.noise),
+        "values": found.values,
+        "sd": {k: found[k].sd for k in found.varying},
+        "noise": found.noise,
+        "series": series,
+    }
 
 
 def _own(found: Population, s: Series, table: Table, equations: Equations) -> dict[str, float]:

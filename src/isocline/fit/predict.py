@@ -15,8 +15,11 @@ from isocline.fit.config import Config
 from isocline.fit.drive import Drive, Inputs
 from isocline.fit.ensemble import Ensemble
 from isocline.fit.errors import UserError
+from isocline.fit.files import read_run
 from isocline.fit.fitted import Fitted
 from isocline.fit.flow import flow_of
+from isocline.fit.population import of_population
+from isocline.fit.population_predict import predict_population
 from isocline.fit.reading.clock import Clock
 from isocline.fit.reading.reader import read_cells
 from isocline.fit.reading.table import Series
@@ -57,6 +60,10 @@ def predict(
         UserError: for what is the user's to mend.
     """
     folder = Path(folder)
+    if of_population(Config.make(**read_run(folder)["config"])):
+        if bands:
+            raise UserError(f"{folder}: a population run has no bands; leave out --bands")
+        return predict_population(folder, until, times, start, inputs)
     fitted = Fitted.read(folder)
     if (until is None) == (times is None):
         raise UserError("expected one of --until T and --times FILE")

@@ -18,8 +18,9 @@ from isocline.fit.files import read_run
 from isocline.fit.fitted import Fitted
 from isocline.fit.inside import inside
 from isocline.fit.predict import predict
+from isocline.fit.reading.clock import Clock
 from isocline.fit.reading.table import Series
-from isocline.fit.run import Notify, Tell, read_as, write_page
+from isocline.fit.run import Notify, Tell, page_of, read_as
 from isocline.fit.run import fit as run_table
 
 
@@ -57,7 +58,7 @@ class Result(dict[str, Any]):
     def report(self) -> Path:
         """The page; drawn when it is first asked for, where the run has no folder of its own."""
         path = self.folder / "report.html"
-        return path if path.is_file() else write_page(self, Fitted.read(self.folder))
+        return path if path.is_file() else page_of(self, self.folder)
 
     @property
     def field(self) -> Any:
@@ -96,7 +97,7 @@ class Result(dict[str, Any]):
             header, rows, _ = predict(self.folder, until=until, times=asked, start=begin, bands=bands, inputs=given)
         frame = pd.DataFrame(rows, columns=header)
         time = self["config"]["time"]
-        if Fitted.read(self.folder).clock.origin is None:
+        if self.clock.origin is None:
             frame[time] = frame[time].astype(float)
         else:
             frame[time] = pd.to_datetime(frame[time])
@@ -187,9 +188,14 @@ class Result(dict[str, Any]):
             raise UserError(f"no column {missing[0]!r}; there are {', '.join(map(repr, frame.columns[:20]))}")
         return frame[[*(c for c in (time, id_) if c is not None), *further]]
 
+    @property
+    def clock(self) -> Clock:
+        """How the table's times are written."""
+        return Clock(**read_run(self.folder)["clock"])
+
     def times(self, frame: pd.DataFrame) -> np.ndarray:
         """Times (n,) of every row, as the model counts."""
-        clock = Fitted.read(self.folder).clock
+        clock = self.clock
         return np.array([clock.number(str(t)) for t in frame[self["config"]["time"]]], dtype=np.float64)
 
 

@@ -20,7 +20,7 @@ from isocline.fit.drive import Drive
 from isocline.fit.ensemble import Ensemble
 from isocline.fit.errors import UserError
 from isocline.fit.export import TARGETS, source
-from isocline.fit.files import read_run, write
+from isocline.fit.files import POPULATION, read_run, write
 from isocline.fit.fitted import Fitted
 from isocline.fit.flow import Flow, flow_of_rows
 from isocline.fit.forecast import anchor, settled
@@ -48,7 +48,7 @@ RESULTS = (
     "members.safetensors",
     "bands.json",
     "states.json",
-    "population.json",
+    POPULATION,
     "report.json",
     "report.html",
     "prediction.csv",
@@ -283,6 +283,16 @@ def write_page(report: dict[str, Any], fitted: Fitted) -> Path:
     path = fitted.folder / "report.html"
     write_report(report, path, _module(fitted) if report["phase"] else None)
     return path
+
+
+def page_of(report: dict[str, Any], folder: Path) -> Path:
+    """report.html of a run that was fitted without one."""
+    if (folder / POPULATION).is_file():
+        from isocline.report import write_report
+
+        write_report(report, folder / "report.html")
+        return folder / "report.html"
+    return write_page(report, Fitted.read(folder))
 
 
 def _module(fitted: Fitted) -> str | None:

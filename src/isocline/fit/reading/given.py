@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -105,8 +105,6 @@ class Doses:
         frame = cells.frame.loc[keep].drop(columns=drop).reset_index(drop=True)
         file = None if cells.file is None else cells.file[keep]
         self.cells = replace(cells, frame=frame, lines=cells.lines[keep], file=file, _numbers={})
-        if not len(self.cells.lines):
-            raise UserError(f"{cells.path}: every row is a dose; expected rows with measurements, too")
 
     def _numbers(self, column: str) -> np.ndarray:
         values, bad = self.whole.numbers(column)
@@ -128,12 +126,12 @@ class Doses:
         return np.all([(self.whole.text(c) == "").to_numpy() for c in known], 0)
 
     # ---- once roles are known -----------------------------------------------------------------------------------------
-    def given(self, roles: Roles, covariates: Sequence[str]) -> dict[str, Given]:
+    def given(self, roles: Roles | Any, covariates: Sequence[str]) -> dict[str, Given]:
         """By the name of each series."""
         names = self._series(roles)
         out = {name: Given() for name in dict.fromkeys(names.tolist())}
         for column in covariates:
-            values = self._covariate(column, roles)
+            values = self._covariate(column)
             for name in out:
                 own = values[names == name]
                 own = own[~np.isnan(own)]
@@ -148,16 +146,16 @@ class Doses:
             self._schedule(out, names, roles)
         return out
 
-    def _series(self, roles: Roles) -> np.ndarray:
+    def _series(self, roles: Roles | Any) -> np.ndarray:
         """(n,) names of all rows."""
         if roles.id is None:
             return np.full(len(self.whole.lines), "")
-        if roles.asked.replicates == "series":
+        if roles.asked is not None and roles.asked.replicates == "series":
             raise UserError("--replicates series: beside doses or covariates; name the series with --id")
         self.whole.require(roles.id)
         return self.whole.text(roles.id).to_numpy()
 
-    def _covariate(self, column: str, roles: Roles) -> np.ndarray:
+    def _covariate(self, column: str) -> np.ndarray:
         """(n,) numbers; of a text column with two values 0 and 1 in the order of the alphabet."""
         self.whole.require(column)
         if self.whole.numeric(column):
@@ -174,7 +172,7 @@ class Doses:
         self.notes.append(f"{column}: {kinds[0]} = 0, {kinds[1]} = 1")
         return text.map({kinds[0]: 0.0, kinds[1]: 1.0, "": np.nan}).to_numpy(dtype=np.float64)
 
-    def _schedule(self, out: dict[str, Given], names: np.ndarray, roles: Roles) -> None:
+    def _schedule(self, out: dict[str, Given], names: np.ndarray, roles: Roles | Any) -> None:
         self.whole.require(roles.time)
         t = roles.clock.numbers(self.whole, roles.time)
         rate, duration, further, gap = (self._beside(key) for key in ("rate", "dur", "addl", "ii"))

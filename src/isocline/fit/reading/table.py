@@ -149,6 +149,8 @@ def read_table(
         )
     taken = Doses(cells, doses, (*states, *filter(None, [value]))) if given else None
     cells = taken.cells if taken is not None else cells
+    if not len(cells.lines):
+        raise UserError(f"{cells.path}: every row is a dose; expected rows with measurements, too")
     asked = Asked(
         time, id, tuple(states), tuple(ignore), tuple(inputs), tuple(log), variable, value, replicates, time_unit
     )

@@ -1,0 +1,182 @@
+"""Forecasts of a population run: of its series, of series with other doses, of new ones."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from isocline.equations import Equations
+from isocline.equations.course import Settings
+from isocline.equations.individuals import Individuals
+from isocline.equations.laplace import Layout
+from isocline.equations.mixed_effects import Curves
+from isocline.fit.config import Config
+from isocline.fit.drive import Inputs
+from isocline.fit.errors import UserError
+from isocline.fit.files import POPULATION, read_run
+from isocline.fit.population import equations_from, given_to, measured, read_population
+from isocline.fit.reading.clock import Clock
+from isocline.fit.reading.given import Dose, Doses, Given
+from isocline.fit.reading.reader import read_cells
+
+ROWS = 100  # of a forecast up to a time, where nothing says how far apart they are
+
+
+@dataclass
+class Subject:
+    """One series of a forecast: its parameters, what it is given, and where its record ends."""
+
+    parameters: dict[str, float]
+    given: Given
+    end: float
+    inputs: Inputs | None = None
+
+
+def predict_population(
+    folder: Path,
+    until: str | float | None = None,
+    times: str | Path | None = None,
+    start: str | Path | None = None,
+    inputs: str | Path | None = None,
+) -> tuple[list[str], list[list[Any]], list[str]]:
+    """As `isocline.fit.predict`.
+
+    Args:
+        folder: of the run.
+        until: to this time, from the end of each record; of series that have none, from time 0.
+        times: instead: a table with the times (and series).
+        start: a table like that of the run: the parameters of each of its series come from its own rows and the population.
+        inputs: a table of doses and covariates: of a series of the run, or of `start`, instead of its own; of any other, a
+            series with the parameters of the population.
+
+    Raises:
+        UserError: for what is the user's to mend.
+    """
+    kept = read_run(folder)
+    config, clock = Config.make(**kept["config"]), Clock(**kept["clock"])
+    path = folder / POPULATION
+    if not path.is_file():
+        raise UserError(f"{folder}: the run has no population yet; fit it anew with isocline fit")
+    known = json.loads(path.read_text(encoding="utf-8"))
+    if (until is None) == (times is None):
+        raise UserError("expected one of --until T and --times FILE")
+    equations = equations_from(config, config.covariates)
+    try:
+        subjects = _subjects(known, config, equations, start)
+        if inputs is not None:
+            _given_anew(Path(inputs), config, clock, subjects, known["values"])
+        wanted = (
+            _until(clock.number(str(until)), subjects)
+            if until is not None
+            else _times(Path(str(times)), config, clock, subjects)
+        )
+        rows: list[list[Any]] = []
+        for name, ts in wanted.items():
+            s = subjects[name]
+            series = given_to(
+                name, ts, {c: np.full(len(ts), np.nan) for c in known["columns"]}, s.given, s.inputs, equations
+            )
+            found = _curves(known, config, equations, series).predict(series, ts, s.parameters)
+            for t, *values in zip(ts, *(found[c].tolist() for c in known["columns"]), strict=True):
+                rows.append([*([name] if config.id else []), clock.text(t), *values])
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return [*([config.id] if config.id else []), str(config.time), *config.states], rows, []
+
+
+def _curves(known: dict[str, Any], config: Config, equations: Equations, series: Any) -> Curves:
+    """The population as it was kept."""
+    varying = tuple(i for i, p in enumerate(equations.free) if p.per_series)
+    raw = torch.tensor([p.raw(known["values"][p.name]) for p in equations.free], dtype=torch.float64)
+    columns = known["columns"]
+    layout = Layout(len(equations.free), varying, (config.error,) * len(columns))
+    sds = torch.tensor([known["sd"][equations.free[i].name] for i in varying], dtype=torch.float64)
+    noise = [(known["noise"][c].get("additive", 1.0), known["noise"][c].get("proportional", 1.0)) for c in columns]
+    ts = torch.cat([torch.zeros(1, dtype=torch.float64), series.ts]).unique()
+    individuals = Individuals(equations, [series], ts[None], columns, Settings(), raw)
+    return Curves(equations, layout, layout.joined(raw, sds, noise), individuals)
+
+
+def _subjects(
+    known: dict[str, Any], config: Config, equations: Equations, start: str | Path | None
+) -> dict[str, Subject]:
+    """Series of the run; or of a table like its own, with the parameters that their rows make most likely."""
+    if start is None:
+        return {
+            name: Subject(
+                s["parameters"], Given([Dose(**d) for d in s["doses"]], s["covariates"]), s["end"],
+                Inputs(np.array(s["inputs"]["t"]), np.array(s["inputs"]["u"]), config.hold) if "inputs" in s else None,
+            )
+            for name, s in known["series"].items()
+        }  # fmt: skip
+    _, table = read_population(start, config, fitting=False)
+    found = {}
+    for s in table.series:
+        series = measured(s, table, equations)
+        own = _curves(known, config, equations, series).individual(series)
+        found[s.id] = Subject(own, (table.given or {}).get(s.id, Given()), float(s.t[-1]), s.u)
+    return found
+
+
+@dataclass(frozen=True)
+class _Roles:
+    """As much of `Roles` as doses need: of a table without measurements."""
+
+    time: str
+    id: str | None
+    clock: Clock
+    asked: Any = None
+
+
+def _given_anew(
+    path: Path, config: Config, clock: Clock, subjects: dict[str, Subject], values: dict[str, float]
+) -> None:
+    """Puts the doses and covariates of a table in the place of the series' own."""
+    if config.inputs:
+        raise UserError(f"--inputs {path}: doses of a run with inputs u(t) cannot be given anew; leave the option out")
+    cells = read_cells(path)
+    cells.require(*filter(None, [config.time, config.id]))
+    there = [c for c in config.covariates if c in cells.columns]
+    found = Doses(cells, config.doses, ()).given(_Roles(str(config.time), config.id, clock), there)
+    for name, given in found.items():
+        old = subjects.get(name)
+        covariates = {**(old.given.covariates if old else {}), **given.covariates}
+        missing = [c for c in config.covariates if c not in covariates]
+        if missing:
+            raise UserError(f"{path}: series {name!r} needs a number in column {missing[0]!r}")
+        subjects[name] = Subject(
+            old.parameters if old else values, Given(given.doses, covariates), old.end if old else 0.0
+        )
+
+
+def _until(end: float, subjects: dict[str, Subject]) -> dict[str, np.ndarray]:
+    """From the end of each record on, evenly."""
+    out = {name: np.linspace(s.end, end, ROWS + 1)[1:] for name, s in subjects.items() if s.end < end}
+    if not out:
+        last = min(s.end for s in subjects.values())
+        raise UserError(f"--until {end:g}: expected a time after the end of a record, {last:g}; or give --times FILE")
+    return out
+
+
+def _times(path: Path, config: Config, clock: Clock, subjects: dict[str, Subject]) -> dict[str, np.ndarray]:
+    """By series, sorted; of a table of times alone those of every series."""
+    cells = read_cells(path, one_column=True)
+    if len(cells.columns) == 1 and cells.columns != [str(config.time)]:
+        cells.frame.columns = [str(config.time)]
+    cells.require(str(config.time))
+    ts = clock.numbers(cells, str(config.time))
+    if config.id is None or config.id not in cells.columns:
+        return {name: np.unique(ts) for name in subjects}
+    names = cells.text(config.id).to_numpy()
+    for i, name in enumerate(names):
+        if name not in subjects:
+            raise UserError(
+                f"{cells.place(i, config.id)}: no series {name!r}; there are {', '.join(map(repr, list(subjects)[:20]))}; "
+                f"give a new one's doses with --inputs FILE, or its rows with --from FILE"
+            )
+    return {name: np.unique(ts[names == name]) for name in dict.fromkeys(names.tolist())}

@@ -84,7 +84,6 @@ def forecasts(result, kept, folder):
     ("settings", "message"),
     [
         ({"equations": (), "parameters": (), "doses": ("amt",)}, "dose amt: of which equations"),
-        ({"equations": (), "parameters": (), "covariates": ("wt",)}, "covariate wt: of which equations"),
         ({"doses": ("amt->gut",)}, "doses: gut is no state"),
         ({"states": ("wt",)}, "column 'wt': the equations have neither a state nor a definition of this name"),
         ({"parameters": ("cl = 3 > 0 per day",)}, "behind per, expected series"),
@@ -95,6 +94,29 @@ def forecasts(result, kept, folder):
 def test_what_does_not_fit_is_one_message(rows, tmp_path, settings, message):
     with pytest.raises(UserError, match=message):
         fit(rows, out=tmp_path / "run", **{"equations": EQUATIONS, "parameters": PARAMETERS, **settings})
+
+
+SMALL = {"hidden": (4,), "matching": 20, "iterations": 2, "polish": 5, "starts": 1, "members": 0, "blocks": 0}
+
+
+def decays(weights=(1.0, 2.0)):
+    """Two series that fall at a rate that is their weight."""
+    t = np.linspace(0, 2, 12)
+    return pd.concat([pd.DataFrame({"id": str(i), "t": t, "x": np.exp(-w * t), "w": w}) for i, w in enumerate(weights)])
+
+
+def test_a_covariate_of_a_network_is_an_input_that_is_known_for_ever():
+    result = fit(decays(), covariates=("w",), **SMALL)
+    assert result["config"]["inputs"] == ["w"] and [c["name"] for c in result["table"]["inputs"]] == ["w"]
+    assert "'w' is a covariate" in " ".join(result["table"]["notes"])
+    assert len(result.predict(times=[5.0])) == 2  # far beyond the record, without a table of inputs
+
+
+def test_a_covariate_of_a_network_that_changes_is_refused():
+    rows = decays()
+    rows.loc[rows["t"] > 1.5, "w"] = 3.0
+    with pytest.raises(UserError, match=r"column 'w' changes within series '0' at 1\.6.*give the column with --input"):
+        fit(rows, covariates=("w",), **SMALL)
 
 
 def test_equations_without_doses_covariates_and_series_of_their_own_go_by_the_recipe():

@@ -97,8 +97,8 @@ def fit(
         Header of a column of the amounts that are given, as in "amt->gut": into which state of the equations. Default: a
         column amt, into what cmt says, else into the first state.
     covariate:
-        Header of a column that is constant within a series and known in the equations by its name; columns that they name
-        are covariates anyway.
+        Header of a column that is constant within a series, such as a weight: an input of the network; in equations known by
+        its name, and columns that they name are covariates anyway.
     error:
         Noise of equations with doses, covariates or parameters per series: additive, proportional or combined.
     scale:

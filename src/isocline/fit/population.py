@@ -46,14 +46,11 @@ def of_population(config: Config) -> bool:
     """Whether a run is of this kind.
 
     Raises:
-        UserError: for a declaration that is none, and doses or covariates without equations.
+        UserError: for a declaration that is none, and doses without equations.
     """
     if not config.equations:
-        for option, given in (("dose", config.doses), ("covariate", config.covariates)):
-            if given:
-                raise UserError(
-                    f"{option} {given[0]}: of which equations? give --equation too, for example 'dx = -k*x'"
-                )
+        if config.doses:
+            raise UserError(f"dose {config.doses[0]}: of which equations? give --equation too, for example 'dx = -k*x'")
         return False
     try:
         parameters = declared(config.parameters)

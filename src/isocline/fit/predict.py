@@ -151,6 +151,8 @@ def _driven(
         reach = float(found.t[-1]) + (
             float(np.median(np.diff(found.t[-9:]))) if config.hold == "zoh" and len(found.t) > 1 else 0.0
         )
+        if set(config.inputs) <= set(config.covariates):
+            reach = np.inf  # they do not change
         if reach < end - 1e-9 * abs(end):
             raise UserError(
                 f"{where}the inputs {names} are known up to {clock.text(float(found.t[-1]))} and needed up to "

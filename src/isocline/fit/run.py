@@ -6,7 +6,7 @@ import datetime
 import json
 import platform
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,10 @@ def fit(
     if of_population(config):
         config, table = read_population(source, config)
     else:
+        if config.covariates:  # of a network: inputs that do not change
+            config = config.model_copy(update={"inputs": (*config.inputs, *config.covariates)})
         table = read_as(source, config)
+        refuse_varying(table, config.covariates)
     split = Split.of(table, config.hold_out)
     scales = scales_of(Scales.of(table, split.taught, config.scale, table.log), config)
     if group.leads and (folder / "config.json").exists() and not overwrite:
@@ -186,6 +189,20 @@ def read_as(source: Source, config: Config) -> Table:
         sheet=config.sheet,
     )
     return table.with_hidden(config.hidden_states)
+
+
+def refuse_varying(table: Table, covariates: Sequence[str]) -> None:
+    """UserError where a covariate changes within a series."""
+    for column in covariates:
+        k = [c.header for c in table.inputs].index(column)
+        for s in table.series:
+            if s.u is not None and np.ptp(s.u.u[:, k]) > 0:
+                at = int(np.flatnonzero(s.u.u[:, k] != s.u.u[0, k])[0])
+                raise UserError(
+                    f"{table.path}: column {column!r} changes within series {s.id!r} at {table.clock.text(s.u.t[at])}; a "
+                    f"covariate is constant within a series: give the column with --input"
+                )
+        table.notes.append(f"{column!r} is a covariate: an input of the network that is constant within every series")
 
 
 def resume(

@@ -87,6 +87,31 @@ def test_the_approximation_is_near_the_integral_where_the_model_is_not_linear_an
     torch.testing.assert_close(gradient, difference, rtol=2e-4, atol=2e-3)
 
 
+def test_correlated_effects_have_the_likelihood_of_the_linear_mixed_model():
+    """y_i ~ N(X β, X Ω Xᵀ + σ² I), with intercepts and slopes that go together."""
+    draw = torch.Generator().manual_seed(5)
+    x = torch.stack([torch.ones(4, dtype=F64), T], 1)
+    mixing = torch.tensor([[1.0, 0.0], [0.3, 0.2]], dtype=F64)
+    effects = torch.randn(12, 2, generator=draw, dtype=F64) @ mixing.T
+    y = (torch.tensor([5.0, 0.8], dtype=F64) + effects) @ x.T + 0.2 * torch.randn(12, 4, generator=draw, dtype=F64)
+    data = [Measured(T, {"x": row}) for row in y]
+    field = Equations("dx = b; x(0) = a", parameters=["a = 4 per series", "b = 1 per series"])
+    fit = population(field, data, correlated=True)
+    sd = torch.tensor([fit["a"].sd, fit["b"].sd], dtype=F64)
+    covariance = x @ (fit.correlation * sd * sd.unsqueeze(1)) @ x.T
+    covariance = covariance + fit.noise["x"]["additive"] ** 2 * torch.eye(4, dtype=F64)
+    normal = torch.distributions.MultivariateNormal(x @ torch.tensor(list(fit.values.values()), dtype=F64), covariance)
+    assert fit.log_likelihood == pytest.approx(float(normal.log_prob(y).sum()), abs=1e-5)
+    # Balanced: the mean is the regression's, and as X is square to what varies, the within-series noise is in closed form.
+    beta = torch.linalg.lstsq(x, y.mean(0)).solution
+    assert list(fit.values.values()) == pytest.approx(beta.tolist(), rel=1e-4)
+    own = torch.linalg.lstsq(x, y.T).solution
+    noise = (y.T - x @ own).square().sum() / (12 * 2)
+    assert fit.noise["x"]["additive"] == pytest.approx(float(noise.sqrt()), rel=2e-3)
+    omega = torch.cov(own, correction=0) - noise * torch.linalg.inv(x.T @ x)
+    assert float(fit.correlation[0, 1]) == pytest.approx(float(omega[0, 1] / omega.diagonal().prod().sqrt()), abs=0.01)
+
+
 def test_a_spread_that_is_none_is_told_and_has_no_error():
     y = 5.0 + 0.8 * T + 0.4 * torch.randn(10, len(T), generator=torch.Generator().manual_seed(3), dtype=F64)
     y = y - y.mean(1, keepdim=True) + y.mean()  # less alike than chance would have them

@@ -18,6 +18,7 @@ from isocline.equations.module import Equations
 from isocline.equations.parameters import Parameter
 
 LEVEL, NORMAL = 0.95, 1.959963984540054  # of the intervals, and their quantile
+TOGETHER = 0.98  # correlation of effects from which they count as one
 GONE = 0.02  # of the second derivative that an effect seen in all series has: below, there is none
 DISTRIBUTIONS = {"identity": "normal", "above": "log-normal", "below": "log-normal", "between": "logit-normal"}
 
@@ -137,7 +138,7 @@ class Population:
     ) -> Population:
         """From where a search ended."""
         layout = laplace.layout
-        covariance, messages = _covariance(model, layout, hessian, len(laplace.rows))
+        covariance, messages = _covariance(model, layout, psi, hessian, len(laplace.rows))
         if not converged:
             messages.insert(0, "the search did not end: the values may not be the best; give better starting values")
         errors = covariance.diagonal().sqrt()
@@ -262,7 +263,9 @@ def _named(model: Equations, laplace: Laplace, psi: Tensor, eta: Tensor) -> dict
     return found
 
 
-def _covariance(model: Equations, layout: Layout, hessian: Tensor, series: int) -> tuple[Tensor, list[str]]:
+def _covariance(
+    model: Equations, layout: Layout, psi: Tensor, hessian: Tensor, series: int
+) -> tuple[Tensor, list[str]]:
     """(size, size) of ψ, NaN for what the data do not give, and what is to be told of it."""
     messages = []
     keep = torch.ones(layout.size, dtype=torch.bool)
@@ -273,6 +276,9 @@ def _covariance(model: Equations, layout: Layout, hessian: Tensor, series: int) 
             messages.append(
                 f"{model.free[i].name}: no difference between series can be told from the noise; leave out per series"
             )
+    together, sentences = _together(model, layout, psi)
+    keep[together] = False
+    messages += sentences
     covariance = torch.full_like(hessian, math.nan)
     index = keep.nonzero().squeeze(1)
     part = hessian[index][:, index]
@@ -294,11 +300,33 @@ def _covariance(model: Equations, layout: Layout, hessian: Tensor, series: int) 
     return covariance, messages
 
 
+def _together(model: Equations, layout: Layout, psi: Tensor) -> tuple[list[int], list[str]]:
+    """Where in ψ the correlations are of an effect that goes with another, and what is to be told of it."""
+    if not layout.correlated:
+        return [], []
+    factor = layout.values(psi).factor
+    factor = factor / factor.norm(dim=1, keepdim=True)
+    correlation = factor @ factor.mT
+    rows, columns = torch.tril_indices(len(factor), len(factor), -1).tolist()
+    pairs = [(i, j) for i, j in zip(rows, columns, strict=True) if abs(float(correlation[i, j])) > TOGETHER]
+    names = [model.free[i].name for i in layout.varying]
+    told = [
+        f"{names[j]} and {names[i]} vary together (correlation {float(correlation[i, j]):.3f}): one of them per series, or "
+        f"correlated=False, would do; their correlations have no standard errors"
+        for i, j in pairs
+    ]
+    first = layout.count + len(factor)
+    bound = {i for i, _ in pairs}
+    return [first + k for k, i in enumerate(rows) if i in bound], told
+
+
 def _names(model: Equations, layout: Layout) -> list[str]:
     """Of the numbers in ψ."""
     varying = [model.free[i].name for i in layout.varying]
     found = [p.name for p in model.free] + [f"the spread of {name}" for name in varying]
-    found += ["a correlation"] * (layout.effects.stop - len(found))
+    rows, columns = torch.tril_indices(len(varying), len(varying), -1).tolist()
+    pairs = [f"the correlation of {varying[j]} and {varying[i]}" for i, j in zip(rows, columns, strict=True)]
+    found += pairs if layout.correlated else []
     return found + ["the noise"] * (layout.size - len(found))
 
 
@@ -309,7 +337,7 @@ def _sds(layout: Layout, psi: Tensor, covariance: Tensor) -> tuple[Tensor, Tenso
     errors = torch.full_like(sds, math.nan).detach()
     for k in range(len(sds)):
         slope = torch.autograd.grad(sds[k], own, retain_graph=True)[0]
-        used = slope.nonzero().squeeze(1)
+        used = (slope.abs() > 1e-9 * slope.abs().max()).nonzero().squeeze(1)
         errors[k] = (slope[used] @ covariance[used][:, used] @ slope[used]).sqrt()
     return sds.detach(), errors
 

@@ -21,6 +21,7 @@ SPREAD = 0.5  # standard deviation, in a bounded parameter's unbounded coordinat
 SHARE = 0.3  # of the start of a parameter without bounds
 SWEEPS = 6  # of the linearised model, before the search
 FLAT = 1e-6  # decrease of -2 log-likelihood below which the search ends
+STALLED = (5, 1e-3)  # iterations, and what they must gain together: less is a correlation on its way to one
 APART = 0.1  # standard errors between the gradients that give second derivatives
 
 
@@ -217,6 +218,7 @@ class Search:
             raise ValueError("the likelihood cannot be computed where the search begins; give other starting values")
         inverse = self._first(psi, found)
         converged = False
+        losses = [found.loss]
         for iteration in range(self.max_iterations):
             step = -inverse @ found.gradient
             slope = float(step @ found.gradient)
@@ -236,6 +238,10 @@ class Search:
             inverse = _updated(inverse, there - psi, next_.gradient - found.gradient)
             psi, found = there, next_
             self.tell(iteration + 1, found.loss)
+            losses.append(found.loss)
+            if len(losses) > STALLED[0] and losses[-1 - STALLED[0]] - losses[-1] < STALLED[1]:
+                converged = True
+                break
         return psi, found, self._hessian(psi, found, inverse), converged
 
     def _along(self, psi: Tensor, found: Found, step: Tensor, slope: float) -> tuple[Tensor, Found] | None:

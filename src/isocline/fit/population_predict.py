@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from isocline.equations import Equations
+from isocline.equations import Equations, Measured
 from isocline.equations.course import Settings
 from isocline.equations.individuals import Individuals
 from isocline.equations.laplace import Layout
@@ -66,8 +66,9 @@ def predict_population(
     if (until is None) == (times is None):
         raise UserError("expected one of --until T and --times FILE")
     equations = equations_from(config, config.covariates)
+    population = Kept(known, config, equations)
     try:
-        subjects = _subjects(known, config, equations, start)
+        subjects = _subjects(population, start)
         if inputs is not None:
             _given_anew(Path(inputs), config, clock, subjects, known["values"])
         wanted = (
@@ -81,7 +82,7 @@ def predict_population(
             series = given_to(
                 name, ts, {c: np.full(len(ts), np.nan) for c in known["columns"]}, s.given, s.inputs, equations
             )
-            found = _curves(known, config, equations, series).predict(series, ts, s.parameters)
+            found = population.curves(series).predict(series, ts, s.parameters)
             for t, *values in zip(ts, *(found[c].tolist() for c in known["columns"]), strict=True):
                 rows.append([*([name] if config.id else []), clock.text(t), *values])
     except ValueError as error:
@@ -89,8 +90,20 @@ def predict_population(
     return [*([config.id] if config.id else []), str(config.time), *config.states], rows, []
 
 
-def _curves(known: dict[str, Any], config: Config, equations: Equations, series: Any) -> Curves:
-    """The population as it was kept."""
+class Kept:
+    """The population as it was kept: made ready with the first series it is asked of, for all others too."""
+
+    def __init__(self, known: dict[str, Any], config: Config, equations: Equations) -> None:
+        self.known, self.config, self.equations = known, config, equations
+        self.made: Curves | None = None
+
+    def curves(self, series: Measured) -> Curves:
+        """For this series and any other."""
+        self.made = self.made or _curves(self.known, self.config, self.equations, series)
+        return self.made
+
+
+def _curves(known: dict[str, Any], config: Config, equations: Equations, series: Measured) -> Curves:
     varying = tuple(i for i, p in enumerate(equations.free) if p.per_series)
     raw = torch.tensor([p.raw(known["values"][p.name]) for p in equations.free], dtype=torch.float64)
     columns = known["columns"]
@@ -102,10 +115,9 @@ def _curves(known: dict[str, Any], config: Config, equations: Equations, series:
     return Curves(equations, layout, layout.joined(raw, sds, noise), individuals)
 
 
-def _subjects(
-    known: dict[str, Any], config: Config, equations: Equations, start: str | Path | None
-) -> dict[str, Subject]:
+def _subjects(population: Kept, start: str | Path | None) -> dict[str, Subject]:
     """Series of the run; or of a table like its own, with the parameters that their rows make most likely."""
+    known, config, equations = population.known, population.config, population.equations
     if start is None:
         return {
             name: Subject(
@@ -118,7 +130,7 @@ def _subjects(
     found = {}
     for s in table.series:
         series = measured(s, table, equations)
-        own = _curves(known, config, equations, series).individual(series)
+        own = population.curves(series).individual(series)
         found[s.id] = Subject(own, (table.given or {}).get(s.id, Given()), float(s.t[-1]), s.u)
     return found
 

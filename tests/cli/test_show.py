@@ -59,6 +59,16 @@ def test_show_has_the_equations_with_the_intervals_of_their_parameters(runs, cap
     assert code == 0 and "da/dt = -k*(a - 3) - w*(b - 2)" in out and "95 % interval" in out
 
 
+def test_figures_are_files_when_they_are_asked_for(runs, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(runs / "one", run)
+    assert "isocline show RUN --figures" in (run / "report.html").read_text() and not (run / "figures").exists()
+    code, out, _ = call(capsys, "show", run, "--figures")
+    names = sorted(p.name for p in (run / "figures").iterdir())
+    assert code == 0 and out.splitlines()[-1] == f"figures: {len(names)} files in {run / 'figures'}"
+    assert {"trajectories.pdf", "trajectories.svg", "training.svg"} <= set(names)
+
+
 def test_show_tells_inputs_and_hidden_states():
     one = {"unit": "V", "scale": {"kind": "linear"}}
     table = {"time": {"name": "t", "unit": ""}, "id": None, "inputs": [{"name": "pump", "unit": "V"}]}

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from series import table_of
 from test_fitted_inputs import STEP, B, C, K, force_of, oscillator
 
 from isocline.fit import Config, UserError, fit, predict
@@ -14,6 +15,7 @@ from isocline.fit.physics import scales_of
 from isocline.fit.reading.table import Series, read_table
 from isocline.fit.scale import Scales, StateScale
 from isocline.fit.split import Split
+from isocline.fit.summary import _phase
 from isocline.fit.windows import Record
 
 
@@ -137,6 +139,32 @@ def test_a_network_with_a_hidden_state_forecasts_the_measured_one(done):
     # The noise is 0.02, and 0.013 of the state's size: forecasts are hardly worse; without a velocity there is none.
     assert scores["neural ODE"]["nrmse"] < 0.1 and scores["linear ODE"]["nrmse"] < 0.05
     assert scores["persistence"]["nrmse"] > 0.8
+
+
+def test_the_portrait_is_of_the_measured_state_and_the_hidden_one(done):
+    run, report = done
+    phase, path = report["phase"], np.array(next(p["y"] for p in report["model_path"] if p["part"] == "fit"))
+    assert (phase["axes"], phase["x"], phase["y"]) == ([0, 1], "x [m]", "hidden 1")
+    assert (
+        phase["gy"][0] < path[:, 1].min()
+        and phase["gy"][-1] > path[:, 1].max()
+        and phase["path_y"] == path[:, 1].tolist()
+    )
+    page = (run / "report.html").read_text()
+    assert "hidden 1 was not measured, so there are no dots" in page and "export function solve" in page
+
+
+def test_a_portrait_shows_measured_states_before_hidden_ones():
+    t = np.arange(30.0)
+    y = np.stack([np.full(30, np.nan), np.sin(t), np.full(30, np.nan), 5 + np.cos(t)], 1)
+    scales = Scales(tuple(StateScale("linear", 1.0, 2.0) for _ in range(4)), 1.0)
+    path = {"part": "fit", "y": np.stack([t, np.sin(t), t**2, 5 + np.cos(t)], 1).tolist()}
+    phase = _phase(lambda t, x: x, [Series("", t, y)], scales, table_of((t, y)), [path])
+    assert phase["axes"] == [1, 3] and phase["held"] == pytest.approx(np.median(np.nan_to_num(path["y"]), 0), abs=1e-9)
+    grid = np.array(phase["gy"])
+    assert grid[[0, -1]] == pytest.approx([np.min(y[:, 3]) - 0.6, np.max(y[:, 3]) + 0.6])
+    np.testing.assert_allclose(np.array(phase["dy"])[:, 0], grid - 1)  # of dx/dt = x, back in the table's units
+    assert _phase(lambda t, x: x, [Series("", t, y)], scales, table_of((t, y)), []) is None
 
 
 def test_a_forecast_goes_on_with_a_record_of_the_measured_states(done, tmp_path):

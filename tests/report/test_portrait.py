@@ -40,7 +40,7 @@ def turning(t, y):
 
 def report(logs=(False, False)):
     made = lynx_hare_report()
-    made["phase"] |= {"rest": [], "span": 3.0, "log": list(logs)}
+    made["phase"] |= {"held": [50.0, 30.0], "span": 3.0, "log": list(logs)}
     if logs[0]:
         made["phase"]["gx"] = [2.0 * 50 ** (i / 19) for i in range(20)]
     return made

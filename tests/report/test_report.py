@@ -5,11 +5,14 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from synthetic import bare_report, lynx_hare_report, with_series, with_states
 
 from isocline.report import diagnostics, write_figures, write_report
 from isocline.report.figures import bounds, thin
+from isocline.report.files import drawn
 from isocline.report.html import number, render
+from isocline.report.streams import streamlines
 from isocline.report.ticks import Plain, log_ticks
 
 EVIL = '<script>alert("x")</script> & co'
@@ -32,7 +35,7 @@ class Tags(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.seen.append((tag, dict(attrs)))
-        if tag not in ("meta", "img", "br", "link"):
+        if tag not in ("meta", "img", "br", "wbr", "link"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attrs):
@@ -196,6 +199,34 @@ def test_columns_without_a_spread_and_fields_without_motion_are_drawn():
     report["phase"]["path_x"] = report["phase"]["path_y"] = []
     report["model_path"] = []
     parsed(render(report))
+
+
+@pytest.mark.parametrize("name", ["two states", "twelve states"])
+def test_labels_have_room_and_panels_do_not_overlap(name):
+    report = REPORTS[name]()
+    for stem, figure in drawn(report):
+        renderer = FigureCanvasAgg(figure).get_renderer()
+        figure.draw(renderer)
+        boxes = [axes.get_tightbbox(renderer) for axes in figure.axes if axes.axison]
+        for box in [*boxes, *(legend.get_window_extent(renderer) for legend in figure.legends)]:
+            assert box.x0 > -1 and box.y0 > -1 and box.x1 < figure.bbox.width + 1 and box.y1 < figure.bbox.height + 1, (
+                stem
+            )
+        pairs = [(a, b) for i, a in enumerate(boxes) for b in boxes[:i]]
+        assert all(min(a.x1, b.x1) - max(a.x0, b.x0) < 2 or min(a.y1, b.y1) - max(a.y0, b.y0) < 2 for a, b in pairs), (
+            stem
+        )
+
+
+def test_lines_of_a_field_keep_apart_and_end_where_it_stands_still():
+    y, x = np.mgrid[-1:1:20j, -1:1:20j]
+    inwards = streamlines(-x, -y)
+    ends = np.array([line[-1] for line in inwards])
+    assert len(inwards) > 20 and np.hypot(*(ends - 0.5).T).min() < 0.1
+    assert all(np.hypot(*(line[0] - 0.5)) > np.hypot(*(line[-1] - 0.5)) for line in inwards)
+    cells = [{*map(tuple, (30 * line).astype(int))} for line in inwards]
+    assert sum(map(len, cells)) <= 1.1 * len(set().union(*cells))
+    assert streamlines(0 * x, 0 * y) == [] and streamlines(x * np.nan, y) == []
 
 
 def test_ids_inside_the_figures_do_not_clash():

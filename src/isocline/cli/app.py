@@ -170,20 +170,27 @@ def validate(
 
 
 @app.command
-def show(run: Path, *, over: tuple[str, float, float] | None = None) -> int:
+def show(
+    run: Path,
+    *,
+    figures: Annotated[bool, Parameter(negative="")] = False,
+    over: tuple[str, float, float] | None = None,
+) -> int:
     """Print what a run has found: data, roles, scores, parameters, warnings, verdict.
 
     Parameters
     ----------
     run:
         Folder that `isocline fit` or `isocline validate` left.
+    figures:
+        Write every figure of the report as SVG and PDF, too, into the folder figures of the run.
     over:
         Instead: equilibria and their stability over an input, held constant, or over a parameter of the equations. Its name
         and the two ends of the range, such as --over pump 0 5; also as a picture in the run's folder.
     """
     from isocline.cli.show import over_command, show_command
 
-    return show_command(run) if over is None else over_command(run, *over)
+    return show_command(run, figures) if over is None else over_command(run, *over)
 
 
 @app.command

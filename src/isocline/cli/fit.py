@@ -23,7 +23,6 @@ from isocline.fit.group import ALONE, Group, LostError
 from isocline.fit.reading.reader import name_of, paths_of
 from isocline.fit.reading.table import Table
 from isocline.fit.recipe import CHECKPOINT, Recipe
-from isocline.fit.run import FIGURES
 from isocline.fit.run import fit as fit_table
 from isocline.fit.run import resume as resume_run
 from isocline.fit.scale import Scales
@@ -116,9 +115,6 @@ def run(start: Any, folder: Path, group: Group = ALONE) -> int:
         report = start(**shown, stop=stop)
     if not group.leads:
         return 0  # whatever happened: torchrun would end the first process, which has still to write
-    from isocline.report import write_figures
-
-    write_figures(report, folder / FIGURES)
     show(report, folder)
     if report["stopped"] == "interrupted":
         again = f"{_again(group.size)} fit --resume {shlex.quote(str(folder))}"

@@ -15,11 +15,12 @@ from isocline.cli.fit import conclusion, console, say, scores, tuning
 from isocline.cli.validate import show_validation
 from isocline.fit import UserError, bifurcation
 from isocline.fit.compare import compare, read_report
+from isocline.fit.run import FIGURES
 from isocline.fit.validate import RESULT, read_validation
 
 
-def show_command(run: Path) -> int:
-    """0 when shown; exits with 2 where there is no finished run, and no validation."""
+def show_command(run: Path, figures: bool = False) -> int:
+    """0 when shown, the figures written where they are asked for; exits with 2 where there is no finished run, and no validation."""
     try:
         if (run / RESULT).is_file():
             show_validation(read_validation(run), run)
@@ -50,6 +51,11 @@ def show_command(run: Path) -> int:
     for line in report.get("parameters", {}).get("equations", []):
         say(f"  {line}")
     conclusion(report, run)
+    if figures:
+        from isocline.report import write_figures
+
+        paths = write_figures(report, run / FIGURES)
+        say(f"figures: {len(paths)} files in {run / FIGURES}")
     return 0
 
 

@@ -149,7 +149,6 @@ def _begun(
     folder.mkdir(parents=True, exist_ok=True)
     for name in RESULTS:
         (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / FIGURES, ignore_errors=True)
     paths = paths_of(source)
     if paths is None:  # a data frame is gone with its process
         write(folder / TABLE, read_source(source)[0].frame.to_csv(index=False))
@@ -269,6 +268,8 @@ def _go(
             kept |= {"config": config.model_dump(mode="json"), "tuning": found}
             write(folder / "config.json", json.dumps(kept, indent=1))
     group.agree("the SHA-256 of the table", table.sha256)
+    if group.leads:
+        shutil.rmtree(folder / FIGURES, ignore_errors=True)  # of an earlier report; isocline show --figures draws them
     recipe = Recipe(config, split.taught, scales, folder, group)
     recipe.load()
     reason = recipe.run(tell, stop)

@@ -232,32 +232,44 @@ def _fine(
 def _phase(
     field: Callable[..., torch.Tensor], train: list[Series], scales: Scales, table: Table, paths: list[dict[str, Any]]
 ) -> dict[str, Any] | None:
-    """The learned field over the first two states, the others at their median; in the table's units."""
-    if len(scales.states) < 2:
-        return None
+    """The learned field over two states, the others at their median; in the table's units.
+
+    The first two that were measured, or the one that was and a hidden one, whose values are those of the fitted path.
+    """
     x = scales.scaled(np.concatenate([s.y for s in train]))
-    if np.isnan(x).all(0).any():
+    seen = [bool(np.isfinite(x[:, k]).any()) for k in range(len(scales.states))]
+    pair = sorted(range(len(seen)), key=lambda k: not seen[k])[:2]
+    fits = [path for path in paths if path["part"] == "fit" and path["y"]]
+    if len(pair) < 2 or not any(seen) or not (all(seen) or fits):
         return None
-    low, high = np.nanmin(x, 0) - 0.3, np.nanmax(x, 0) + 0.3
-    grids = [np.linspace(low[i], high[i], GRID) for i in (0, 1)]
-    points = np.broadcast_to(np.nanmedian(x, 0), (GRID, GRID, x.shape[1])).copy()
-    points[..., 0], points[..., 1] = np.meshgrid(*grids)
+    ranges = [x[:, i] for i in range(len(seen))]
+    if not all(seen):
+        path = scales.scaled(np.concatenate([path["y"] for path in fits]))
+        ranges = [column if seen[i] else path[:, i] for i, column in enumerate(ranges)]
+    i, j = pair
+    low, high = ([end(ranges[k]) for k in pair] for end in (np.nanmin, np.nanmax))
+    points = np.broadcast_to([np.nanmedian(column) for column in ranges], (GRID, GRID, len(seen))).copy()
+    held = scales.unscaled(points[0, 0])
+    points[..., i], points[..., j] = np.meshgrid(
+        *(np.linspace(a - 0.3, b + 0.3, GRID) for a, b in zip(low, high, strict=True))
+    )
     with torch.no_grad():
         slope = field(torch.tensor(0.0), torch.tensor(points)).numpy() / scales.tau
     y = scales.unscaled(points)
-    velocity = [slope[..., i] * s.rate(y[..., i]) for i, s in enumerate(scales.states)]
-    fit = next((p for p in paths if p["part"] == "fit"), None)
+    velocity = [slope[..., k] * scales.states[k].rate(y[..., k]) for k in (i, j)]
+    fit = fits[0]["y"] if fits else []
     return {
-        "x": table.states[0].header,
-        "y": table.states[1].header,
-        "gx": y[0, :, 0].tolist(),
-        "gy": y[:, 0, 1].tolist(),
+        "axes": [i, j],
+        "x": table.states[i].header,
+        "y": table.states[j].header,
+        "gx": y[0, :, i].tolist(),
+        "gy": y[:, 0, j].tolist(),
         "dx": plain(velocity[0]),
         "dy": plain(velocity[1]),
-        "log": [s.kind == "log" for s in scales.states[:2]],
-        "path_x": [row[0] for row in fit["y"]] if fit else [],
-        "path_y": [row[1] for row in fit["y"]] if fit else [],
-        "rest": y[0, 0, 2:].tolist(),
+        "log": [scales.states[k].kind == "log" for k in (i, j)],
+        "path_x": [row[i] for row in fit],
+        "path_y": [row[j] for row in fit],
+        "held": held.tolist(),
         "span": float(max(s.t[-1] - s.t[0] for s in train)),
     }
 

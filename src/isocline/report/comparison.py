@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 
 from isocline.report.figures import LAST, bounds, by_rows, legend, named, quiet, thin
 from isocline.report.html import page, write_text
-from isocline.report.svg import LIGHT, pixels, to_svg
+from isocline.report.layout import canvas, label_below, title_above
+from isocline.report.svg import LIGHT, to_svg
 from isocline.report.ticks import Plain
 
 STYLES = [(c, d) for d in ("-", "--", ":") for c in ("model", "forecast", "second", "third")]  # of runs, in their order
@@ -76,15 +77,15 @@ def forecasts(compared: dict[str, Any], width: int, columns: int) -> Figure:
     panels = [(s, i) for s in shown for i in range(len(states))]
     columns = min(columns, len(panels)) or 1
     rows = max(1, math.ceil(len(panels) / columns))
-    figure = pixels(width, 190 * rows + 50)
+    figure = canvas(width, 190 * rows + 50)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
     for (series, i), axes in zip(panels, grid.flat, strict=False):
         _panel(axes, compared["runs"][:MAX_RUNS], series, i)
         of = f" · {series['id']}" if len(shown) > 1 else ""
-        axes.set_title(f"{named(states[i], 40)}{of}", loc="left", fontsize=12, color=LIGHT["ink"], pad=5)
-        axes.set_xlabel(named(first["table"]["time"], 50))
+        title_above(axes, f"{named(states[i], 40)}{of}", LIGHT["ink"])
+        label_below(axes, named(first["table"]["time"], 50))
     legend(figure, min(3, len(compared["runs"])))
     return figure
 
@@ -117,7 +118,7 @@ def _horizons(compared: dict[str, Any]) -> Figure:
     told = runs[0]["report"]["horizons"]
     errors = {r["name"]: next(iter(r["report"]["horizons"]["nrmse"].values())) for r in runs}
     styles = STYLES[: len(errors)]
-    figure = pixels(440, 310)
+    figure = canvas(440, 310)
     by_rows(figure.subplots(), told["rows"], {**errors, LAST: told["nrmse"][LAST]}, [*styles, ("data", ":")])
     legend(figure, 2)
     return figure

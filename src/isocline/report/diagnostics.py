@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from isocline.report.figures import NARROW, bounds, dots, named, quiet, thin
-from isocline.report.svg import LIGHT, pixels, to_svg
+from isocline.report.layout import canvas, label_below, title_above
+from isocline.report.svg import LIGHT, to_svg
 from isocline.report.ticks import Plain
 
 MAX_STATES = 4  # that are drawn
@@ -38,14 +39,14 @@ def residuals(report: dict[str, Any]) -> list[str]:
 def draw_residuals(report: dict[str, Any], i: int) -> Figure:
     """Of one state: over time, against what was fitted, autocorrelation."""
     told, state = report["residuals"], report["table"]["states"][i]
-    figure = pixels(NARROW, 400)
+    figure = canvas(NARROW, 400)
     panels = figure.subplots(3, 1)
     left = np.array([row[i] for row in told["residual"]], dtype=float)
     fitted = np.array([row[i] for row in told["fitted"]], dtype=float)
     _scatter(panels[0], np.array(told["t"], dtype=float), left, named(report["table"]["time"], 40))
     _scatter(panels[1], fitted, left, "fitted")
     _correlogram(panels[2], told["autocorrelation"][i], told["bound"])
-    panels[0].set_title(named({**state, "unit": ""}, 40), loc="left", fontsize=12, color=LIGHT["ink"], pad=5)
+    title_above(panels[0], named({**state, "unit": ""}, 40), LIGHT["ink"])
     return figure
 
 
@@ -58,7 +59,7 @@ def _scatter(axes: Axes, x: np.ndarray, y: np.ndarray, label: str) -> None:
         axes.set_xlim(x[there].min() - margin, x[there].max() + margin)
         most = 1.1 * float(np.abs(y[there]).max()) or 1.0
         axes.set_ylim(-most, most)
-    axes.set_xlabel(label)
+    label_below(axes, label)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(Plain())
     axes.locator_params(axis="both", nbins=4)
@@ -74,7 +75,7 @@ def _correlogram(axes: Axes, values: list[float | None], bound: float) -> None:
     axes.set_xlim(0.3, len(values) - 0.3)
     low, high = (f([*heights[np.isfinite(heights)], sign * bound]) for f, sign in ((min, -1), (max, 1)))
     axes.set_ylim(min(1.1 * low, -0.3), max(1.1 * high, 0.3))
-    axes.set_xlabel("autocorrelation by lag (rows)")
+    label_below(axes, "autocorrelation by lag (rows)")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(Plain())
     axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
@@ -99,7 +100,7 @@ def draw_members(report: dict[str, Any], i: int) -> Figure:
     """Of one state: the forecast of every network of the ensemble, thin, and the model's; of the first series that has one."""
     path = next(p for p in report["model_path"] if "members" in p)
     series = next(s for s in report["series"] if s["id"] == path["id"])
-    figure = pixels(NARROW, 180)
+    figure = canvas(NARROW, 180)
     axes = figure.subplots()
     for one in path["members"]["y"]:
         values = np.array([row[i] for row in one], dtype=float)
@@ -113,8 +114,8 @@ def draw_members(report: dict[str, Any], i: int) -> Figure:
     shown = thin(t, y, 300)
     dots(axes, t[shown], y[shown], 4.2, LIGHT["data"])
     axes.set_ylim(*bounds(y, own))
-    axes.set_title(named(report["table"]["states"][i], 40), loc="left", fontsize=12, color=LIGHT["ink"], pad=5)
-    axes.set_xlabel(named(report["table"]["time"], 40))
+    title_above(axes, named(report["table"]["states"][i], 40), LIGHT["ink"])
+    label_below(axes, named(report["table"]["time"], 40))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(Plain())
     axes.locator_params(axis="both", nbins=4)

@@ -14,7 +14,9 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-from isocline.report.svg import LIGHT, pixels, printable, to_svg
+from isocline.report.layout import Margins, canvas, label_below, title_above
+from isocline.report.streams import streamlines
+from isocline.report.svg import LIGHT, printable, to_svg
 from isocline.report.ticks import Plain, log_ticks
 
 WIDE, NARROW, CARD = 900, 380, 300  # CSS pixels of a page's column, a phone's, one of many: labels stay readable
@@ -72,7 +74,7 @@ def draw_trajectories(
     states, time = _shown(report), report["table"]["time"]
     measured = min(MAX_STATES, len(report["table"]["states"]))
     rows = math.ceil(len(states) / columns)
-    figure = pixels(width, height * rows + 40)
+    figure = canvas(width, height * rows + 40)
     grid = figure.subplots(rows, columns, sharex=True, squeeze=False)
     paths = [p for p in report["model_path"] if p["id"] == series["id"]]
     for i, axes in enumerate(grid.flat):
@@ -80,12 +82,12 @@ def draw_trajectories(
             axes.set_axis_off()
             continue
         _trajectory(axes, series, paths if i < measured else [], i, limit, measured)
-        axes.set_title(named(states[i], width // (8 * columns)), loc="left", fontsize=12, color=LIGHT["ink"], pad=5)
+        title_above(axes, named(states[i], width // (8 * columns)), LIGHT["ink"])
         quiet(axes)
         axes.yaxis.set_major_formatter(Plain())
         axes.locator_params(axis="y", nbins=4)
         if i + columns >= len(states):  # the lowest of its column
-            axes.set_xlabel(named(time, width // (8 * columns)))
+            label_below(axes, named(time, width // (8 * columns)))
             axes.xaxis.set_major_formatter(Plain())
             axes.locator_params(axis="x", nbins=max(4, width // (90 * columns)))
             axes.tick_params(labelbottom=True)
@@ -177,7 +179,7 @@ def losses(report: dict[str, Any]) -> str:
 def draw_losses(report: dict[str, Any]) -> Figure:
     """The same as a figure."""
     history = report["history"]
-    figure = pixels(440, 300)
+    figure = canvas(440, 300)
     axes = figure.subplots()
     pairs = [(i, v) for i, v in zip(history["iteration"], history["train"], strict=True) if v is not None and v > 0]
     if pairs:
@@ -190,10 +192,10 @@ def draw_losses(report: dict[str, Any]) -> Figure:
     for before, after, at in zip(stages, stages[1:], history["iteration"][1:], strict=False):
         if before != after:
             axes.axvline(at, color=LIGHT["muted"], lw=0.8, ls=(0, (3, 3)), zorder=1)
-    axes.set_xlabel("step")
+    label_below(axes, "step")
     axes.xaxis.set_major_formatter(Plain())
     axes.locator_params(axis="x", nbins=6)
-    axes.set_title("mean square error", loc="left", fontsize=12, color=LIGHT["ink"], pad=8)
+    title_above(axes, "mean square error", LIGHT["ink"], 8)
     quiet(axes)
     return figure
 
@@ -207,7 +209,7 @@ def horizons(report: dict[str, Any]) -> str:
 def draw_horizons(report: dict[str, Any]) -> Figure:
     """The same as a figure."""
     told = report["horizons"]
-    figure = pixels(440, 300)
+    figure = canvas(440, 300)
     ours, *others = told["nrmse"]
     styles = [*OTHERS[: len(others)], ("model", "-")]
     by_rows(figure.subplots(), told["rows"], {name: told["nrmse"][name] for name in [*others, ours]}, styles)
@@ -233,8 +235,8 @@ def by_rows(
     axes.set_xlim(rows[0] / 1.15, rows[-1] * 1.15)
     axes.yaxis.set_major_formatter(Plain())
     axes.locator_params(axis="y", nbins=5)
-    axes.set_xlabel("rows ahead")
-    axes.set_title("NRMSE", loc="left", fontsize=12, color=LIGHT["ink"], pad=8)
+    label_below(axes, "rows ahead")
+    title_above(axes, "NRMSE", LIGHT["ink"], 8)
     quiet(axes)
 
 
@@ -242,11 +244,14 @@ def legend(figure: Figure, columns: int) -> None:
     """Below the panels."""
     drawn = {label: line for axes in figure.axes for line, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     box = figure.legend(
-        list(drawn.values()), list(drawn), loc="outside lower center", ncols=columns, frameon=False, fontsize=11,
-        handlelength=1.6,
+        list(drawn.values()), list(drawn), loc="lower center", ncols=columns, frameon=False, fontsize=11, handlelength=1.6,
+        borderaxespad=0.0,
     )  # fmt: skip
     for text in box.get_texts():
         text.set_color(LIGHT["muted"])
+    engine = figure.get_layout_engine()
+    if isinstance(engine, Margins):
+        engine.below = 19.0 * math.ceil(len(drawn) / columns) + 8
 
 
 @dataclass(frozen=True)
@@ -258,24 +263,36 @@ class Portrait:
 
 
 def phase(report: dict[str, Any]) -> Portrait | None:
-    """The learned vector field over the first two states as streamlines, with the fitted path and the data."""
+    """The learned vector field over two states as streamlines, with the fitted path and the data."""
     if report["phase"] is None:
         return None
     figure, axes, field, logs = *draw_phase(report), report["phase"], report["phase"].get("log", [False, False])
-    states = report["table"]["states"][:2]
+    states = shown_in(report)
     svg = to_svg(figure, f"Learned vector field over {states[0]['name']} and {states[1]['name']}", "phase")
     box, height = axes.bbox, figure.bbox.height  # laid out by now
     frame = {"left": box.x0, "right": box.x1, "top": height - box.y1, "bottom": height - box.y0}
     frame = {side: round(float(at), 2) for side, at in frame.items()}
     frame |= {"x": [float(x) for x in axes.get_xlim()], "y": [float(y) for y in axes.get_ylim()], "log": list(logs)}
     names = [printable(state["name"], 30) for state in states]
-    return Portrait(svg, {**frame, "names": names, "rest": field.get("rest", []), "span": field.get("span")})
+    frame |= {"names": names, "axes": axes_of(field), "held": field.get("held"), "span": field.get("span")}
+    return Portrait(svg, frame)
+
+
+def axes_of(field: dict[str, Any]) -> list[int]:
+    """Which states a phase portrait is of."""
+    return field.get("axes", [0, 1])
+
+
+def shown_in(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """The states of the phase portrait."""
+    return [report["table"]["states"][i] for i in axes_of(report["phase"])]
 
 
 def draw_phase(report: dict[str, Any]) -> tuple[Figure, Axes]:
     """The figure of the phase portrait, and its axes."""
     field = report["phase"]
-    figure = pixels(440, 400)
+    pair = axes_of(field)
+    figure = canvas(440, 400)
     axes = figure.subplots()
     logs = field.get("log", [False, False])
     grid = [_coordinate(field[name], log) for name, log in zip(("gx", "gy"), logs, strict=True)]
@@ -292,26 +309,26 @@ def draw_phase(report: dict[str, Any]) -> tuple[Figure, Axes]:
                     *grid, values, levels=[0.0], colors=[LIGHT[colour]], linestyles=[dashes], linewidths=1.3, zorder=2
                 )
     for series in report["series"]:
-        rows = np.array([row[:2] for row in series["y"]], dtype=float)
+        rows = np.array([[row[i] for i in pair] for row in series["y"]], dtype=float)
         rows = rows[np.isfinite(rows).all(1)]
         rows = rows[:: max(1, len(rows) * len(report["series"]) // 1500)]
         dots(axes, _coordinate(rows[:, 0], logs[0]), _coordinate(rows[:, 1], logs[1]), 3.8, LIGHT["data"])
     path = [_coordinate(field[name], log) for name, log in zip(("path_x", "path_y"), logs, strict=True)]
     axes.plot(*path, color=LIGHT["model"], lw=1.7, zorder=3)
     for point in report.get("equilibria", []) if len(report["table"]["states"]) == 2 else []:
-        at = [_coordinate([value], log) for value, log in zip(point["state"], logs, strict=True)]
+        at = [_coordinate([point["state"][i]], log) for i, log in zip(pair, logs, strict=True)]
         face = LIGHT["ink"] if point["stable"] else LIGHT["paper"]
         axes.plot(*at, "o", ms=8, mfc=face, mec=LIGHT["ink"], mew=1.8, zorder=5)
     axes.set_xlim(grid[0][0], grid[0][-1])
     axes.set_ylim(grid[1][0], grid[1][-1])
-    states = report["table"]["states"][:2]
+    states = shown_in(report)
     for axis, values, log in zip((axes.xaxis, axes.yaxis), grid, logs, strict=True):
         axis.set_major_formatter(Plain())
         if log:
             at, labels = log_ticks(10 ** values[0], 10 ** values[-1])
             _log_axis(axis, np.log10(at), labels)
-    axes.set_xlabel(named(states[0], 50))
-    axes.set_title(named(states[1], 50), loc="left", fontsize=12, color=LIGHT["ink"], pad=8)
+    label_below(axes, named(states[0], 50))
+    title_above(axes, named(states[1], 50), LIGHT["ink"], 8)
     quiet(axes)
     return figure, axes
 
@@ -324,19 +341,30 @@ def _coordinate(values: Any, log: bool) -> np.ndarray:
 
 
 def _streamlines(axes: Axes, grid: Sequence[np.ndarray], rate: Sequence[np.ma.MaskedArray]) -> None:
-    """matplotlib's streamlines, their thousands of segments joined into one path."""
-    drawn = axes.streamplot(*grid, *rate, density=1.15, color=LIGHT["flow"], linewidth=0.9, arrowsize=1.1, zorder=1)
-    segments = [np.asarray(s) for s in drawn.lines.get_segments()]
-    drawn.lines.remove()
-    vertices, codes, end = [], [], None
-    for segment in segments:
-        begins = end is None or not np.array_equal(segment[0], end)
-        vertices += [*segment] if begins else [*segment[1:]]
-        codes += [Path.MOVETO] * begins + [Path.LINETO] * (len(segment) - 1)
-        end = segment[-1]
-    if vertices:
-        path = Path(np.array(vertices), np.array(codes, dtype=Path.code_type))
-        axes.add_patch(PathPatch(path, fill=False, edgecolor=LIGHT["flow"], lw=0.9, zorder=1))
+    """One path of all streamlines, and one of an arrow on each."""
+    shares = [
+        np.ma.filled(component, np.nan) / (values[-1] - values[0] or 1.0)
+        for component, values in zip(rate, grid, strict=True)
+    ]
+    lines = streamlines(*shares)
+    corner, size = np.array([v[0] for v in grid]), np.array([v[-1] - v[0] for v in grid])
+    look = {"edgecolor": LIGHT["flow"], "lw": 0.9, "zorder": 1}
+    if lines:
+        codes = [[Path.MOVETO] + [Path.LINETO] * (len(line) - 1) for line in lines]
+        vertices = corner + size * np.concatenate(lines)
+        axes.add_patch(PathPatch(Path(vertices, np.concatenate(codes)), fill=False, **look))
+        arrows = corner + size * np.concatenate([_arrow(line) for line in lines])
+        codes = [Path.MOVETO, Path.LINETO, Path.LINETO, Path.CLOSEPOLY] * len(lines)
+        axes.add_patch(PathPatch(Path(arrows, codes), facecolor=LIGHT["flow"], **look))
+
+
+def _arrow(line: np.ndarray) -> np.ndarray:
+    """A triangle on the middle of a line, as a closed path (4, 2); the panel is about as high as it is wide."""
+    at = len(line) // 2
+    along = line[at] - line[at - 1]
+    along = 0.011 * along / (np.hypot(*along) or 1.0)
+    across = 0.6 * along[::-1] * (-1, 1)
+    return line[at] + np.stack([along, across - along, -across - along, along])
 
 
 def quiet(axes: Axes) -> None:

@@ -12,10 +12,9 @@ import matplotlib
 from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 
 from isocline.report import bifurcation, diagnostics, figures
-from isocline.report.svg import printable
+from isocline.report.svg import as_written, printable
 
 
 def write_figures(report: dict[str, Any], folder: str | Path) -> list[Path]:
@@ -33,8 +32,7 @@ def write_figures(report: dict[str, Any], folder: str | Path) -> list[Path]:
     out = []
     for name, figure in drawn(report):
         figure.patch.set(visible=True, facecolor="white")
-        for text in figure.findobj(Text):
-            text.set_parse_math(False)  # a column may be named "$"
+        as_written(figure)
         settings = {"svg.fonttype": "none", "svg.hashsalt": name, "pdf.fonttype": 42}
         for suffix in ("svg", "pdf"):
             path = folder / f"{name}.{suffix}"

@@ -15,12 +15,13 @@ function portrait(figure) {
   const value = ([low, high], share, log) => log ? 10 ** (low + share * (high - low)) : low + share * (high - low);
   const share = ([low, high], value, log) => ((log ? Math.log10(value) : value) - low) / (high - low);
   const place = (y) => {
-    const x = left + width * share(frame.x, y[0], frame.log[0]), up = bottom - height * share(frame.y, y[1], frame.log[1]);
+    const x = left + width * share(frame.x, y[frame.axes[0]], frame.log[0]), up = bottom - height * share(frame.y, y[frame.axes[1]], frame.log[1]);
     return [x, up].map((pixel) => Math.min(Math.max(pixel, -9999), 9999).toFixed(1));
   };
 
   function start(x, up) {
-    const y0 = [value(frame.x, (x - left) / width, frame.log[0]), value(frame.y, (bottom - up) / height, frame.log[1]), ...frame.rest];
+    const y0 = [...frame.held], at = [value(frame.x, (x - left) / width, frame.log[0]), value(frame.y, (bottom - up) / height, frame.log[1])];
+    frame.axes.forEach((state, i) => { y0[state] = at[i]; });
     const { ys, status } = solve(y0, Array.from({ length: 601 }, (_, i) => frame.span * i / 600));
     const points = ys.filter((y) => y.every(Number.isFinite)).map(place).filter((point) => !point.includes("NaN"));
     const colour = `var(--${colours[(layer.childElementCount / 2) % colours.length]})`;
@@ -28,7 +29,7 @@ function portrait(figure) {
       made("path", { d: "M" + points.map((point) => point.join(" ")).join("L"), stroke: colour, "stroke-width": 2, pathLength: 1, class: "trajectory" }),
       made("circle", { cx: points[0][0], cy: points[0][1], r: 4, fill: colour }),
     );
-    const text = frame.names.map((name, i) => `${name} ${Number(y0[i].toPrecision(3)).toLocaleString()}`).join(", ");
+    const text = frame.names.map((name, i) => `${name} ${Number(at[i].toPrecision(3)).toLocaleString()}`).join(", ");
     says.textContent = `From ${text}${status ? ": it runs away before the end" : ""}.`;
     clear.disabled = false;
   }

@@ -65,8 +65,7 @@ def to_svg(figure: Figure, description: str, salt: str) -> str:
         SVG text without XML declaration, metadata, fixed size or font: it takes the page's font and width.
     """
     buffer = io.StringIO()
-    for text in figure.findobj(Text):
-        text.set_parse_math(False)  # a column may be named "$"
+    as_written(figure)
     settings = {"svg.fonttype": "none", "svg.hashsalt": salt}
     with matplotlib.rc_context(settings), warnings.catch_warnings():
         # Text is laid out with matplotlib's own font, which lacks many scripts; the page's font draws it.
@@ -87,6 +86,14 @@ def to_svg(figure: Figure, description: str, salt: str) -> str:
     ET.register_namespace("", _SVG)
     ET.register_namespace("xlink", _XLINK)
     return ET.tostring(root, encoding="unicode")
+
+
+def as_written(figure: Figure) -> None:
+    """Names are text and no formulas: a column may be called "$"."""
+    texts = [child for axes in figure.axes for child in axes.get_children() if isinstance(child, Text)]
+    texts += [axis.label for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)]
+    for text in [*texts, *figure.texts, *(text for box in figure.legends for text in box.get_texts())]:
+        text.set_parse_math(False)
 
 
 def _lighten(element: ET.Element) -> None:

@@ -99,7 +99,8 @@ def run(tmp_path_factory):
     level = np.ones(60)
     for i in range(59):
         level[i + 1] = pump[i] + (level[i] - pump[i]) * math.exp(-0.5)
-    own = {"hidden": (4,), "matching": 200, "iterations": 5, "polish": 10, "starts": 1, "members": 0, "blocks": 0}
+    own = {"hidden": (4,), "matching": 200, "iterations": 0, "polish": 5, "starts": 1, "members": 0, "blocks": 0}
+    own |= {"hold_out": 0.0}
     folder = tmp_path_factory.mktemp("bifurcation") / "run"
     return fit({"t": t, "level": level, "pump": pump}, out=folder, inputs=("pump",), penalty=(1e-4,), **own)
 

@@ -114,6 +114,13 @@ class Continuation:
         f = self.slopes(np.concatenate([z[None], z + steps, z - steps]))
         return f[0], (f[1 : 1 + len(z)] - f[1 + len(z) :]).T / (2 * NUDGE)
 
+    def _derivatives(self, rows: np.ndarray) -> np.ndarray:
+        """(n, d, d + 1) at all points of a curve, in one call."""
+        steps = NUDGE * np.eye(rows.shape[1])
+        around = np.concatenate([rows[:, None] + steps, rows[:, None] - steps], 1)
+        f = self.slopes(around.reshape(-1, rows.shape[1])).reshape(len(rows), 2, len(steps), -1)
+        return np.moveaxis(f[:, 0] - f[:, 1], 1, 2) / (2 * NUDGE)
+
     # ---- a curve ------------------------------------------------------------------------------------------------------
     def curve(self, x: np.ndarray, q: float) -> Curve:
         """The curve through an equilibrium, both ways."""
@@ -123,7 +130,7 @@ class Continuation:
         closed = len(ahead) > 3 and bool(np.linalg.norm(ahead[-1] - start) < 1e-6)
         back = [] if closed else self._walk(start, -tangent)
         rows = np.array([*back[::-1], start, *ahead])
-        derivatives = [self.linear(z)[1] for z in rows]
+        derivatives = self._derivatives(rows)
         values = np.array([np.linalg.eigvals(j[:, :-1]) for j in derivatives])
         found = Curve(rows[:, :-1], rows[:, -1], values)
         found.points = self._points(rows, derivatives, values)
@@ -177,7 +184,7 @@ class Continuation:
         return None if found is None else found[0]
 
     # ---- what changes on it -------------------------------------------------------------------------------------------
-    def _points(self, rows: np.ndarray, derivatives: list[np.ndarray], values: np.ndarray) -> list[Point]:
+    def _points(self, rows: np.ndarray, derivatives: np.ndarray, values: np.ndarray) -> list[Point]:
         """Between which neighbours a test function changes its sign, and where it is nothing."""
         tangents = [_tangent(derivatives[0], np.append(np.zeros(rows.shape[1] - 1), 1.0))]
         for derivative in derivatives[1:]:

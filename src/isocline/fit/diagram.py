@@ -23,7 +23,7 @@ SLICES, STARTS, STEPS = (
     40,
     15,
 )  # values at which equilibria are sought; rows of the data, and Newton steps, each time
-CHEAP = 3000  # calls of the field that a report may spend: about half a second
+CHEAP = 2000  # calls of the field that a report may spend: a second of a busy core
 SAME = 1e-3  # distance of points on different curves that are one
 
 

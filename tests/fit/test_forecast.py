@@ -5,6 +5,7 @@ import pytest
 import torch
 from series import rotation, table_of
 
+from isocline.fit import flow as flow_module
 from isocline.fit.autoregression import Autoregression, equal_steps
 from isocline.fit.baselines import LinearODE
 from isocline.fit.flow import flow_of, settle
@@ -239,3 +240,11 @@ def test_a_series_of_one_row_can_be_a_start():
     one = Series("", np.array([3.0]), rotation(np.array([3.0])))
     (ahead,) = forecast(flow_of(Rotation()), [one], [np.array([3.0 + 1e-9])], scales)
     np.testing.assert_allclose(scales.unscaled(ahead)[0], one.y[0], atol=1e-2)
+
+
+def test_a_long_record_may_take_as_many_steps_as_it_has_rows_to_reach(monkeypatch):
+    """The first runs along the Silverbox's records were lost at 20,000 steps, half-way."""
+    monkeypatch.setattr(flow_module, "MAX_STEPS", 10)
+    ts = torch.linspace(0, 8, 41, dtype=torch.float64)[None]
+    path = flow_module.paths(lambda t, y: torch.stack([y[..., 1], -25 * y[..., 0]], -1), torch.eye(2).double()[:1], ts)
+    torch.testing.assert_close(path[:, 0, 0], torch.cos(5 * ts[0]), atol=1e-4, rtol=0)

@@ -17,7 +17,7 @@ from isocline.solve import solve
 Flow = Callable[[Tensor, Tensor, Drive | None], Tensor]
 
 RTOL, ATOL, MAX_STEPS = 1e-6, 1e-7, 20_000
-EACH = 4  # steps from one time to the next that long records may take on the average, beside MAX_STEPS
+EACH = 20  # steps from one time to the next that a long record may take on the average, where that is more
 PULL = 1e-2  # weight of the first guess beside the observations: holds what they do not determine
 
 
@@ -26,7 +26,7 @@ def paths(
     field: Callable[..., Tensor], states: Tensor, ts: Tensor, drive: Drive | None = None, args: tuple[Tensor, ...] = ()
 ) -> Tensor:
     """Observations (T, B, d), each sample with its own adaptive steps; NaN where a path was lost."""
-    steps = max(MAX_STEPS, EACH * ts.shape[-1])  # inputs end a step at every row
+    steps = max(MAX_STEPS, EACH * ts.shape[-1])
     options = {"rtol": RTOL, "atol": ATOL, "max_steps": steps, "throw": False}
     inputs = None if drive is None else drive.given(field)
     return solve(field, states, ts, args=args, inputs=inputs, engine="auto", batching="per_sample", **options).ys

@@ -47,12 +47,13 @@ def test_a_population_is_fitted_from_a_table_and_told_in_report_and_screen(rows,
     kept = json.loads((out / "population.json").read_text())
     assert set(kept["series"]) == set("123456") and kept["series"]["6"]["parameters"]["v"] == kept["values"]["v"]
     page = (out / "report.html").read_text()
-    assert "between series" in page and "of the population" in page
+    assert "between series" in page and "of the population" in page and "amt: dose into central" in page
+    assert "How it learned" not in page and "There and back" not in page
     capsys.readouterr()
     forecasts(result, kept, tmp_path)
     show_command(out)
     shown = capsys.readouterr().out
-    assert "shrinkage" in shown and "central(0) = 0" in shown
+    assert "shrinkage" in shown and "central(0) = 0" in shown and "dose into central" in shown
 
 
 def forecasts(result, kept, folder):

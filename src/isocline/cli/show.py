@@ -68,6 +68,8 @@ def columns(table: dict[str, Any], hidden: list[str]) -> Grid:
     for state in table["states"]:
         role = "hidden state" if state["name"] in hidden else "state"
         grid.add_row(Text(state["name"]), role, Text(state["unit"] or ""), state["scale"]["kind"])
+    for column in table.get("given", []):
+        grid.add_row(Text(column["name"]), Text(column["role"]))
     for column in table["inputs"]:
         grid.add_row(Text(column["name"]), "input", Text(column["unit"] or ""), "linear")
     return grid

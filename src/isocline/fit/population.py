@@ -150,17 +150,16 @@ def go(
     """
     began = time.monotonic()
     equations = equations_from(config, config.covariates)
-    history: list[tuple[float, float]] = []
-    told = lambda iteration, loss: history.append((loss, time.monotonic() - began))  # noqa: E731
+    steps: list[int] = []
     try:
         series = [measured(s, table, equations) for s in split.taught]
-        found = population(equations, series, noise=config.error, tell=told)
+        found = population(equations, series, noise=config.error, tell=lambda step, loss: steps.append(step))
     except ValueError as error:
         raise UserError(str(error)) from error
     notify("judging", None)
     own = {s.id: _own(found, s, table, equations) for s in split.train}
     scores = _scores(found, own, table, split, scales, equations)
-    report = _report(kept, table, split, scales, found, own, scores, history, round(time.monotonic() - began, 2))
+    report = _report(kept, table, split, scales, found, own, scores, len(steps), round(time.monotonic() - began, 2))
     write(folder / POPULATION, json.dumps(_kept(found, own, table, split), indent=1))
     write(folder / "report.json", json.dumps(report, indent=1, allow_nan=False))
     if page:
@@ -274,7 +273,7 @@ def _scores(
 
 def _report(
     kept: dict[str, Any], table: Table, split: Split, scales: Scales, found: Population,
-    own: dict[str, dict[str, float]], scores: Scores, history: list[tuple[float, float]], seconds: float,
+    own: dict[str, dict[str, float]], scores: Scores, steps: int, seconds: float,
 ) -> dict[str, Any]:  # fmt: skip
     rivals = [s for s in scores if s["model"] != TYPICAL]
     sentence, won = verdict(rivals)
@@ -289,14 +288,13 @@ def _report(
                 grid = np.linspace(first, last, FINE)
                 y = _path(found, s, grid, own[train.id], table)
                 paths.append({"id": train.id, "part": part, "t": grid.tolist(), "y": y.tolist()})
-    losses, times = ([h[k] for h in history] for k in (0, 1))
+    given = [{"name": c, "role": role} for c, role in table.others if role == "covariate" or role.startswith("dose")]
     return {
         "isocline": kept["isocline"], "command": kept["command"], "created": kept["created"],
-        "table": described(table, scales), "series": [series_of(*parts) for parts in shown], "model_path": paths,
+        "table": {**described(table, scales), "given": given}, "series": [series_of(*parts) for parts in shown], "model_path": paths,
         "config": kept["config"],
-        "history": {"iteration": list(range(1, len(history) + 1)), "stage": ["likelihood"] * len(history),
-                    "train": losses, "seconds": times},
-        "stages": [{"phase": "fitting", "name": "likelihood (FOCEI)", "steps": len(history), "seconds": seconds,
+        "history": {"iteration": [], "stage": [], "train": [], "seconds": []},  # no mean square error by steps
+        "stages": [{"phase": "fitting", "name": "likelihood (FOCEI)", "steps": steps, "seconds": seconds,
                     "misfit": None}],
         "chosen": None, "bands": None, "held_out": digest(split.held, [c.header for c in table.states]),
         "scores": scores, "horizons": None, "reach": None,

@@ -66,7 +66,8 @@ def drawn(report: dict[str, Any]) -> Iterator[tuple[str, Figure]]:
             yield f"ensemble-{i + 1}-{_safe(state['name'])}", diagnostics.draw_members(report, i)
         if i in diagnostics.measured(report):
             yield f"residuals-{i + 1}-{_safe(state['name'])}", diagnostics.draw_residuals(report, i)
-    yield "training", figures.draw_losses(report)
+    if report["history"]["iteration"]:
+        yield "training", figures.draw_losses(report)
 
 
 def _safe(name: str) -> str:

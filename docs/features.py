@@ -80,7 +80,7 @@ FEATURES: list[Row] = [
     ("Reports", "counts, of each sample", ". ✔ ◐ ◐", 'sol = solve(f, y0, [0.0, 1.0], batching="per_sample")\nassert sol.stats.evaluations.shape == (3,)'),
     ("", "a limit of steps, and what was reached", ". ✔ . ✔", "sol = solve(f, y0, [0.0, 1.0], max_steps=2, throw=False)\nassert sol.status is ic.Status.MAX_STEPS"),
     ("", "a sample that fails leaves the others alone", ". . . ✔", 'sol = solve(lambda t, y: y**3, torch.tensor([[1.0], [0.1]]), [0.0, 1.0], batching="per_sample", throw=False)\nassert sol.status.tolist() != [0, 0] and bool(sol.ys[-1, 1].isfinite().all())'),
-    ("", "why it failed", ". . . .", "try:\n    solve(lambda t, y: y * y, y0, [0.0, 2.0])\nexcept ic.SolveError as error:\n    assert error.status is ic.Status.BLOW_UP"),
+    ("", "why it failed", ". . . .", "try:\n    solve(lambda t, y: y * y, y0, [0.0, 2.0])\nexcept ic.SolveError as error:\n    why = error.status\nassert why is ic.Status.BLOW_UP"),
     ("", "callbacks at every step", "✔ . . .", "seen = []\nsol = solve(f, y0, [0.0, 1.0], observer=ic.Observer(accepted=lambda t, y, h: seen.append(t)))\nassert len(seen) == sol.stats.accepted"),
     ("", "the literature behind a solve", ". . . ✔", 'assert "Tsitouras" in ic.cite(ic.Tsit5())'),
     ("Models", "neural ODE, augmented, second order", ". . ✔ .", "from isocline.nn import MLP, AugmentedODE, NeuralODE, SecondOrderODE"),
@@ -113,6 +113,16 @@ def run(code: str) -> None:
     assert bool((end.detach() - want).abs().max() < loose), f"{code}: {end}"
 
 
+def shown(code: str) -> str:
+    """The lines of a row, each as code: without the checks, where there is more than the check."""
+    lines = code.strip().splitlines()
+    lines = [line for line in lines if not line.startswith("assert ")] or [
+        line.removeprefix("assert ") for line in lines
+    ]
+    indented = [line.replace("    ", "\u00a0" * 4).replace("|", "\\|") for line in lines]
+    return "<br>".join(f"`{line}`" for line in indented)
+
+
 def page() -> str:
     """The whole page; AssertionError where a line does not do what it says."""
     lines = [HEAD.rstrip("\n")]
@@ -125,9 +135,7 @@ def page() -> str:
                 f"|---|{':-:|' * 4}---|",
             ]
         marks = [mark.replace(".", "") for mark in peers.split(" ")]
-        shown = "; ".join(line.strip() for line in code.strip().splitlines() if not line.strip().startswith("assert"))
-        cell = shown.replace("|", "\\|")
-        lines.append(f"| {feature} | {' | '.join(marks)} | `{cell}` |")
+        lines.append(f"| {feature} | {' | '.join(marks)} | {shown(code)} |")
     return "\n".join(lines) + "\n"
 
 

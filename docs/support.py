@@ -31,6 +31,10 @@ plain backpropagation; a test keeps this page true. Not written by hand.
 - **exact**: the derivative of the computed solution, to rounding. **continuous**: it differs from that by the solver's
   own error. A number refers to the reason, below, for which a pair is refused, by name, when it is asked for.
 - Both batchings were tried; where they differ, the cell says so.
+"""
+
+METHODS = """## The solvers
+
 - *order*: of the solution. *error*: the exponent of the step controller, the order of the error estimate plus one; 0:
   without an estimate, for fixed steps alone. *dense*: order of the interpolant between the ends of a step. *stages*:
   of a step, one that is shared with the next step included.
@@ -143,16 +147,30 @@ def of_scipy() -> list[str]:
     return lines
 
 
-def page() -> str:
-    """The whole page."""
-    methods = sorted(Gradient.registry)
-    titles = ["solver", "kind", "steps", "order", "error", "dense", "stages", *methods]
+def ordered() -> list[tuple[str, Any]]:
+    """The solvers by family, order and name."""
+    return sorted(Solver.registry.items(), key=lambda item: (kind(item[1]), item[1]().order, item[0]))
+
+
+def solvers() -> list[str]:
+    """The table of what each solver is."""
+    titles = ["solver", "kind", "steps", "order", "error", "dense", "stages"]
     lines = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
-    reasons: list[str] = []
-    for name, cls in sorted(Solver.registry.items(), key=lambda item: (kind(item[1]), item[1]().order, item[0])):
+    for name, cls in ordered():
         solver = cls()
         row = [f"`{name}`", kind(cls), "adaptive, fixed" if solver.error_order else "fixed"]
         row += map(str, (solver.order, solver.error_order, solver.dense_order, solver.tableau.stages))
+        lines.append(f"| {' | '.join(row)} |")
+    return lines
+
+
+def page() -> str:
+    """The whole page."""
+    methods = sorted(Gradient.registry)
+    lines = [f"| {' | '.join(['solver', *(f'`{method}`' for method in methods)])} |", f"|{'---|' * (1 + len(methods))}"]
+    reasons: list[str] = []
+    for name, cls in ordered():
+        row = [f"`{name}`"]
         for method in methods:
             cells = []
             for batching in ("shared", "per_sample"):
@@ -165,7 +183,24 @@ def page() -> str:
             row.append(cells[0] if cells[0] == cells[1] else f"shared: {cells[0]}; per_sample: {cells[1]}")
         lines.append(f"| {' | '.join(row)} |")
     notes = [f"{i}. {reason}." for i, reason in enumerate(reasons, start=1)]
-    return "\n".join([HEAD, *lines, "", "Reasons:", "", *notes, "", FURTHER, *further(), "", SCIPY, *of_scipy(), ""])
+    parts = [
+        HEAD,
+        *lines,
+        "",
+        "Reasons:",
+        "",
+        *notes,
+        "",
+        METHODS,
+        *solvers(),
+        "",
+        FURTHER,
+        *further(),
+        "",
+        SCIPY,
+        *of_scipy(),
+    ]
+    return "\n".join([*parts, ""])
 
 
 if __name__ == "__main__":

@@ -59,6 +59,8 @@ autodoc_default_options = {"members": True}
 autoclass_content = "class"
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
+napoleon_use_param = False  # parameters that are named together stay together, under the one sentence about them
+autodoc_inherit_docstrings = False  # a method without one does not get PyTorch's
 # As a list of its own, which may name two in a line; napoleon would take the first for the type of the second.
 napoleon_custom_sections = [("Attributes", "params_style")]
 python_use_unqualified_type_names = True
@@ -117,17 +119,42 @@ def name_role(role: str, raw: str, text: str, line: int, inliner: Any, *_: Any) 
 
 
 SPANS = re.compile(r"(``.+?``|`[^`]*`)")
+INDEX = re.compile(r"_\{([^{}]*)\}|(?<=(?<![\w`])[^\W\d_])_(ij|[^\W_])(?!\w)")
+EXPONENT = re.compile(r"\^\{([^{}]*)\}")
+
+
+def plain(text: str) -> str:
+    r"""A docstring's text as reStructuredText: a star or a bar is one, and y_{n+1}, t_i and h^{p+1} are set as formulas.
+
+    >>> plain("y_{n+1} of *args")
+    'y\\ :sub:`n+1`\\  of \\*args'
+    """
+    text = re.sub(r"([*|])", r"\\\1", text)
+    text = INDEX.sub(lambda found: rf"\ :sub:`{found[1] or found[2]}`\ ", text)
+    return EXPONENT.sub(r"\\ :sup:`\1`\\ ", text)
 
 
 def plain_docstring(app: Sphinx, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """The docstrings are plain text with code in backquotes: a star or a bar is one. Examples stay as they are."""
+    """The docstrings are plain text with code in backquotes. Examples stay as they are."""
     example = False
     for i, line in enumerate(lines):
         example = bool(line.strip()) and (example or line.lstrip().startswith(">>>"))
         if not example:
             parts = SPANS.split(line)
-            parts[::2] = [re.sub(r"([*|])", r"\\\1", part) for part in parts[::2]]
+            parts[::2] = [plain(part) for part in parts[::2]]
             lines[i] = "".join(parts)
+    # What stands before a colon there is a type to napoleon; here it is half a sentence. It looks at the first line alone.
+    starts = [i + 1 for i, line in enumerate(lines[:-1]) if line.strip() == "Returns:"] + [0] * (what == "property")
+    for i in sorted(starts, reverse=True):
+        indent, text = re.match(r"(\s*)(.*)", lines[i]).groups()
+        if ":" in text and " " in text:
+            lines[i : i + 1] = [indent + part for part in text.split(" ", 1)]
+
+
+def not_ours(app: Sphinx, what: str, name: str, thing: Any, skip: bool, options: Any) -> bool | None:
+    """Leaves out what pydantic and named tuples put into a class with docstrings of their own."""
+    made = name == "model_config" or str(getattr(thing, "__doc__", "")).startswith("Alias for field number")
+    return True if made else None
 
 
 OUTSIDE = re.compile(r"\]\(\.\./benchmarks/(\w+)\.md(#[\w-]+)?\)")
@@ -194,22 +221,61 @@ def mathml(self: Any, node: Any) -> None:
         tree = f'<div class="math{" boxed" if boxed else ""}"{anchor}><div>{tree}</div>{tail}</div>'
     else:
         tree = f'<span class="inline-math">{tree}</span>'
+        if "lead" in node or "tail" in node:
+            tree = f'<span class="number">{node.get("lead", "")}{tree}{node.get("tail", "")}</span>'
     self.body.append(tree)
     raise nodes.SkipNode
 
 
 HYPHENATED = re.compile(r"(\S*\d\S*-\S*\d\S*)")
+IN_PROSE = re.compile(r"(\d{4}-\d\d-\d\d|\d[\d.]*e[-+]\d+|AVX-512)")
+SUM = re.compile(r"^[\d,]+ [+×] [\d,]+$")
+
+
+def within(node: nodes.Node, *kinds: type[nodes.Node]) -> bool:
+    """Whether a node lies in one of some kinds."""
+    while node.parent is not None and not isinstance(node, kinds):
+        node = node.parent
+    return isinstance(node, kinds)
 
 
 def whole_numbers(app: Sphinx, doctree: nodes.document) -> None:
-    """In the narrow columns of tables: 1e-04 and 2-50-2 are not broken at a hyphen."""
-    for entry in doctree.findall(nodes.entry):
-        for text in list(entry.findall(nodes.Text)):
-            parts = HYPHENATED.split(text.astext())
-            if len(parts) > 1 and not isinstance(text.parent, nodes.literal | nodes.math):
-                parts[::2] = [nodes.Text(part) for part in parts[::2]]
-                parts[1::2] = [nodes.inline("", part, classes=["number"]) for part in parts[1::2]]
-                text.parent.replace(text, [part for part in parts if part.astext()])
+    """No line ends inside 1e-04 or 2026-01-31, between 5 and %, or, in the narrow columns of tables, in 2-50-2 and 100 + 3."""
+    verbatim = (nodes.literal, nodes.FixedTextElement, nodes.math, nodes.raw, nodes.title, addnodes.desc_signature)
+    for text in list(doctree.findall(nodes.Text)):
+        if within(text, *verbatim):
+            continue
+        was = text.astext()
+        in_table = within(text, nodes.entry)
+        now = re.sub(
+            r"(?<=\d) (?=%)", "\u00a0", was.replace(" -- ", " – ")
+        )  # napoleon's dashes, since quotes are not smart
+        now = now.replace(" ", "\u00a0") if in_table and SUM.match(now) else now
+        parts: list[Any] = (HYPHENATED if in_table else IN_PROSE).split(now)
+        if len(parts) > 1 or now != was:
+            parts[::2] = [nodes.Text(part) for part in parts[::2]]
+            parts[1::2] = [nodes.inline("", part, classes=["number"]) for part in parts[1::2]]
+            text.parent.replace(text, [part for part in parts if part.astext()])
+
+
+def close_formulas(app: Sphinx, doctree: nodes.document) -> None:
+    """A comma after a formula stays with it, and so does a parenthesis before: browsers break a line there."""
+    for formula in doctree.findall(nodes.math):
+        for key, at, pattern in (("tail", 1, r"[,.;:!?)\]]+"), ("lead", -1, r"[(\[]+$")):
+            near = formula.next_node(siblings=True, descend=False) if at == 1 else formula.previous_sibling()
+            found = re.search(rf"^{pattern}" if at == 1 else pattern, near) if isinstance(near, nodes.Text) else None
+            if found:
+                formula[key] = found[0]
+                rest = near[found.end() :] if at == 1 else near[: found.start()]
+                near.parent.replace(near, nodes.Text(rest))
+
+
+def close_blocks(app: Sphinx, doctree: nodes.document) -> None:
+    """Examples end with an empty line for doctest's sake; on the page it is a gap."""
+    for block in doctree.findall(nodes.literal_block):
+        if block.rawsource == block.astext():
+            block.rawsource = block.rawsource.rstrip("\n")
+            block.children = [nodes.Text(block.rawsource)]
 
 
 def colours() -> str:
@@ -227,7 +293,10 @@ def setup(app: Sphinx) -> None:
     app.add_html_math_renderer("mathml", (mathml, None), (mathml, None))
     app.connect("autodoc-process-docstring", plain_docstring, priority=400)  # before napoleon
     app.connect("source-read", read_source)
+    app.connect("autodoc-skip-member", not_ours)
     app.connect("doctree-read", whole_numbers)
+    app.connect("doctree-read", close_formulas)
+    app.connect("doctree-read", close_blocks)
     app.connect("html-page-context", page_context)
 
 

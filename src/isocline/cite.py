@@ -23,7 +23,7 @@ def cite(*parts: Any) -> str:
             part is made of (the solver inside `Reversible`, the options of a model) is cited with it.
 
     Returns:
-        "Name: source" in the order given, each once; parts without a source of their own are left out.
+        A line "Name: source" of each part, in the order given and once; parts without a source of their own are left out.
 
     Raises:
         ValueError: for a name that is neither a solver's nor a gradient's.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,8 @@ def number(value: float | None) -> str:
 def duration(seconds: float) -> str:
     """In the unit a person would say."""
     if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+        return f"{seconds:.0f}\u00a0s"
+    return f"{seconds / 60:.0f}\u00a0min" if seconds < 5400 else f"{seconds / 3600:.1f}\u00a0h"
 
 
 def took(run: dict[str, Any]) -> str:
@@ -54,7 +55,17 @@ def took(run: dict[str, Any]) -> str:
 
 def cell(text: str, note: str) -> str:
     """What stands in a table, and in a line below it what there is to say of it: a column of notes has no place on a phone."""
-    return (text + (f"<br><small>{note}</small>" if note else "")).replace("|", "\\|")
+    return (text + (f"<br><small>{plainly(note)}</small>" if note else "")).replace("|", "\\|")
+
+
+def sentence(title: str) -> str:
+    """A title as the beginning of a sentence; names that are written small stay so."""
+    return title if title.startswith("torchdiffeq") else title[:1].upper() + title[1:]
+
+
+def plainly(note: str) -> str:
+    """Numbers of ordinary size without an exponent: 3, not 3e+00."""
+    return re.sub(r"\d(\.\d+)?e\+00", lambda found: found[0].removesuffix("e+00"), note)
 
 
 def contents(runs: dict[str, dict[str, Any] | None]) -> list[str]:
@@ -71,7 +82,7 @@ def section(name: str, run: dict[str, Any] | None) -> list[str]:
     """One experiment."""
     experiment = experiments.find(name)
     file = f"{name.replace('-', '_')}.py"
-    lines = [f"## {name}", "", f"{experiment.title} ({experiment.source}): [{file}]({SOURCE}/{file}).", ""]
+    lines = [f"## {name}", "", f"{sentence(experiment.title)} ({experiment.source}): [{file}]({SOURCE}/{file}).", ""]
     if run is None:
         return [*lines, f"No full run is on record: `isocline reproduce {name}`.", ""]
     lines += ["| | published | bound | ours | |", "|---|--:|--:|--:|---|"]
@@ -79,10 +90,11 @@ def section(name: str, run: dict[str, Any] | None) -> list[str]:
         numbers = [number(row.get(k)) for k in ("published", "bound")] + [f"**{number(row['ours'])}**"]
         lines.append(f"| {cell(row['what'], row.get('note', ''))} | {' | '.join(numbers)} | {row.get('unit', '')} |")
     machine = run["machine"]
+    command = re.sub(r" --out \S+", "", run["command"])  # where somebody else's machine wrote it
     threads = "1 thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
     lines += [
         "",
-        f"`{run['command']}`: {took(run)} on {machine.get('device', machine['cpu'])}, {threads}, PyTorch {machine['torch']}, "
+        f"`{command}`: {took(run)} on {machine.get('device', machine['cpu'])}, {threads}, PyTorch {machine['torch']}, "
         f"seed {run['seed']}, {run['date'][:10]}, commit {run['commit']}.",
         "",
     ]

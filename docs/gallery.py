@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from experiments import last_run, took
+from experiments import last_run, sentence, took
 
 from isocline import experiments
 
@@ -29,7 +29,7 @@ def tile(name: str) -> list[str]:
     run, experiment = last_run(name), experiments.find(name)
     if run is None or not run["pictures"]:
         return []
-    sentence = experiment.title[:1].upper() + experiment.title[1:] + ("" if experiment.title[-1] in ".?!" else ".")
+    title = sentence(experiment.title) + ("" if experiment.title[-1] in ".?!" else ".")
     picture = FIRST.get(name, run["pictures"][0])
     return [
         "::::{container} tile",
@@ -37,7 +37,7 @@ def tile(name: str) -> list[str]:
         "",
         f"[{name}](experiments.md#{name})",
         "",
-        f"{sentence} {took(run)}.",
+        f"{title} {took(run)}.",
         "::::",
         "",
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import gc
 import platform
+import shlex
 import sys
 import time
 from collections import Counter
@@ -167,10 +168,15 @@ def processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def digits(value: float) -> str:
+    """To three digits, without an exponent where the number has an ordinary size: 1380, 16.9, 0.325."""
+    return f"{float(f'{value:.3g}'):g}"
+
+
 def origin(peers: Sequence[str] = ()) -> str:
     """Where, when, with what and by which command a table was made."""
     script = Path(sys.argv[0])
-    command = " ".join(["python", f"benchmarks/{script.name}", *sys.argv[1:]])
+    command = shlex.join(["python", f"benchmarks/{script.name}", *sys.argv[1:]])
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", *peers))
     return (
         f"`{command}`, {datetime.date.today().isoformat()}; {processor()}, {platform.system()}, "

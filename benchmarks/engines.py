@@ -56,7 +56,7 @@ def main() -> None:
     rows = [
         [name, f"{auto:.1f}", f"{eager:.1f}", f"{eager / auto:.2f}"] for name, (auto, eager) in sorted(kept.items())
     ]
-    head = ["experiment", "auto, s", "eager, s", "eager of auto"]
+    head = ["experiment", "auto, s", "eager, s", "eager / auto"]
     text = (__doc__ or "").split("\n\n", 2)[2]
     options.out.write_text(f"# The experiments with both engines\n\n{origin()}\n{text}\n{table(head, rows)}")
 

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import Cheap, Net, interleaved, median, origin, starts, table
+from common import Cheap, Net, digits, interleaved, median, origin, starts, table
 from torch import Tensor, nn
 
 import isocline as ic
@@ -348,7 +348,7 @@ def cells(c: Chosen, parts: int, reference: Chosen | None) -> list[str]:
         return ["not reached", *["—"] * (parts + 2)]
     errors = [f"{e:.1e}" for e in c.errors]
     value = shown(ratio(c, reference), c.method.package == "isocline")
-    return [f"{c.tolerance:.1e}", *errors, f"{median(c.seconds) * 1e3:.3g}", value]
+    return [f"{c.tolerance:.1e}", *errors, digits(median(c.seconds) * 1e3), value]
 
 
 def explicit_rows(title: str, batch: int, settings: Settings) -> dict[str, list[Any]]:
@@ -498,7 +498,7 @@ def stiff_rows(title: str, settings: Settings) -> dict[str, list[Any]]:
         for c in chosen:
             each = median(c.seconds) * 1e3 / batch if c.seconds else None
             growth = each / first.setdefault(c.method.name, each) if each is not None else None
-            per_sample, grown = ("—" if x is None else f"{x:.2g}" for x in (each, growth))
+            per_sample, grown = ("—" if x is None else digits(float(f"{x:.2g}")) for x in (each, growth))
             took = shown(c.method.compiled[0])
             rows.append([title, batch, c.method.name, *cells(c, 1, peer), per_sample, grown, took])
         print(*rows[-len(chosen) :], sep="\n", flush=True)
@@ -532,6 +532,7 @@ bold: there a peer is faster.
   eagerly.
 - torchode does not differentiate the choice of steps here (its faster way).
 - torchdyn interpolates with dopri5 and steps to every observation with tsit5.
+- isocline runs with its eager engine, the default of `solve`; the fused engine is measured on [its own page](fused.md).
 
 {missing}## In short
 
@@ -558,9 +559,9 @@ less than linearly.
 # From cProfile and `common.Operations` on the same work.
 WHY = """\
 In every row diffrax is the fastest: its loop is one compiled program, while the eager engine dispatches every operation
-from Python. A step of isocline takes 40 to 60 µs outside f (about 30 operations, one wait; overhead.md) and six calls
-of f at 3 µs (cheap) or 12 µs (2-50-2) and more, also mostly dispatch; a compiled step of the cheap field takes 4 µs in
-all. The distance therefore shrinks with the batch. Backwards the same holds for autograd's graph, node by node.
+from Python. A step of isocline takes 40 to 60 µs outside f (about 30 operations, one wait; [overhead](overhead.md)) and
+six calls of f at 3 µs (cheap) or 12 µs (2-50-2) and more, also mostly dispatch; a compiled step of the cheap field takes
+4 µs in all. The distance therefore shrinks with the batch. Backwards the same holds for autograd's graph, node by node.
 """
 WHY_STIFF = """\
 At batch 1 every isocline row is slower than diffrax, for the reason above with more operations: on Van der Pol a step of

@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 from classics import CLASSICS, Classic
-from common import origin, table
+from common import digits, origin, table
 from detest import DETEST, Named
 from scipy.integrate import solve_ivp
 
@@ -268,7 +268,7 @@ def best(curves: dict[str, Curve], goal: float, what: str, packages: tuple[str, 
 
 
 def shown(value: float, what: str) -> str:
-    return f"{value:.0f}" if what == "evaluations" else f"{value * 1e3:.3g}"
+    return f"{value:.0f}" if what == "evaluations" else digits(value * 1e3)
 
 
 def summary(results: Results, works: tuple[Work, ...], what: str) -> str:
@@ -324,7 +324,7 @@ solver.
   which takes it by differences (isocline's are exact).
 - Time is processor time on one core, the least of {repeats} or fewer runs, of one trajectory: a step of a PyTorch solver costs
   tens of µs however small the system, one of SciPy's f in NumPy costs a few. A batch of thousands costs the former little
-  more (peers.md), the latter a thousand times as much.
+  more ([the peers](peers.md)), the latter a thousand times as much.
 - Each package gets f in its own arrays: the same formulas, checked against each other in `tests/benchmarks`.
 - References: `tests/references.py`, in extended precision.
 

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import imagesize
 from docutils import nodes
 from docutils.utils.math import MathError, latex2mathml
 from myst_nb.core.execute import direct
@@ -278,6 +279,27 @@ def close_blocks(app: Sphinx, doctree: nodes.document) -> None:
             block.children = [nodes.Text(block.rawsource)]
 
 
+def cell_widths(app: Sphinx, doctree: nodes.document) -> None:
+    """For phones, where a table of many columns scrolls: a browser would first break every cell at every space."""
+    for table in doctree.findall(nodes.tgroup):
+        for entry in (entry for body in table.findall(nodes.tbody) for entry in body.findall(nodes.entry)):
+            length = len(entry.astext())
+            if table["cols"] >= 4 and length > 30:
+                entry["classes"].append("long" if length <= 80 else "longer")
+            elif table["cols"] >= 5 and length <= 18:
+                entry["classes"].append("short")
+
+
+BROAD = 800  # pixels; narrower pictures can be read at the width of a phone
+
+
+def broad_pictures(app: Sphinx, doctree: nodes.document) -> None:
+    """For phones, where pictures of several panels scroll: fitted to the screen, nothing written in them could be read."""
+    for image in doctree.findall(nodes.image):
+        if "://" not in image["uri"] and imagesize.get(HERE / image["uri"])[0] >= BROAD:
+            image["classes"].append("broad")
+
+
 def colours() -> str:
     """The figures' colours in both schemes, as CSS variables."""
     light, dark = (";".join(f"--{name}:{pair[i]}" for name, pair in PALETTE.items()) for i in (0, 1))
@@ -297,6 +319,8 @@ def setup(app: Sphinx) -> None:
     app.connect("doctree-read", whole_numbers)
     app.connect("doctree-read", close_formulas)
     app.connect("doctree-read", close_blocks)
+    app.connect("doctree-read", cell_widths, priority=400)
+    app.connect("doctree-read", broad_pictures, priority=900)  # after the paths were resolved
     app.connect("html-page-context", page_context)
 
 

@@ -55,7 +55,8 @@ def took(run: dict[str, Any]) -> str:
 
 def cell(text: str, note: str) -> str:
     """What stands in a table, and in a line below it what there is to say of it: a column of notes has no place on a phone."""
-    return (text + (f"<br><small>{plainly(note)}</small>" if note else "")).replace("|", "\\|")
+    both = text + (f"<br><small>{plainly(note)}</small>" if note else "")
+    return both.replace("|", "\\|").replace("->", "→")  # a line may end after the hyphen of an arrow
 
 
 def sentence(title: str) -> str:
@@ -78,6 +79,18 @@ def contents(runs: dict[str, dict[str, Any] | None]) -> list[str]:
     return lines
 
 
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    """The numbers of one experiment. What no row has is no column, for the sake of phones."""
+    kinds = [kind for kind in ("published", "bound", "ours") if any(row.get(kind) is not None for row in rows)]
+    units = any(row.get("unit") for row in rows)
+    lines = [f"| | {' | '.join(kinds)} |" + " |" * units, f"|---|{'--:|' * len(kinds)}" + "---|" * units]
+    for row in rows:
+        numbers = [f"**{number(row[kind])}**" if kind == "ours" else number(row.get(kind)) for kind in kinds]
+        cells = [cell(row["what"], row.get("note", "")), *numbers, *[row.get("unit", "")] * units]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
 def section(name: str, run: dict[str, Any] | None) -> list[str]:
     """One experiment."""
     experiment = experiments.find(name)
@@ -85,10 +98,7 @@ def section(name: str, run: dict[str, Any] | None) -> list[str]:
     lines = [f"## {name}", "", f"{sentence(experiment.title)} ({experiment.source}): [{file}]({SOURCE}/{file}).", ""]
     if run is None:
         return [*lines, f"No full run is on record: `isocline reproduce {name}`.", ""]
-    lines += ["| | published | bound | ours | |", "|---|--:|--:|--:|---|"]
-    for row in run["rows"]:
-        numbers = [number(row.get(k)) for k in ("published", "bound")] + [f"**{number(row['ours'])}**"]
-        lines.append(f"| {cell(row['what'], row.get('note', ''))} | {' | '.join(numbers)} | {row.get('unit', '')} |")
+    lines += table(run["rows"])
     machine = run["machine"]
     command = re.sub(r" --out \S+", "", run["command"])  # where somebody else's machine wrote it
     threads = "1 thread" if machine["threads"] == 1 else f"{machine['threads']} threads"

@@ -220,10 +220,9 @@ def main() -> None:
         found += rows(title, device, rounds, with_diffrax)
     if options.quick:
         return
+    peers = ("torchdiffeq", "diffrax", "jax") if with_diffrax else ("torchdiffeq",)
     missing = "" if with_diffrax else "diffrax was left out."
-    head = HEAD.format(
-        origin=origin(("torchdiffeq",)), device=torch.cuda.get_device_name(), rounds=rounds, missing=missing
-    )
+    head = HEAD.format(origin=origin(peers), device=torch.cuda.get_device_name(), rounds=rounds, missing=missing)
     titles = ["field", "work", "package", "ms", "ratio", "error", "waits"]
     options.out.write_text(head + "\n" + table(titles, found))
 

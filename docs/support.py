@@ -167,7 +167,8 @@ def solvers() -> list[str]:
 def page() -> str:
     """The whole page."""
     methods = sorted(Gradient.registry)
-    lines = [f"| {' | '.join(['solver', *(f'`{method}`' for method in methods)])} |", f"|{'---|' * (1 + len(methods))}"]
+    titles = ["solver", *(method.replace("_", "_<wbr>") for method in methods)]
+    lines = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
     reasons: list[str] = []
     for name, cls in ordered():
         row = [f"`{name}`"]

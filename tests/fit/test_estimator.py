@@ -187,6 +187,14 @@ def test_a_fit_is_saved_read_and_needs_nothing_of_where_it_was_made(dated, tmp_p
     assert (folder / "table.csv").is_file() and not list(folder.glob("*.tmp"))
 
 
+def test_times_alone_are_those_of_every_series_also_of_more_than_a_report_shows():
+    many = pd.concat([pd.DataFrame({"id": i, "t": T[:12], "x": circle(T[:12] + i)[:, 0]}) for i in range(14)])
+    found = fit(many, **{**QUICK, "iterations": 0, "polish": 2, "matching": 5})
+    assert len(found["series"]) == 12
+    told = found.predict([T[12] + 1, T[12] + 2])
+    assert sorted(set(told["id"].astype(int))) == list(range(14)) and len(told) == 28
+
+
 def test_the_folder_of_a_fit_without_one_goes_with_it():
     found = fit({"t": T[:30], "x": circle(T)[:30, 0]}, **{**QUICK, "iterations": 0, "polish": 2})
     folder = found.folder

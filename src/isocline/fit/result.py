@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +15,7 @@ import pandas as pd
 
 from isocline.fit.config import Config
 from isocline.fit.errors import UserError
-from isocline.fit.files import read_run
+from isocline.fit.files import POPULATION, read_run
 from isocline.fit.fitted import Fitted
 from isocline.fit.inside import inside
 from isocline.fit.predict import predict
@@ -173,15 +174,19 @@ class Result(dict[str, Any]):
         kept = read_run(self.folder)
         return {s.id: s for s in read_as(kept["table"], Config.make(**kept["config"])).series}
 
+    def _names(self) -> list[str]:
+        """Of all series: the report has the first only."""
+        path = self.folder / POPULATION
+        if path.is_file():
+            return list(json.loads(path.read_text(encoding="utf-8"))["series"])
+        return list(json.loads((self.folder / "states.json").read_text(encoding="utf-8")))
+
     def asked(self, times: Any, further: Sequence[str] = ()) -> pd.DataFrame:
         """The columns of time (and series, and further ones) of a frame; times alone are those of every series."""
         time, id_ = self["config"]["time"], self["config"]["id"]
         if not _is_table(times):
             frame = pd.DataFrame({time: np.asarray(times).reshape(-1)})
-            names = [s["id"] for s in self["series"]]
-            if id_ is not None:
-                frame = pd.concat([frame.assign(**{id_: name}) for name in names])
-            return frame
+            return frame if id_ is None else pd.concat([frame.assign(**{id_: name}) for name in self._names()])
         frame = _frame(times)
         missing = [c for c in (time, id_) if c is not None and c not in frame]
         if missing:

@@ -32,7 +32,7 @@ def estimate(
     field: Equations,
     data: Measured | Sequence[Measured],
     *,
-    noise: str | Mapping[str, str] = "constant",
+    noise: str | Mapping[str, str] = "additive",
     initial: str = "free",
     starts: int = 1,
     prior: float = 1.0,
@@ -51,7 +51,7 @@ def estimate(
     Args:
         field: the model; changed in place.
         data: one series or several that share the parameters.
-        noise: "constant": the same deviation at all values; "log": the same relative deviation, for positive columns; or by
+        noise: "additive": the same deviation at all values; "log": the same relative deviation, for positive columns; or by
             column.
         initial: starting states that no X(0) gives: "free": fitted; "first": the first observation, taken for true.
         starts: fits from so many starts, the declared one and random ones: evenly between two bounds, else around the

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,7 +84,7 @@ def _given(where: str, dose: Any) -> tuple[Tensor, ...]:
     return parts
 
 
-NOISES = ("constant", "log")
+NOISES = ("additive", "log")
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class Observations:
     Attributes:
         series: as given.
         columns: names, in the order of `column`.
-        noise: "constant" or "log" for each.
+        noise: "additive" or "log" for each.
         ts: (B, T) times of each series from its start on, NaN padded.
         values: (n,) what was measured; logarithms where the noise is.
         time, sample, column: (n,) where in `ts` and in which series and column.
@@ -121,7 +121,7 @@ class Observations:
         if not series:
             raise ValueError("data: no series, expected at least one")
         columns = tuple(dict.fromkeys(name for s in series for name in s.columns))
-        kinds = _kinds(columns, noise)
+        kinds = noises(columns, noise, NOISES)
         _check(model, series, columns)
         rows: list[Tensor] = []
         parts: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
@@ -171,15 +171,16 @@ class Observations:
         return float(seen[0]) if len(seen) else None
 
 
-def _kinds(columns: tuple[str, ...], noise: str | Mapping[str, str]) -> tuple[str, ...]:
-    given = dict.fromkeys(columns, noise) if isinstance(noise, str) else {**dict.fromkeys(columns, "constant"), **noise}
+def noises(columns: Sequence[str], noise: str | Mapping[str, str], kinds: Collection[str]) -> tuple[str, ...]:
+    """The kind of noise of every column: of one word for all, or by column, additive where nothing is said."""
+    given = dict.fromkeys(columns, noise) if isinstance(noise, str) else {**dict.fromkeys(columns, "additive"), **noise}
     for name, kind in given.items():
         if name not in columns:
             raise ValueError(
                 f"noise: {name} is no measured column{meant(name, columns)}; there are {', '.join(columns)}"
             )
-        if kind not in NOISES:
-            raise ValueError(f"noise: {kind!r} for {name}, expected one of {', '.join(NOISES)}")
+        if kind not in kinds:
+            raise ValueError(f"noise: {kind!r} for {name}, expected one of {', '.join(kinds)}")
     return tuple(given[name] for name in columns)
 
 

@@ -39,7 +39,7 @@ class Misfit:
         self,
         field: Equations,
         data: Measured | Sequence[Measured],
-        noise: Any = "constant",
+        noise: Any = "additive",
         initial: str = "free",
         settings: Settings | None = None,
     ) -> None:

@@ -75,7 +75,7 @@ class Curves:
     def individual(self, series: Measured) -> dict[str, float]:
         """As `Population.individual`, of a series with a number measured."""
         columns = self.individuals.columns
-        data = Observations.of(self.model, [series], "constant")
+        data = Observations.of(self.model, [series], "additive")
         unknown = [c for c in data.columns if c not in columns]
         if unknown:
             raise ValueError(f"{unknown[0]}: not among the columns of the fit, {', '.join(columns)}")

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from isocline.equations.course import Settings
-from isocline.equations.errors import meant
 from isocline.equations.individuals import Individuals
 from isocline.equations.laplace import NOISES, Found, Laplace, Layout
-from isocline.equations.measured import Measured, Observations
+from isocline.equations.measured import Measured, Observations, noises
 from isocline.equations.mixed_effects import Population
 from isocline.equations.module import Equations
 
@@ -72,7 +71,7 @@ def population(
     """
     series = tuple(data)
     data_ = accepted(field, series, noise)
-    kinds = _noises(data_.columns, noise)
+    kinds = noises(data_.columns, noise, NOISES)
     varying = tuple(i for i, p in enumerate(field.free) if p.per_series)
     assert field.raw is not None
     raw = field.raw.detach().double()
@@ -106,24 +105,12 @@ def accepted(field: Equations, series: tuple[Measured, ...], noise: str | Mappin
                 f"{name}: no equation says where it starts; add one, for example {name}(0) = 0, or {name}(0) = {name}0 with "
                 f"a parameter {name}0, which may differ from series to series"
             )
-    found = Observations.of(field, series, "constant")
+    found = Observations.of(field, series, "additive")
     counts = torch.bincount(found.sample, minlength=len(series))
     if bool((counts == 0).any()):
         b = int((counts == 0).nonzero()[0])
         raise ValueError(f"series {series[b].id or b}: nothing measured in it; leave it out")
     return found
-
-
-def _noises(columns: Sequence[str], noise: str | Mapping[str, str]) -> tuple[str, ...]:
-    given = dict.fromkeys(columns, noise) if isinstance(noise, str) else {**dict.fromkeys(columns, "additive"), **noise}
-    for name, kind in given.items():
-        if name not in columns:
-            raise ValueError(
-                f"noise: {name} is no measured column{meant(name, columns)}; there are {', '.join(columns)}"
-            )
-        if kind not in NOISES:
-            raise ValueError(f"noise: {kind!r} for {name}, expected one of {', '.join(NOISES)}")
-    return tuple(given[name] for name in columns)
 
 
 def _sd(field: Equations, i: int) -> float:

@@ -39,7 +39,7 @@ def infer(model: Physics, recipe: Recipe, series: Sequence[Series]) -> dict[str,
     data, notes = _measured(model, series, _begins(model, recipe))
     before = {k: v.detach().clone() for k, v in model.state_dict().items()}
     logs = dict(zip(model.equations.states, model.logs, strict=True))
-    noise = {name: "log" if logs[name] else "constant" for name in data[0].columns}
+    noise = {name: "log" if logs[name] else "additive" for name in data[0].columns}
     found: Estimates | None = None
     try:
         found = estimate(model.equations, data, noise=noise, prior=_prior(recipe), max_evaluations=EVALUATIONS)

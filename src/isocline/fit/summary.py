@@ -249,7 +249,7 @@ def _phase(
     i, j = pair
     low, high = ([end(ranges[k]) for k in pair] for end in (np.nanmin, np.nanmax))
     points = np.broadcast_to([np.nanmedian(column) for column in ranges], (GRID, GRID, len(seen))).copy()
-    held = scales.unscaled(points[0, 0])
+    held = scales.unscaled(points[0, :1])[0]
     points[..., i], points[..., j] = np.meshgrid(
         *(np.linspace(a - 0.3, b + 0.3, GRID) for a, b in zip(low, high, strict=True))
     )

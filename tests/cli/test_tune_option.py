@@ -2,6 +2,7 @@
 
 import json
 
+import pages
 import pytest
 from test_bad_input import call, rows
 
@@ -18,5 +19,5 @@ def test_a_tuned_run_tells_that_it_was_and_over_what(tmp_path, capsys):
     (said,) = [line for line in out.splitlines() if line.startswith("tuned by 2 trials over window, continuity")]
     _, shown, _ = call(capsys, "show", run)
     assert said in shown.splitlines()
-    assert "Tuned by 2 trials over window, continuity" in (run / "report.html").read_text()
+    assert "Tuned by 2 trials over window, continuity" in pages.page(run / "report.html")
     assert json.loads((run / "report.json").read_text())["tuning"]["trials"] == 2

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+import pages
 import pytest
 
 from isocline.cli import main
@@ -110,7 +111,7 @@ def test_the_report_of_a_run_with_an_input_has_it_over_the_observed_range(run):
     assert (diagram["over"], diagram["low"], diagram["high"]) == ("pump", 1.0, 3.0)
     rows = [(v, s[0]) for b in diagram["branches"] for v, s in zip(b["value"], b["state"], strict=True)]
     assert max(abs(v - s) for v, s in rows) < 0.2 and all(all(b["stable"]) for b in diagram["branches"])
-    page = run.report.read_text(encoding="utf-8")
+    page = pages.page(run.report)
     assert "How that moves with pump" in page and 'aria-label="Equilibria of level over pump"' in page
 
 

@@ -1,6 +1,7 @@
 """Runs with states that nobody measured: guessed from a linear ODE, then learned as every other state is."""
 
 import numpy as np
+import pages
 import pytest
 from series import table_of
 from test_fitted_inputs import STEP, B, C, K, force_of, oscillator
@@ -150,7 +151,7 @@ def test_the_portrait_is_of_the_measured_state_and_the_hidden_one(done):
         and phase["gy"][-1] > path[:, 1].max()
         and phase["path_y"] == path[:, 1].tolist()
     )
-    assert "hidden 1 was not measured, so there are no dots" in (run / "report.html").read_text()
+    assert "hidden 1 was not measured, so there are no dots" in pages.page(run / "report.html")
 
 
 def test_a_portrait_shows_measured_states_before_hidden_ones():

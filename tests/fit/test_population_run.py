@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pages
 import pandas as pd
 import pytest
 
@@ -46,7 +47,7 @@ def test_a_population_is_fitted_from_a_table_and_told_in_report_and_screen(rows,
     assert models["population model"] < models["mean"] and result["won"]
     kept = json.loads((out / "population.json").read_text())
     assert set(kept["series"]) == set("123456") and kept["series"]["6"]["parameters"]["v"] == kept["values"]["v"]
-    page = (out / "report.html").read_text()
+    page = pages.page(out / "report.html")
     assert "between series" in page and "of the population" in page and "amt: dose into central" in page
     assert "How it learned" not in page and "There and back" not in page
     capsys.readouterr()

@@ -3,6 +3,7 @@
 import re
 
 import numpy as np
+import pages
 import pytest
 
 from isocline.cli.fit import parameters
@@ -31,4 +32,4 @@ def test_beside_networks_the_members_tell_how_far_a_parameter_spreads():
     assert 0.3 < row["by_members"] / row["error"] < 3
     assert any(re.search("jagged.* over [3-6] fits", note) for note in run["parameters"]["notes"])
     assert "± by members" in [str(column.header) for column in parameters(run["parameters"]["rows"]).columns]
-    assert "<th>by members</th>" in run.report.read_text(encoding="utf-8")
+    assert "<th>by members</th>" in pages.page(run.report)

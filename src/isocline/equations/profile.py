@@ -134,7 +134,7 @@ class Side:
         optimum, earlier = self.best, self.best
         halved = 0
         while len(self.points) < MOST:
-            if abs(here[0] - centre) >= self.reach:
+            if abs(here[0] - centre) >= self.reach * (1 - 1e-9):  # there, but for the rounding of centre + reach
                 break
             u = centre + self.way * min(abs(here[0] - centre) + self.step, self.reach)
             try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import sys
 from functools import partial
@@ -105,6 +106,19 @@ def public_names() -> dict[str, str]:
 
 MODULES = {"isocline.audit", "isocline.nn", "isocline.problems", "isocline.export"}
 NAMES = public_names()
+
+
+def made_defaults(
+    app: Any, what: str, name: str, thing: Any, options: Any, signature: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """Defaults of a dataclass that are made for each object, by what makes them."""
+    if signature and dataclasses.is_dataclass(thing):
+        factories = {f.name: f.default_factory for f in dataclasses.fields(thing)}
+        made = {
+            name: {dict: "{}", list: "[]"}.get(f) or f"{getattr(f, '__name__', '…')}()" for name, f in factories.items()
+        }
+        signature = re.sub(r"(\w+)=<factory>", lambda found: f"{found[1]}={made[found[1]]}", signature)
+    return signature, returns
 
 
 def name_role(role: str, raw: str, text: str, line: int, inliner: Any, *_: Any) -> tuple[list[Any], list[Any]]:
@@ -313,6 +327,7 @@ def page_context(app: Sphinx, page: str, template: str, context: dict[str, Any],
 def setup(app: Sphinx) -> None:
     app.add_role("name", name_role)
     app.add_html_math_renderer("mathml", (mathml, None), (mathml, None))
+    app.connect("autodoc-process-signature", made_defaults)
     app.connect("autodoc-process-docstring", plain_docstring, priority=400)  # before napoleon
     app.connect("source-read", read_source)
     app.connect("autodoc-skip-member", not_ours)

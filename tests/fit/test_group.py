@@ -67,9 +67,9 @@ def together(size, make, act):
         thread.start()
     for thread in threads:
         thread.join()
-    for one in found:
-        if isinstance(one, BaseException):
-            raise one
+    errors = [one for one in found if isinstance(one, BaseException)]
+    for error in sorted(errors, key=lambda one: isinstance(one, threading.BrokenBarrierError)):  # what broke it, first
+        raise error
     return found
 
 

@@ -258,13 +258,12 @@ def _go(
     page: bool = True,
     group: Group = ALONE,
 ) -> dict[str, Any]:
-    if config.tune and "tuning" not in kept:
+    searching = config.tune > 0 and "tuning" not in kept
+    if searching:
         found = tune(config, kept["search"], split.taught, scales, folder, notify, stop)
         (folder / CHECKPOINT).unlink(missing_ok=True)  # of the settings as they were given
-        if found is None:
-            stop = lambda: True  # noqa: E731
-        else:
-            config = tuned(config, found)
+        if found is not None:
+            searching, config = False, tuned(config, found)
             kept |= {"config": config.model_dump(mode="json"), "tuning": found}
             write(folder / "config.json", json.dumps(kept, indent=1))
     group.agree("the SHA-256 of the table", table.sha256)
@@ -272,7 +271,7 @@ def _go(
         shutil.rmtree(folder / FIGURES, ignore_errors=True)  # of an earlier report; isocline show --figures draws them
     recipe = Recipe(config, split.taught, scales, folder, group)
     recipe.load()
-    reason = recipe.run(tell, stop)
+    reason = recipe.run(tell, lambda: searching or stop())  # of a search that was broken off nothing is fitted
     if not group.leads:
         return {}
     ensemble = recipe.ensemble()

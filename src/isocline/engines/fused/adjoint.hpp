@@ -203,8 +203,7 @@ static void adjoint_chunk(const Adjoint<T> &job, const Program<T> &field, const 
         if (!jump(l, true)) st.alive[l] = 0, leaving = true;
       } else next_stop(l);
     }
-    for (int l = 0; l < W; l++)
-      if (st.alive[l] && !left[l] && st.taken[l] >= q.max_steps) left[l] = q.limit, leaving = true;
+    leaving |= st.tired(left);
     if (!leaving) continue;
     for (int l = 0; l < W; l++)
       if (sample[l] >= 0 && (left[l] || !st.alive[l]))

@@ -50,9 +50,13 @@ static void pull_back_chunk(const Back<T> &back, const Program<T> &field, const 
   const Times &time = c.times;
   Stages<T, NV> stages(back, field, slope, all);
   const size_t row = size_t(n) * NV;
-  Memory memory(sizeof(V<T>) * (row * (all + 3) + NV * c.further));
-  V<T> *kb = (V<T> *)memory.data, *lambda = kb + all * row, *yb = lambda + row, *g = yb + row, *gu = g + row;
+  const size_t degree = c.method.degree;
+  Memory memory(sizeof(V<T>) * (row * (all + 3 + degree) + NV * (c.further + degree)));
+  V<T> *kb = (V<T> *)memory.data, *lambda = kb + all * row, *yb = lambda + row, *g = yb + row, *gp = g + row,
+       *powers = gp + degree * row, *gu = powers + degree * NV, theta[NV];
   int64_t sample[W], at[W], next = from, reach[W], o[W];
+  alignas(64) double next_key[W]; // of the observations of a step; its end where there is none
+  int lanes[W + 1];
   st.jumping = time.jumps != nullptr;
   int running = 0;
   auto finish = [&](int64_t i, int l, int64_t seen) {
@@ -84,11 +88,10 @@ static void pull_back_chunk(const Back<T> &back, const Program<T> &field, const 
   int used_by_step = 0; // stages that the step depends on
   for (int i = 0; i < s; i++)
     if (st.b[i] != 0) used_by_step = i + 1;
-  V<T> w[32 * NV], theta[NV];
   while (running) {
     int some = 0;
     while (!st.alive[some]) some++;
-    int pending = 0;
+    int count = 0;
     bool inside = false;
     for (int l = 0; l < W; l++) {
       const int there = st.alive[l] ? l : some; // a lane without a sample does what another does, with a cotangent of 0
@@ -103,9 +106,10 @@ static void pull_back_chunk(const Back<T> &back, const Program<T> &field, const 
       st.t[l] = step.t, st.leaves_jump[l] = step.leaves, st.meets_jump[l] = step.meets;
       st.stop[l] = st.t1[l], st.h[l] = INFINITY;
       o[l] = st.alive[l] ? step.seen : reach[l];
-      if (o[l] >= reach[l]) continue;
-      pending++;
-      inside |= time.key(sample[l])[o[l]] != st.t1[l];
+      const bool waits = o[l] < reach[l];
+      next_key[l] = waits ? time.key(sample[l])[o[l]] : st.t1[l];
+      inside |= next_key[l] != st.t1[l];
+      lanes[count] = l, count += waits;
     }
     st.aim();
     const int used = inside ? all : used_by_step;
@@ -115,34 +119,36 @@ static void pull_back_chunk(const Back<T> &back, const Program<T> &field, const 
       st.stage_times(i);
       stages.flow.evaluate(stages.memory(i), st.times, x, st.k(i));
     }
-    std::memset((void *)kb, 0, all * row * sizeof(V<T>));
     std::memset((void *)yb, 0, row * sizeof(V<T>));
+    if (inside) std::memset((void *)gp, 0, degree * row * sizeof(V<T>));
+    else std::memset((void *)kb, 0, all * row * sizeof(V<T>));
     // Observations of this step.
-    while (pending) {
-      bool any = false;
-      for (int l = 0; l < W; l++) {
-        ((T *)theta)[l] = 0;
-        bool interpolated = false;
-        if (o[l] < reach[l]) {
-          double key = time.key(sample[l])[o[l]];
-          const T *from_row = back.grads + (o[l] * time.samples + sample[l]) * n;
-          interpolated = key != st.t1[l];
-          if (interpolated) ((T *)theta)[l] = T((key - st.t[l]) / (st.t1[l] - st.t[l]));
-          for (int d = 0; d < n; d++)
-            (interpolated ? st.lane(g, d, l) = from_row[d] : st.lane(lambda, d, l) += from_row[d]);
-          pending -= ++o[l] == reach[l];
-        }
-        if (!interpolated)
-          for (int d = 0; d < n; d++) st.lane(g, d, l) = 0;
-        any |= interpolated;
+    while (count) {
+      bool interpolated = false;
+      if (inside) std::memset((void *)g, 0, row * sizeof(V<T>));
+      for (int j = 0; j < count; j++) {
+        const int l = lanes[j];
+        const T *from_row = back.grads + (o[l] * time.samples + sample[l]) * n;
+        const bool ends = next_key[l] == st.t1[l];
+        interpolated |= !ends;
+        for (int d = 0; d < n; d++) st.lane(ends ? lambda : g, d, l) += from_row[d];
       }
-      if (!any) continue;
-      st.weights(theta, w);
-      for (int i = 0; i < all; i++)
-        for (int d = 0; d < n; d++)
-          for (int v = 0; v < NV; v++) kb[i * row + d * NV + v] += st.hv[v] * w[i * NV + v] * g[d * NV + v];
-      for (size_t d = 0; d < row; d++) yb[d] += g[d];
+      if (interpolated) {
+        st.place(next_key, theta);
+        st.powers(theta, powers);
+        st.gather(g, powers, gp);
+        for (size_t d = 0; d < row; d++) yb[d] += g[d];
+      }
+      int still = 0;
+      for (int j = 0; j < count; j++) {
+        const int l = lanes[j];
+        const bool waits = ++o[l] < reach[l];
+        next_key[l] = waits ? time.key(sample[l])[o[l]] : st.t1[l];
+        lanes[still] = l, still += waits;
+      }
+      count = still;
     }
+    if (inside) st.scatter(gp, kb);
     for (size_t d = 0; d < row; d++) yb[d] += lambda[d];
     for (int i = 0; i < s; i++)
       for (int d = 0; d < n && st.b[i] != 0; d++)

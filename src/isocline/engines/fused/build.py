@@ -274,3 +274,9 @@ def made_with() -> str:
     told = library().isocline_made_with
     told.restype = ctypes.c_char_p
     return told().decode()
+
+
+@cache
+def vector_bytes() -> int:
+    """The size of the machine's vectors: numbers of as many samples stand side by side in one as fit."""
+    return int(library().isocline_vector_bytes())

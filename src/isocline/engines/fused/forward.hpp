@@ -197,7 +197,7 @@ static void solve_chunk(const Call<T> &c, const Program<T> &program, int64_t fro
   }
 
   int64_t sample[W], seen[W], istop[W], last[W], next = from;
-  alignas(64) int64_t left[W], waits[W];
+  alignas(64) int64_t left[W], waits[W], within[W];
   alignas(64) double end[W], next_key[W];
   int running = 0;
   auto leave = [&](int l, int64_t status) {
@@ -244,75 +244,75 @@ static void solve_chunk(const Call<T> &c, const Program<T> &program, int64_t fro
   };
   for (int l = 0; l < W; l++) seat(l);
 
-  V<T> w[32 * NV], theta[NV];
-  int64_t reach[W];
+  Memory dense(sizeof(V<T>) * NV * c.method.degree * (n + 1));
+  V<T> *polynomial = (V<T> *)dense.data, *powers = polynomial + int64_t(c.method.degree) * n * NV, theta[NV];
+  int lanes[W + 1];
   while (running) {
     st.aim();
     st.refresh(f);
     st.attempt(f);
     bool leaving = st.judge(left);
-    int pending = 0;
-    bool inside = false;
-    for (int i = 0; i < st.ND; i++) st.part(waits, i) = st.part(st.accepted, i) & (st.part(next_key, i) <= st.part(st.t1, i));
-    for (int l = 0; l < W; l++) pending -= int(waits[l]);
+    typename Stepper<T, NV>::Truths some{}, inside{};
+    for (int i = 0; i < st.ND; i++) {
+      some |= st.part(waits, i) = st.part(st.accepted, i) & (st.part(next_key, i) <= st.part(st.t1, i));
+      inside |= st.part(within, i) = st.part(waits, i) & (st.part(next_key, i) != st.part(st.t1, i));
+    }
     if (record) {
       record->reserve(W, n);
-      for (int l = 0; l < W; l++) {
-        if (!st.accepted[l]) continue;
+      for (int l = 0; l < W; l++) { // what a lane writes that did not accept is written over
         record->steps[record->count] = {st.t[l], int32_t(last[l]), uint32_t(seen[l]), st.leaves_jump[l],
                                         st.clipped[l] && st.meets_jump[l]};
         T *state = record->states + record->count * n;
         for (int d = 0; d < n; d++) state[d] = st.lane(st.y, d, l);
-        last[l] = record->count++;
+        last[l] = st.accepted[l] ? record->count : last[l];
+        record->count -= st.accepted[l];
       }
     }
-    if (pending) {
-      for (int l = 0; l < W; l++) {
-        if (!waits[l]) continue;
-        const double *keys = time.key(sample[l]);
-        for (reach[l] = seen[l]; reach[l] < time.width && keys[reach[l]] <= st.t1[l];) reach[l]++;
-        inside |= keys[seen[l]] != st.t1[l];
+    if (st.any(some)) {
+      const bool interpolates = st.any(inside);
+      if (interpolates) {
+        if (c.method.extra) {
+          st.complete(f);
+          for (int i = 0; i < st.ND; i++) st.part(st.calls, i) += st.part(within, i) & int64_t(c.method.extra);
+        }
+        st.polynomial([&](int i, int d) { return st.k(i) + d * NV; }, polynomial);
       }
-      if (inside && c.method.extra) {
-        st.complete(f);
-        for (int l = 0; l < W; l++) st.calls[l] += waits[l] && next_key[l] != st.t1[l] ? c.method.extra : 0;
-      }
-    }
-    while (pending) {
-      if (inside) {
-        for (int l = 0; l < W; l++)
-          ((T *)theta)[l] = waits[l] ? T((next_key[l] - st.t[l]) / (st.t1[l] - st.t[l])) : T(0);
-        st.weights(theta, w);
-        st.interpolated(w, st.stage);
-      }
-      for (int l = 0; l < W; l++) {
-        if (!waits[l]) continue;
-        V<T> *state = next_key[l] == st.t1[l] ? st.y1 : st.stage;
-        T *to_row = c.ys + (seen[l] * time.samples + sample[l]) * n;
-        for (int d = 0; d < n; d++) to_row[d] = st.lane(state, d, l);
-        seen[l]++;
-        next_key[l] = seen[l] < time.width ? time.key(sample[l])[seen[l]] : INFINITY;
-        if (seen[l] == reach[l]) waits[l] = 0, pending--;
+      for (int count = st.list(waits, lanes); count;) {
+        if (interpolates) {
+          st.place(next_key, theta);
+          st.powers(theta, powers);
+          st.interpolated(polynomial, powers, st.y, st.stage);
+        }
+        int still = 0;
+        for (int j = 0; j < count; j++) {
+          const int l = lanes[j];
+          V<T> *state = next_key[l] == st.t1[l] ? st.y1 : st.stage;
+          T *to_row = c.ys + (seen[l] * time.samples + sample[l]) * n;
+          for (int d = 0; d < n; d++) to_row[d] = st.lane(state, d, l);
+          next_key[l] = ++seen[l] < time.width ? time.key(sample[l])[seen[l]] : INFINITY;
+          lanes[still] = l, still += next_key[l] <= st.t1[l];
+        }
+        count = still;
       }
     }
     st.commit();
-    bool stops = false;
-    for (int i = 0; i < st.ND; i++) stops |= st.any(st.part(st.accepted, i) & st.part(st.clipped, i));
+    typename Stepper<T, NV>::Truths stops{};
+    for (int i = 0; i < st.ND; i++) stops |= st.part(st.accepted, i) & st.part(st.clipped, i);
     if (!fsal) std::memcpy(st.stale, st.accepted, sizeof st.stale);
-    for (int l = 0; l < W && (stops || st.jumping); l++) {
-      if (!st.accepted[l]) continue;
-      if (st.clipped[l]) {
-        if (st.t[l] == end[l]) {
-          left[l] = q.success, leaving = true, st.alive[l] = st.stale[l] = 0;
-          continue;
-        }
-        st.leaves_jump[l] = st.meets_jump[l];
-        st.stop[l] = time.stop(sample[l])[++istop[l]], st.meets_jump[l] = time.jump(sample[l], istop[l]);
-      } else st.leaves_jump[l] = false;
-      if (st.leaves_jump[l]) st.stale[l] = st.YES;
-    }
-    for (int l = 0; l < W; l++)
-      if (st.alive[l] && !left[l] && st.taken[l] >= q.max_steps) left[l] = q.limit, leaving = true;
+    if (st.jumping || st.any(stops))
+      for (int l = 0; l < W; l++) {
+        if (!st.accepted[l]) continue;
+        if (st.clipped[l]) {
+          if (st.t[l] == end[l]) {
+            left[l] = q.success, leaving = true, st.alive[l] = st.stale[l] = 0;
+            continue;
+          }
+          st.leaves_jump[l] = st.meets_jump[l];
+          st.stop[l] = time.stop(sample[l])[++istop[l]], st.meets_jump[l] = time.jump(sample[l], istop[l]);
+        } else st.leaves_jump[l] = false;
+        if (st.leaves_jump[l]) st.stale[l] = st.YES;
+      }
+    leaving |= st.tired(left);
     if (!leaving) continue;
     for (int l = 0; l < W; l++)
       if (sample[l] >= 0 && (left[l] || !st.alive[l])) leave(l, left[l] ? left[l] : q.success), seat(l);

@@ -39,6 +39,7 @@
 extern "C" {
 #if ISO_SIZE == 4
 const char *isocline_made_with() { return ISO_MADE_WITH; }
+int isocline_vector_bytes() { return ISO_BYTES; }
 #define Real float
 BORDER(float)
 #else

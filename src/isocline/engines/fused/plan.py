@@ -13,6 +13,7 @@ from torch import Tensor
 from isocline.control import PID, Controller
 from isocline.control.initial_step import Tolerance
 from isocline.engines.eager.problem import Problem
+from isocline.engines.fused.build import vector_bytes
 from isocline.engines.fused.lanes import CannotFuseError
 from isocline.engines.fused.native import Code, Encoded
 from isocline.engines.fused.timetable import timetable
@@ -156,7 +157,7 @@ class Plan:
 
     def _width(self, samples: int) -> int:
         """Vectors in a row of a tile: few lanes for few samples, many where there is little to compute."""
-        lanes = 8 if self.name == "float" else 4
+        lanes = vector_bytes() // (4 if self.name == "float" else 8)
         # A vector more a row has more lanes standing still at the end, and products that are quicker by a tenth.
         if 1.1 * -(-samples // lanes) < 2 * -(-samples // (2 * lanes)):
             return 1

@@ -76,7 +76,7 @@ template <class T, int NV> struct Stepper {
   static void masks(int64_t *truths, I<T> *out) {
     for (int i = 0; i < ND; i++) ((Masks *)out)[i] = __builtin_convertvector(part(truths, i), Masks);
   }
-  V<T> *k(int i) { return ks + int64_t(i) * n * NV; }
+  V<T> *k(int i) const { return ks + int64_t(i) * n * NV; }
   static T &lane(V<T> *x, int64_t row, int l) { return ((T *)(x + row * NV))[l]; }
   // A lane without a sample stands still, somewhere finite.
   void rest(int l) {
@@ -100,25 +100,72 @@ template <class T, int NV> struct Stepper {
       for (int v = 0; v < NV; v++) out[d * NV + v] = y[d * NV + v] + hv[v] * sum[v];
     }
   }
-  // b_i(θ), (all stages) vectors
-  void weights(const V<T> *theta, V<T> *out) {
-    T center = T(m.center);
-    for (int i = 0; i < all_stages * NV; i++) out[i] = V<T>{};
-    for (int v = 0; v < NV; v++) {
-      V<T> x = theta[v] - center, power = x;
-      T at_start = -center, start_power = at_start;
-      for (int d = 0; d < m.degree; d++, power *= x, start_power *= at_start)
-        for (int i = 0; i < all_stages; i++) out[i * NV + v] += dense[d * all_stages + i] * (power - start_power);
+  // The interpolant as a polynomial: y(θ) = y + h Σ_p c_p x_p(θ), x_p = (θ − center)^(p + 1) − (−center)^(p + 1).
+  // x_p, (degree) rows
+  void powers(const V<T> *theta, V<T> *out) const {
+    const T center = T(m.center);
+    V<T> x[NV], power[NV];
+    for (int v = 0; v < NV; v++) power[v] = x[v] = theta[v] - center;
+    T start = -center;
+    for (int p = 0; p < m.degree; p++, start *= -center)
+      for (int v = 0; v < NV; v++) out[p * NV + v] = power[v] - start, power[v] *= x[v];
+  }
+  // c_p = Σ_i dense_pi k_i, (degree, n) rows; slope(i, d): where row d of k_i is
+  template <class F> void polynomial(F slope, V<T> *out) const {
+    for (int p = 0; p < m.degree; p++)
+      for (int d = 0; d < n; d++, out += NV) {
+        V<T> sum[NV] = {};
+        for (int i = 0; i < all_stages; i++) {
+          const V<T> *k = slope(i, d);
+          const T weight = dense[p * all_stages + i];
+#pragma GCC unroll 8
+          for (int v = 0; v < NV; v++) sum[v] += weight * k[v];
+        }
+#pragma GCC unroll 8
+        for (int v = 0; v < NV; v++) out[v] = sum[v];
+      }
+  }
+  // out = from + h Σ c_p x_p
+  void interpolated(const V<T> *c, const V<T> *x, const V<T> *from, V<T> *out) const {
+    for (int d = 0; d < n; d++) {
+      V<T> sum[NV] = {};
+      for (int p = 0; p < m.degree; p++)
+#pragma GCC unroll 8
+        for (int v = 0; v < NV; v++) sum[v] += c[(p * n + d) * NV + v] * x[p * NV + v];
+#pragma GCC unroll 8
+      for (int v = 0; v < NV; v++) out[d * NV + v] = from[d * NV + v] + hv[v] * sum[v];
     }
   }
-  // out = y + h Σ weights_i k_i, weights by lane
-  void interpolated(const V<T> *weight, V<T> *out) {
-    for (int d = 0; d < n * NV; d += NV)
-      for (int v = 0; v < NV; v++) {
-        V<T> sum{};
-        for (int i = 0; i < all_stages; i++) sum += weight[i * NV + v] * ks[int64_t(i) * n * NV + d + v];
-        out[d + v] = y[d + v] + hv[v] * sum;
+  // The way back: g_p += g x_p for a cotangent g of an interpolated state, (degree, n) rows; and once all of a step are in,
+  // those of the slopes, (all stages, n) rows: h Σ_p dense_pi g_p
+  void gather(const V<T> *g, const V<T> *x, V<T> *into) const {
+    for (int p = 0; p < m.degree; p++)
+      for (int d = 0; d < n * NV; d += NV, into += NV)
+#pragma GCC unroll 8
+        for (int v = 0; v < NV; v++) into[v] += g[d + v] * x[p * NV + v];
+  }
+  void scatter(const V<T> *g, V<T> *out) const {
+    for (int i = 0; i < all_stages; i++)
+      for (int d = 0; d < n; d++, out += NV) {
+        V<T> sum[NV] = {};
+        for (int p = 0; p < m.degree; p++)
+#pragma GCC unroll 8
+          for (int v = 0; v < NV; v++) sum[v] += dense[p * all_stages + i] * g[(p * n + d) * NV + v];
+#pragma GCC unroll 8
+        for (int v = 0; v < NV; v++) out[v] = hv[v] * sum[v];
       }
+  }
+  // Where in the step times are, from 0 to 1.
+  void place(double *key, V<T> *theta) {
+    for (int i = 0; i < ND; i++)
+      numbers((T *)theta, i) =
+          __builtin_convertvector((part(key, i) - part(t, i)) / (part(t1, i) - part(t, i)), Numbers);
+  }
+  // The lanes of which something is true, in order; returns how many.
+  static int list(const int64_t *truths, int *lanes) {
+    int count = 0;
+    for (int l = 0; l < W; l++) lanes[count] = l, count -= int(truths[l]);
+    return count;
   }
 
   // Where this attempt goes: to t + h, or to the stop before that.
@@ -228,6 +275,15 @@ template <class T, int NV> struct Stepper {
       part(h, i) = fails ? longer : lives ? most : Clocks{};
     }
     return any(leaving);
+  }
+  // Lanes that have taken all the steps they may are to leave.
+  bool tired(int64_t *left) {
+    Truths tired{};
+    for (int i = 0; i < ND; i++) {
+      Truths now = part(alive, i) & (part(left, i) == 0) & (part(taken, i) >= int64_t(q.max_steps));
+      part(left, i) |= now & int64_t(q.limit), tired |= now;
+    }
+    return any(tired);
   }
   // The factor of a controller that looks at the steps before, too.
   void remember() {

@@ -40,7 +40,10 @@ template <class T, int NV> struct Abreast {
       for (int i = 0; i <= all; i++) flow.further(slot[i], l, std::min(base + l, to - 1));
     return int(std::min<int64_t>(W, to - base));
   }
-  void aim(int64_t step) { t = grid[step], t1 = grid[step + 1], h = T((t1 - t) * sign); }
+  void aim(int64_t step) {
+    t = grid[step], t1 = grid[step + 1], h = T((t1 - t) * sign);
+    for (int v = 0; v < NV; v++) st.hv[v] = all_lanes(h);
+  }
   V<T> *state(int i) { return slot[i] + int64_t(flow.field.in[1]) * NV; }
   const V<T> *slope(int i, int d) const { return slot[i] + int64_t(flow.field.out[d]) * NV; }
   T stage_time(int i) const {
@@ -72,10 +75,11 @@ template <class T, int NV> struct Abreast {
     }
   }
   void stage(int i, V<T> *x) { combined(st.rows[i], x); }
-  void weights(double key, V<T> *out) {
+  // x_p of a time, (degree) rows
+  void powers(double key, V<T> *out) const {
     V<T> theta[NV];
     for (int v = 0; v < NV; v++) theta[v] = all_lanes(T((key - t) / (t1 - t)));
-    st.weights(theta, out);
+    st.powers(theta, out);
   }
 };
 
@@ -96,8 +100,9 @@ static bool solve_together(const Call<T> &c, const Program<T> &program, int64_t 
   const bool fsal = c.method.fsal;
   const Times &time = c.times;
   const int64_t steps = f.steps(), size = int64_t(n) * NV;
-  Memory memory(sizeof(V<T>) * size);
-  V<T> w[32 * NV], *inside = (V<T> *)memory.data, *states = nullptr;
+  const int degree = c.method.degree;
+  Memory memory(sizeof(V<T>) * (size * (1 + degree) + degree * NV));
+  V<T> *inside = (V<T> *)memory.data, *polynomial = inside + size, *powers = polynomial + degree * size, *states = nullptr;
   if (record) record->take_tiles((to - from + W - 1) / W * steps * size * sizeof(V<T>)), states = (V<T> *)record->states;
   for (int64_t base = from; base < to; base += W) {
     const int lanes = f.seat(base, to);
@@ -124,14 +129,10 @@ static bool solve_together(const Call<T> &c, const Program<T> &program, int64_t 
       if (seen < time.width && time.keys[seen] < f.t1) {
         for (int i = s; i < all; i++) f.stage(i, f.state(i)), f.run(i, i);
         further += all - s;
+        f.st.polynomial([&](int i, int d) { return f.slope(i, d); }, polynomial);
         while (seen < time.width && time.keys[seen] < f.t1) {
-          f.weights(time.keys[seen], w);
-          for (int d = 0; d < n; d++)
-            for (int v = 0; v < NV; v++) {
-              V<T> sum{};
-              for (int i = 0; i < all; i++) sum += w[i * NV + v] * f.slope(i, d)[v];
-              inside[d * NV + v] = f.state(0)[d * NV + v] + f.h * sum;
-            }
+          f.powers(time.keys[seen], powers);
+          f.st.interpolated(polynomial, powers, f.state(0), inside);
           observe(inside);
         }
       }
@@ -159,9 +160,10 @@ static void pull_back_together(const Back<T> &back, const Program<T> &field, con
   const Times &time = c.times;
   const int64_t steps = f.steps(), size = int64_t(n) * NV;
   Machine<T, NV> derivative(slope, field.code.rows, true);
-  const int64_t high_size = int64_t(slope.code.rows - field.code.rows) * NV;
-  Memory highs(sizeof(V<T>) * high_size * all), memory(sizeof(V<T>) * (size * (3 + all) + NV * c.further));
-  V<T> *lambda = (V<T> *)memory.data, *yb = lambda + size, *g = yb + size, *kb = g + size, *gu = kb + all * size;
+  const int64_t high_size = int64_t(slope.code.rows - field.code.rows) * NV, degree = c.method.degree;
+  Memory highs(sizeof(V<T>) * high_size * all), memory(sizeof(V<T>) * (size * (3 + all + degree) + NV * (c.further + degree)));
+  V<T> *lambda = (V<T> *)memory.data, *yb = lambda + size, *g = yb + size, *kb = g + size, *gp = kb + all * size,
+       *powers = gp + degree * size, *gu = powers + degree * NV;
   auto with = [&](int i) { derivative.low = f.slot[i], derivative.high = (V<T> *)highs.data + i * high_size; };
   const int32_t *in = back.derivative.in + 1 + n + c.driven + c.further, *out = back.derivative.out + 1;
   // The cotangent of the state of stage i, once it is pulled back.
@@ -175,11 +177,10 @@ static void pull_back_together(const Back<T> &back, const Program<T> &field, con
   int64_t first_key = 0, last_key = 0;
   while (first_key < time.width && time.keys[first_key] <= f.grid[0]) first_key++;
   while (last_key < time.width && time.keys[last_key] <= f.grid.back()) last_key++;
-  V<T> w[32 * NV];
   for (int64_t base = from; base < to; base += W) {
     const int lanes = f.seat(base, to);
     const V<T> *states = (const V<T> *)record.states + ((base - from) / W + 1) * steps * size;
-    std::memset(memory.data, 0, sizeof(V<T>) * (size * (3 + all) + NV * c.further));
+    std::memset(memory.data, 0, sizeof(V<T>) * (size * (3 + all + degree) + NV * (c.further + degree)));
     int64_t seen = last_key;
     auto observed = [&](int64_t key, V<T> *into, bool add) {
       const T *grads = back.grads + (key * time.samples + base) * n;
@@ -201,15 +202,14 @@ static void pull_back_together(const Back<T> &back, const Program<T> &field, con
       for (int64_t key = seen; key < end; key++)
         if (time.keys[key] == f.t1) observed(key, lambda, true);
       if (inside) {
-        std::memset((void *)kb, 0, all * size * sizeof(V<T>)), std::memset((void *)yb, 0, size * sizeof(V<T>));
+        std::memset((void *)gp, 0, degree * size * sizeof(V<T>)), std::memset((void *)yb, 0, size * sizeof(V<T>));
         for (int64_t key = seen; key < end && time.keys[key] != f.t1; key++) {
           observed(key, g, false);
-          f.weights(time.keys[key], w);
-          for (int i = 0; i < all; i++)
-            for (int d = 0; d < n; d++)
-              for (int v = 0; v < NV; v++) kb[i * size + d * NV + v] += f.h * w[i * NV + v] * g[d * NV + v];
+          f.powers(time.keys[key], powers);
+          f.st.gather(g, powers, gp);
           for (int64_t d = 0; d < size; d++) yb[d] += g[d];
         }
+        f.st.scatter(gp, kb);
       }
       for (int i = used - 1; i >= 0; i--) {
         with(i);

@@ -103,23 +103,44 @@ def test_the_programs_of_500_random_fields_are_the_fields(field):
 
 
 # ---- solves -------------------------------------------------------------------------------------------------------
-def solved(field, engine, dtype, **options):
-    """Solution, and what is compared: observations and the gradients by y0, arguments, parameters and times."""
+def solved(field, engine, dtype, off=0.0, **options):
+    """Solution, and what is compared: observations and the gradients by y0, arguments, parameters and times.
+
+    Of the gradient by an observation's time its own slope is taken away, which is f at its own state: where f jumps, a rounding
+    of that state decides which slope it is. States are compared anyway. `off` moves the start, in units of its numbers.
+    """
     _, y0, u, v, c = (x.to(dtype).requires_grad_() for x in drawn(BATCH))
     ts = (torch.tensor([0.0, 0.3, 0.55, 1.0], dtype=F64) * torch.linspace(0.6, 1.0, BATCH, dtype=F64)[:, None]).to(
         dtype
     )
     ts.requires_grad_()
     module = RandomField(field, dtype)
-    sol = ic.solve(module, y0, ts, args=(u, v, c), batching="per_sample", engine=engine, **options)
+    args = (u, v, c)
+    sol = ic.solve(module, y0 * (1 + off), ts, args=args, batching="per_sample", engine=engine, **options)
     weights = torch.linspace(-1, 1, sol.ys.numel(), dtype=dtype).view_as(sol.ys)
-    wanted = [y0, u, v, c, ts, *module.parameters()]
-    grads = torch.autograd.grad((sol.ys * weights).sum(), wanted, materialize_grads=True)
-    return sol, [sol.ys.detach(), *grads]
+    wanted = [ts, y0, u, v, c, *module.parameters()]
+    by_ts, *grads = torch.autograd.grad((sol.ys * weights).sum(), wanted, materialize_grads=True)
+    at = [module(t.unsqueeze(1), y, *args) for t, y in zip(ts.t()[1:], sol.ys[1:], strict=True)]
+    own = (torch.stack(at) * weights[1:]).sum(2).t().detach()
+    by_ts = torch.cat([by_ts[:, :1], by_ts[:, 1:] - own], 1)
+    return sol, [sol.ys.detach(), by_ts, *grads]
 
 
 def counts(sol):
     return torch.stack((sol.stats.accepted, sol.stats.rejected, sol.stats.evaluations))
+
+
+def apart(ours, reference):
+    return [float((a - b).abs().max()) if b.numel() else 0.0 for a, b in zip(ours, reference, strict=True)]
+
+
+def within(ours, reference, slack):
+    return all(off <= s for off, s in zip(apart(ours, reference), slack, strict=True))
+
+
+def wider(slack, others, reference):
+    """By twenty times what others, solved with a few roundings between, miss the reference by."""
+    return [s + 20 * max(each) for s, *each in zip(slack, *(apart(x, reference) for x in others), strict=True)]
 
 
 def check_fixed(field, dtype, solver):
@@ -129,32 +150,38 @@ def check_fixed(field, dtype, solver):
     _, single = solved(field, "eager", F32, **options)
     fused, found = solved(field, "fused", dtype, **options)
     assert torch.equal(counts(fused), counts(solved(field, "eager", dtype, **options)[0]))
-    agree(found, reference, slack_of(single, reference, 3000, dtype))
+    slack = slack_of(single, reference, 3000, dtype)
+    if not within(found, reference, slack):
+        # On which side of a jump, or of a kink, a stage is may hang on the last bits of a state.
+        near = [solved(field, "eager", dtype, k * torch.finfo(dtype).eps, **options)[1] for k in (-8, 0, 8)]
+        slack = wider(slack, near, reference)
+    agree(found, reference, slack)
 
 
 def check_adaptive(field, dtype, solver):
     """The same steps, but where tolerances a little larger or smaller change them too."""
     rtol, little = (1e-6, 1e-6) if dtype == F64 else (1e-3, 0.05)
-    eager, reference = solved(field, "eager", dtype, solver=solver, rtol=rtol, atol=rtol)
+
+    def by_eager(tol, off=0.0):
+        return solved(field, "eager", dtype, off, solver=solver, rtol=tol, atol=tol)
+
+    eager, reference = by_eager(rtol)
     fused, found = solved(field, "fused", dtype, solver=solver, rtol=rtol, atol=rtol)
     differ = (counts(eager) != counts(fused)).any(0)
     if differ.any():
-        near = [
-            counts(solved(field, "eager", dtype, solver=solver, rtol=tol, atol=tol)[0])
-            for tol in (rtol * (1 + little), rtol * (1 - little))
-        ]
-        moved = (near[0] != near[1]).any(0)
-        assert not bool((differ & ~moved).any()), f"steps: eager {counts(eager)}, fused {counts(fused)}"
+        near = [counts(by_eager(tol)[0]) for tol in (rtol * (1 + little), rtol * (1 - little))]
+        unsteady = (near[0] != near[1]).any(0)
+        assert not bool((differ & ~unsteady).any()), f"steps: eager {counts(eager)}, fused {counts(fused)}"
     # Step lengths hang on the rounding of error estimates, and the result on them within the error of the method. In single
     # precision the estimate of the first step is a difference of a few digits: what rounding does there, fixed steps tell.
     share = rtol if differ.any() or dtype == F32 else 1e-3 * rtol
     slack = [share * (1e2 * float(b.abs().max()) + 1) for b in reference]
-    if dtype == F64 and any(float((a - b).abs().max()) > s for a, b, s in zip(found, reference, slack, strict=True)):
-        # Where a step ends just before a kink or just after hangs on less than that: what a few roundings of the tolerance do
-        # to the eager solve is allowed.
-        tol = rtol * (1 + 50 * torch.finfo(F64).eps)
-        _, other = solved(field, "eager", dtype, solver=solver, rtol=tol, atol=tol)
-        slack = [s + 20 * float((a - b).abs().max()) for s, a, b in zip(slack, other, reference, strict=True)]
+    if not within(found, reference, slack):
+        # Where a step ends just before a kink or a jump or just after hangs on less than that: what a few roundings of the
+        # tolerance and of the start do to the eager solve is allowed.
+        eps = torch.finfo(dtype).eps
+        near = [by_eager(rtol * (1 + 50 * eps))[1], *(by_eager(rtol, k * eps)[1] for k in (-8, 8))]
+        slack = wider(slack, near, reference)
     agree(found, [b.double() for b in reference], slack)
 
 
@@ -174,3 +201,10 @@ def test_native_solves_of_random_fields_are_the_eager_ones(field, dtype, solver)
 def test_native_solves_of_500_random_fields_are_the_eager_ones(field, dtype, solver):
     check_fixed(field, dtype, solver)
     check_adaptive(field, dtype, solver)
+
+
+def test_an_observation_where_the_field_jumps_is_compared_by_what_does_not_hang_on_a_rounding():
+    # The last state lies on the jump within the tolerance: the engines' slopes there are those of either side.
+    field = [("normalised", 5, 3, 3), ("where both", 1, 4, 4), ("where both", 4, 1, 2)], "tanh"
+    check_fixed(field, F32, "dopri8")
+    check_adaptive(field, F32, "dopri8")

@@ -9,6 +9,8 @@ template <class T> struct Back {
   const T *grads;      // (width, samples, size): cotangents of the observations
   T *grad_y0, *grad_u; // (samples, size), (samples, further)
   T *const *grad_leaves;
+  const T *grad_states; // (steps, size): cotangents of the states where accepted steps began; null without
+  const int64_t *first; // (samples): where the steps of each begin
 };
 
 // The field and its derivative at the stages of a step: what either fills is kept until the next.
@@ -54,7 +56,7 @@ static void pull_back_chunk(const Back<T> &back, const Program<T> &field, const 
   Memory memory(sizeof(V<T>) * (row * (all + 3 + degree) + NV * (c.further + degree)));
   V<T> *kb = (V<T> *)memory.data, *lambda = kb + all * row, *yb = lambda + row, *g = yb + row, *gp = g + row,
        *powers = gp + degree * row, *gu = powers + degree * NV, theta[NV];
-  int64_t sample[W], at[W], next = from, reach[W], o[W];
+  int64_t sample[W], at[W], next = from, reach[W], o[W], row_of[W];
   alignas(64) double next_key[W]; // of the observations of a step; its end where there is none
   int lanes[W + 1];
   st.jumping = time.jumps != nullptr;
@@ -76,6 +78,7 @@ static void pull_back_chunk(const Back<T> &back, const Program<T> &field, const 
         continue;
       }
       sample[l] = i, st.alive[l] = st.YES, running++;
+      row_of[l] = back.grad_states ? back.first[i] + c.outcome.accepted[i] : 0;
       st.t1[l] = record.end[i - from], st.sign[l] = time.sign[i];
       for (int d = 0; d < n; d++) st.lane(lambda, d, l) = 0;
       for (int64_t u = 0; u < c.further; u++) st.lane(gu, u, l) = 0;
@@ -179,6 +182,8 @@ static void pull_back_chunk(const Back<T> &back, const Program<T> &field, const 
     for (int l = 0; l < W; l++) {
       if (!st.alive[l]) continue;
       const Step &step = record.steps[at[l]];
+      row_of[l]--;
+      for (int d = 0; d < n && back.grad_states; d++) st.lane(lambda, d, l) += back.grad_states[row_of[l] * n + d];
       st.t1[l] = step.t, reach[l] = step.seen, at[l] = step.before;
       if (at[l] >= 0) { // on its way while the other lanes are seen to
         __builtin_prefetch(record.steps + at[l]), __builtin_prefetch(record.states + at[l] * n);

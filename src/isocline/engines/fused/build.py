@@ -27,6 +27,7 @@ logger = logging.getLogger("isocline")
 SOURCES = (
     "machine.cpp",
     "adjoint.hpp",
+    "path.hpp",
     "together.hpp",
     "back.hpp",
     "forward.hpp",

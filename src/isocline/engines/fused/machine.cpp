@@ -1,6 +1,7 @@
 // The tile machine's border: plain C, so that it needs neither Python's headers nor PyTorch's. Nothing in it depends on
 // the field: it is compiled once for a computer (build.py).
 #include "adjoint.hpp"
+#include "path.hpp"
 
 // Widths of a tile, in vectors.
 #define WIDTHS(X) X(1) X(2) X(8)
@@ -20,6 +21,10 @@
     switch (width) { WIDTHS(PULL_BACK) }                                                                               \
     return -1;                                                                                                         \
   }                                                                                                                    \
+  int isocline_path_##T(int width, const Call<T> *call, const Tape<T> *tape, const Path<T> *into, int) {                \
+    switch (width) { WIDTHS(PATH) }                                                                                    \
+    return -1;                                                                                                         \
+  }                                                                                                                    \
   int isocline_adjoint_##T(int width, const Adjoint<T> *job, int threads) {                                            \
     switch (width) { WIDTHS(ADJOINT) }                                                                                 \
     return -1;                                                                                                         \
@@ -28,6 +33,8 @@
   case n: return solve<Real, n>(call, tape, threads);
 #define PULL_BACK(n)                                                                                                   \
   case n: return pull_back<Real, n>(back, tape, threads);
+#define PATH(n)                                                                                                        \
+  case n: return path<Real, n>(call, tape, into);
 #define ADJOINT(n)                                                                                                     \
   case n: return adjoint<Real, n>(job, threads);
 

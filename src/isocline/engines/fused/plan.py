@@ -105,8 +105,14 @@ class Back(ctypes.Structure):
     _fields_ = [
         ("call", Call),
         ("derivative", Field),
-        *((name, Pointer) for name in ("grads", "grad_y0", "grad_u", "grad_leaves")),
+        *((name, Pointer) for name in ("grads", "grad_y0", "grad_u", "grad_leaves", "grad_states", "first")),
     ]
+
+
+class Path(ctypes.Structure):
+    """Where the accepted steps go."""
+
+    _fields_ = [(name, Pointer) for name in ("first", "from_", "to", "leaves", "meets", "states")]
 
 
 class Job(ctypes.Structure):

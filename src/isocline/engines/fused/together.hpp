@@ -252,6 +252,9 @@ static void pull_back_together(const Back<T> &back, const Program<T> &field, con
 #pragma GCC unroll 8
         for (int v = 0; v < NV; v++) lambda[d * NV + v] = sum[v];
       }
+      for (int l = 0; l < lanes && back.grad_states; l++)
+        for (int d = 0; d < n; d++)
+          f.st.lane(lambda, d, l) += back.grad_states[(back.first[base + l] + step) * n + d];
     }
     for (int l = 0; l < lanes; l++) {
       const int64_t i = base + l;

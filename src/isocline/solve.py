@@ -157,7 +157,7 @@ def solve(
     if observer is not None and batching == "per_sample":
         raise ValueError("observer: sees steps of the whole state; use batching='shared', or progress")
     if torch.compiler.is_compiling() and fits(
-        field, engine, {"batching": batching, "inputs": inputs, "doses": doses, "events": events}
+        field, engine, {"batching": batching, "inputs": inputs, "doses": doses, "events": events, "dense": dense}
     ):
         options = (solver, controller, gradient, rtol, atol, step, max_step, step_ts, max_steps, throw)
         return solve_in_graph(lambda f, s, d, g: _told(f, s, d, g, *options), field, y0, ts, args)

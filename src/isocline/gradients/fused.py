@@ -12,10 +12,12 @@ from isocline.control import Controller, FixedStep
 from isocline.engines.eager import Problem, Trajectory
 from isocline.engines.fused import Fused
 from isocline.engines.fused.lanes import CannotFuseError
+from isocline.engines.fused.path import Steps, look_between
 from isocline.engines.fused.solve import PLAIN, Adjoint, Run, integrate, run_of, solver_refusal
 from isocline.gradients import replay
 from isocline.gradients.backsolve import Backsolve, refuse_or_warn
 from isocline.gradients.base import Gradient, GradientError
+from isocline.gradients.way_back import Refused
 from isocline.solution import Status
 from isocline.solvers import RungeKutta
 
@@ -29,7 +31,9 @@ def solve_fused(problem: Problem, y0: Tensor, way_back: Gradient, engine: Fused 
     back = _Back(problem, way_back) if isinstance(way_back, Backsolve) else None
     run, others = run_of(problem, y0, engine)
     if not any(x.requires_grad for x in (y0, *others)):
-        return run.trajectory(run.solve())
+        return integrate(problem, y0, engine)
+    if problem.dense:
+        return _dense(run, back, y0, others)
     return run.trajectory(_Solved.apply(run, back, y0, *others))
 
 
@@ -42,7 +46,7 @@ class _Solved(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, run: Run, back: Any, *tensors: Tensor) -> Tensor:
         ctx.run, ctx.back = run, back
-        ys = run.solve(want_tape=back is None)
+        ys = run.solve(want_tape=back is None or run.problem.dense)
         ctx.save_for_backward(*tensors, ys)  # the first to notice changes in place between the two ways
         return ys
 
@@ -60,6 +64,42 @@ class _Solved(torch.autograd.Function):
             return None, None, *back.adjoint(run, ys, cotangents[0])
         run.stats.evaluations_backward += run.call.method.stages * int(run.accepted.max())
         return None, None, *run.pull_back(cotangents[0])
+
+
+def _dense(run: Run, back: Any, y0: Tensor, others: list[Tensor]) -> Trajectory:
+    """The same with every step."""
+    if back is None:
+        ys, y, hk = _SolvedDensely.apply(run, y0, *others)
+        assert run.steps is not None
+        return look_between(run.trajectory(ys), run.steps, y, hk)
+    ys = _Solved.apply(run, back, y0, *others)
+    steps, run.tape = Steps(run), None
+    return look_between(run.trajectory(ys), steps, Refused.apply(steps.y, ys, "Backsolve"), steps.hk(run, others))
+
+
+class _SolvedDensely(torch.autograd.Function):
+    """(y0, tables of signals, further inputs, leaves) -> ys, and of every accepted step the state where it began and h·k."""
+
+    @staticmethod
+    def forward(ctx: Any, run: Run, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        ys = run.solve(want_tape=True)
+        ctx.run, run.steps = run, Steps(run)
+        ctx.save_for_backward(*tensors)  # to notice changes in place between the two ways
+        # What the node holds must not be its output.
+        return ys, run.steps.y.detach(), run.steps.hk(run, tensors[1:])
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
+        run, tensors, (grad_ys, grad_y, grad_hk) = ctx.run, ctx.saved_tensors, cotangents
+        if torch.is_grad_enabled() or any(map(replay.mapped, cotangents)):
+            raise GradientError(
+                "second derivatives, and cotangents that are mapped over, of a dense output by the fused engine are not "
+                "available: take engine='eager' for them"
+            )
+        states, *direct = run.steps.pull_back(run, tensors[1:], grad_hk)
+        run.stats.evaluations_backward += run.call.method.stages * int(run.accepted.max())
+        of_y0, *through = run.pull_back(grad_ys, grad_y + states)
+        return None, of_y0, *(a + b.view_as(a) for a, b in zip(direct, through, strict=True))
 
 
 class _Back:

@@ -8,11 +8,9 @@ from dataclasses import replace
 import torch
 
 from isocline._types import Tensor
-from isocline.engines.fused.played import Played
+from isocline.engines.fused.path import field_of
 from isocline.engines.fused.solve import Run
-from isocline.field import VectorField
 from isocline.gradients.backprop import Backprop
-from isocline.inputs import evaluate
 
 
 def pull_back(run: Run, tensors: Sequence[Tensor], cotangent: Tensor, graph: bool) -> list[Tensor]:
@@ -24,21 +22,11 @@ def pull_back(run: Run, tensors: Sequence[Tensor], cotangent: Tensor, graph: boo
         cotangent: of the observations (T, B, N).
         graph: whether second derivatives are wanted.
     """
-    problem, knots = run.problem, [knots for knots, _ in run.signals]
-    driven, further = len(knots), len(run.shapes)
-    played = Played(run.traced.program, driven + further)
-
-    def field(t: Tensor, y: Tensor, *others: Tensor) -> Tensor:
-        values = [evaluate(ts, table, t, len(ts) > 1) for ts, table in zip(knots, others[:driven], strict=True)]
-        return played(t, y, *(u.expand(len(y), *u.shape[1:]) for u in values), *others[driven:])
-
+    problem = run.problem
     wanted = [i for i, x in enumerate(tensors) if x.requires_grad]
     with torch.enable_grad():
         y0, *others = (x if graph else x.detach().requires_grad_(x.requires_grad) for x in tensors)
-        flat = VectorField(field, problem.field.layout, tuple(others))
-        own = [i for i, ts in enumerate(knots) if len(ts) > 1]
-        flat.batch_args = frozenset([*own, *range(driven, driven + further)])
-        ys = Backprop().run(replace(problem, field=flat, start=None), y0).ys
+        ys = Backprop().run(replace(problem, field=field_of(run, others), start=None), y0).ys
         sources = [(y0, *others)[i] for i in wanted]
         found = torch.autograd.grad(
             ys, sources, cotangent.to(ys.dtype), create_graph=graph, materialize_grads=True, retain_graph=graph

@@ -19,12 +19,14 @@ from isocline.engines.fused.build import library
 from isocline.engines.fused.emit.specialise import address, backward, compiled, forward
 from isocline.engines.fused.lanes import CannotFuseError
 from isocline.engines.fused.native import addresses
+from isocline.engines.fused.path import Steps, look_between
 from isocline.engines.fused.plan import (
     NAMES,
     Back,
     Call,
     Job,
     Outcome,
+    Path,
     Plan,
     Pointer,
     Signal,
@@ -53,8 +55,10 @@ def refusal(problem: Problem) -> str | None:
         return "the state is not one real tensor in single or double precision on the processor"
     if problem.watch is not None:
         return "it has events"
-    if problem.dense or problem.observer is not None or problem.progress is not None:
-        return "somebody looks on, or wants every step"
+    if problem.observer is not None or problem.progress is not None:
+        return "somebody looks on"
+    if problem.dense and problem.field.common_times is not None:
+        return "a dense output has a sample's own steps only where batching='per_sample' asks for them"
     if isinstance(controller, PID) and (controller.norm is not None or controller.force_min_step):
         return "the controller has a norm of its own, or forces steps"
     return solver_refusal(problem.solver)
@@ -80,6 +84,7 @@ class Run:
         self.ys = y0.new_full((plan.observations, samples, plan.size), torch.nan)
         self.end = torch.empty_like(y0)
         self.counts, outcome = _outcome(samples)
+        self.steps: Steps | None = None  # of a dense output
         self.status, self.accepted, self.rejected, self.evaluations, *_ = self.counts
         self.stats = Stats(accepted=self.accepted, rejected=self.rejected, evaluations=self.evaluations)
         self.leaves = [
@@ -139,10 +144,26 @@ class Run:
             raise MemoryError("the fused engine ran out of memory; take fewer samples at once, or gradient='backsolve'")
         return found
 
-    def pull_back(self, grads: Tensor) -> list[Tensor]:
-        """Cotangents of the observations (T, B, N) -> of y0, of the signals, of the further inputs, of the leaves."""
+    def path(self) -> tuple[Tensor, ...]:
+        """The accepted steps, sample by sample, of a solve with a tape: where those of each begin (B,); times from and to,
+        whether f jumps at either, (n,); states where they began (n, N)."""
+        assert self.tape is not None
+        first, count = self.accepted.cumsum(0) - self.accepted, int(self.accepted.sum())
+        times, jumps = torch.empty(2, count, dtype=torch.float64), torch.empty(2, count, dtype=torch.bool)
+        found = (first, *times, *jumps, self.end.new_empty(count, self.plan.size))
+        into = Path(*(x.data_ptr() for x in found))
+        self._run("path", ctypes.byref(self.call), Pointer(self.tape.address), ctypes.byref(into))
+        return found
+
+    def pull_back(self, grads: Tensor, grad_states: Tensor | None = None) -> list[Tensor]:
+        """Cotangents of the observations (T, B, N), and of the states where `steps` began -> of y0, of the signals, of the
+        further inputs, of the leaves."""
         assert self.tape is not None
         back, found, _held = self._back(grads)
+        if grad_states is not None:
+            assert self.steps is not None
+            grad_states = grad_states.contiguous()
+            back.first, back.grad_states = self.steps.first.data_ptr(), grad_states.data_ptr()
         self._run("pull_back", ctypes.byref(back), Pointer(self.tape.address))
         return self._split(*found)
 
@@ -270,5 +291,9 @@ def integrate(problem: Problem, y0: Tensor, engine: Fused = PLAIN) -> Trajectory
     Raises:
         CannotFuseError: naming what is in the way.
     """
-    run, _ = run_of(problem, y0, engine)
-    return run.trajectory(run.solve())
+    run, others = run_of(problem, y0, engine)
+    found = run.trajectory(run.solve(want_tape=problem.dense))
+    if not problem.dense:
+        return found
+    steps = Steps(run)
+    return look_between(found, steps, steps.y, steps.hk(run, others))

@@ -179,3 +179,16 @@ def test_widths_of_the_tile_of_few_rows(size, monkeypatch):
         with torch.no_grad():
             found.append(ic.solve(net, y0, [0.0, 1.0], rtol=1e-8, atol=1e-8, batching="per_sample", engine="fused").ys)
     assert all(torch.equal(found[0], other) for other in found)
+
+
+def test_second_derivatives_by_inputs_of_each_sample_where_they_end_at_times_of_their_own():
+    net, knots = Net(), KNOTS + 0.01 * torch.arange(COUNT, dtype=F64)[:, None]
+
+    def found(engine):
+        values, y0 = random(COUNT, 6, 2, seed=1).requires_grad_(), random(COUNT, 2).requires_grad_()
+        options = {"inputs": ic.LinearInterpolation(knots, values), "rtol": 1e-6, "atol": 1e-7}
+        sol = ic.solve(net, y0, SPANS["ragged"], batching="per_sample", engine=engine, **options)
+        (g,) = torch.autograd.grad(sol.ys.nan_to_num().square().sum(), values, create_graph=True)
+        return torch.autograd.grad(g.square().sum(), y0)[0]
+
+    torch.testing.assert_close(found("auto"), found("eager"), rtol=1e-6, atol=1e-6)

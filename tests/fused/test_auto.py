@@ -128,7 +128,7 @@ AWAY = {
     "no events": lambda: ic.solve(decay, Y0, TS, events=ic.Event(lambda t, y: y[:, 0] - 9), **AUTO),
     "own; pass": lambda: NeuralODE(decay, doses=ic.Dose([0.5], torch.ones(1, 2, dtype=F64)))(Y0, TS),
     "somebody looks on": lambda: ic.solve(decay, Y0, TS, progress=lambda *_: None, **AUTO),
-    "only where batching='per_sample'": lambda: ic.solve(decay, Y0, TS, dense=True, engine="auto"),
+    "only where batching='per_sample'": lambda: ic.solve(decay, Y0, TS, dense=True, engine="auto", batching=None),
     "one real tensor": lambda: ic.solve(lambda t, y: {"a": -y["a"]}, {"a": Y0}, TS, **AUTO),
     "mixes samples": lambda: NeuralODE(lambda t, y: y - y.mean(0))(Y0, TS),
     "sort": lambda: NeuralODE(lambda t, y: -y.sort(-1).values)(Y0, TS),

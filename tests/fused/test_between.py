@@ -125,7 +125,7 @@ def test_what_has_no_gradient_is_refused_by_name():
 
 
 def test_auto_keeps_shared_steps_where_nobody_asked_for_others():
-    sol = ic.solve(Net(), random(5, 2), [0.0, 1.0], engine="auto", dense=True)
+    sol = ic.solve(Net(), random(5, 2), [0.0, 1.0], engine="auto", batching=None, dense=True)
     assert sol.accepted_ts.dim() == 1
     alone = ic.solve(Net(), random(5, 2), [0.0, 1.0], engine="auto", batching="per_sample", dense=True)
     assert len(alone.accepted_ts) == 5

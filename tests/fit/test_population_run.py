@@ -38,6 +38,7 @@ def test_a_population_is_fitted_from_a_table_and_told_in_report_and_screen(rows,
     result = fit(
         rows, out=out, equations=EQUATIONS, parameters=PARAMETERS, error="proportional", hold_out="series:6",
     )  # fmt: skip
+    assert set(fit(decays(), **SMALL)) <= set(result)  # whoever reads one can read the other
     by_name = {row["name"]: row for row in result["parameters"]["rows"]}
     assert by_name["cl"]["low"] < 4 < by_name["cl"]["high"] and by_name["v"]["low"] < 25 < by_name["v"]["high"]
     assert 0.1 < by_name["cl"]["sd"] < 0.5 and by_name["v"]["sd"] is None

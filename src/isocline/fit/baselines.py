@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +40,7 @@ class LinearODE:
         record = unexplained(record)
         values = np.concatenate([v for v, _ in record.smooth])
         slopes = np.concatenate([s for _, s in record.smooth])
-        driven = [record.given()["u"]] if record.u else []
+        driven = [u for name, u in record.given().items() if name == "u"]
         design = np.concatenate([values, *driven, np.ones((len(values), 1))], 1)
         self.rows = torch.linalg.lstsq(torch.tensor(design), torch.tensor(slopes), driver="gelsd").solution.T
         self._polish(record)
@@ -88,7 +89,8 @@ def _paths(rows: Tensor, states: Tensor, ts: Tensor, drive: Drive | None = None)
     """(B, d) and (B, T) -> (T, B, d)."""
     if drive is not None and drive.knots is not None:
         options = {"solver": "rk4", "max_step": MAX_STEP, "engine": "auto", "batching": "per_sample", "throw": False}
-        return solve(_driven, states, ts, args=(rows,), inputs=drive.signals["u"], **options).ys
+        field, driven = drive.into(DRIVEN if "u" in drive.signals else FREE)
+        return solve(field, states, ts, args=(rows,), **driven, **options).ys
     generator = torch.cat([rows, rows.new_zeros(1, rows.shape[1])])
     full = torch.cat([states, torch.ones(len(states), 1, dtype=states.dtype)], 1)
     out = []
@@ -100,8 +102,19 @@ def _paths(rows: Tensor, states: Tensor, ts: Tensor, drive: Drive | None = None)
     return torch.cat(out)
 
 
-def _driven(t: Tensor, y: Tensor, u: Tensor, rows: Tensor) -> Tensor:
-    return torch.cat([y, u], -1) @ rows[:, :-1].mT + rows[:, -1]
+class _Rates:
+    """dy/dt = A y + b, or A y + B u + b, of samples with the rows (A, B, b)."""
+
+    def __init__(self, takes: tuple[str, ...]) -> None:
+        self.takes = takes
+
+    def __call__(self, t: Tensor, y: Tensor, *args: Any) -> Tensor:
+        *given, rows = args
+        x = torch.cat([y, given[0]["u"]], -1) if given else y
+        return x @ rows[:, :-1].mT + rows[:, -1]
+
+
+FREE, DRIVEN = _Rates(()), _Rates(("u",))
 
 
 def last_values(y: np.ndarray) -> np.ndarray:

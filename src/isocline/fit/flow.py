@@ -28,8 +28,8 @@ def paths(
     """Observations (T, B, d), each sample with its own adaptive steps; NaN where a path was lost."""
     steps = max(MAX_STEPS, EACH * ts.shape[-1])
     options = {"rtol": RTOL, "atol": ATOL, "max_steps": steps, "throw": False}
-    inputs = None if drive is None else drive.given(field)
-    return solve(field, states, ts, args=args, inputs=inputs, engine="auto", batching="per_sample", **options).ys
+    field, driven = (field, {}) if drive is None else drive.into(field)
+    return solve(field, states, ts, args=args, engine="auto", batching="per_sample", **driven, **options).ys
 
 
 def flow_of(field: nn.Module) -> Flow:

@@ -47,8 +47,8 @@ class Polynomials:
     def _paths(self, coefficients: Tensor, states: Tensor, ts: Tensor, drive: Drive | None = None) -> Tensor:
         args = (coefficients.repeat(len(states) // len(coefficients), 1, 1),)
         options = {"rtol": RTOL, "atol": ATOL, "max_steps": MAX_STEPS, "throw": False, "batching": "per_sample"}
-        inputs = None if drive is None else drive.given(self.field)
-        ys = solve(self.field, states, ts, args=args, inputs=inputs, engine="auto", **options).ys
+        field, driven = (self.field, {}) if drive is None else drive.into(self.field)
+        ys = solve(field, states, ts, args=args, engine="auto", **driven, **options).ys
         return torch.where((ys.abs() <= BOUND).all(-1, keepdim=True), ys, torch.nan)
 
     def in_table_units(self, coefficients: np.ndarray) -> np.ndarray:

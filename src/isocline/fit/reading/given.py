@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from isocline.fit.dosing import Regimen
 from isocline.fit.errors import UserError
 from isocline.fit.reading.cells import Cells, listed
+from isocline.fit.reading.clock import Clock
 from isocline.fit.reading.column import Column
 from isocline.fit.reading.long import VALUE_NAMES
 
@@ -48,6 +50,25 @@ class Given:
     doses: list[Dose] = field(default_factory=list)
     covariates: dict[str, float] = field(default_factory=dict)
 
+    def regimen(self, states: Sequence[Column], path: object) -> Regimen:
+        """The doses into states of a network; what says nothing else goes into the first.
+
+        Raises:
+            UserError: for a dose into what is no state.
+        """
+        places = {name: i for i, c in enumerate(states) for name in (c.header, c.name)}
+        doses = sorted(self.doses, key=lambda d: d.t)
+        amount = np.zeros((len(doses), len(states)))
+        for row, d in zip(amount, doses, strict=True):
+            into = 0 if d.state is None else d.state - 1 if isinstance(d.state, int) else places.get(d.state, -1)
+            if not 0 <= into < len(states):
+                raise UserError(
+                    f"{path}: a dose into {d.state!r}, which is no state; there are "
+                    f"{', '.join(c.header for c in states)}: give the column as in --dose 'amt->{states[0].header}'"
+                )
+            row[into] = d.amount
+        return Regimen(np.array([d.t for d in doses]), amount, np.array([d.duration for d in doses]))
+
 
 def dosed(text: str) -> tuple[str, str | None]:
     """Column and state of "amt->gut", or of "amt" alone.
@@ -58,6 +79,16 @@ def dosed(text: str) -> tuple[str, str | None]:
     """
     column, arrow, state = text.rpartition(ARROW)
     return (column.strip(), state.strip()) if arrow else (text.strip(), None)
+
+
+@dataclass(frozen=True)
+class Clocked:
+    """As much of `Roles` as doses need: of a table without measurements."""
+
+    time: str
+    id: str | None
+    clock: Clock
+    asked: Any = None
 
 
 class Doses:
@@ -126,7 +157,7 @@ class Doses:
         return np.all([(self.whole.text(c) == "").to_numpy() for c in known], 0)
 
     # ---- once roles are known -----------------------------------------------------------------------------------------
-    def given(self, roles: Roles | Any, covariates: Sequence[str]) -> dict[str, Given]:
+    def given(self, roles: Roles | Clocked, covariates: Sequence[str]) -> dict[str, Given]:
         """By the name of each series."""
         names = self._series(roles)
         out = {name: Given() for name in dict.fromkeys(names.tolist())}
@@ -146,7 +177,7 @@ class Doses:
             self._schedule(out, names, roles)
         return out
 
-    def _series(self, roles: Roles | Any) -> np.ndarray:
+    def _series(self, roles: Roles | Clocked) -> np.ndarray:
         """(n,) names of all rows."""
         if roles.id is None:
             return np.full(len(self.whole.lines), "")
@@ -172,7 +203,7 @@ class Doses:
         self.notes.append(f"{column}: {kinds[0]} = 0, {kinds[1]} = 1")
         return text.map({kinds[0]: 0.0, kinds[1]: 1.0, "": np.nan}).to_numpy(dtype=np.float64)
 
-    def _schedule(self, out: dict[str, Given], names: np.ndarray, roles: Roles | Any) -> None:
+    def _schedule(self, out: dict[str, Given], names: np.ndarray, roles: Roles | Clocked) -> None:
         self.whole.require(roles.time)
         t = roles.clock.numbers(self.whole, roles.time)
         rate, duration, further, gap = (self._beside(key) for key in ("rate", "dur", "addl", "ii"))

@@ -42,6 +42,14 @@ class Series:
         return Series(self.id, self.t[which], self.y[which], self.u)
 
 
+def ungiven(s: Series) -> np.ndarray:
+    """(n, d) states without what they were given since the first row: what has no jumps."""
+    if s.u is None or s.u.doses is None:
+        return s.y
+    given = s.u.doses.so_far(s.t)
+    return s.y - (given - given[0])
+
+
 @dataclass
 class Table:
     """What was read, and how it was understood.
@@ -96,6 +104,23 @@ class Table:
             return self
         series = [replace(s, y=np.pad(s.y, ((0, 0), (0, len(names))), constant_values=np.nan)) for s in self.series]
         return replace(self, states=[*self.states, *(Column(n, n, "") for n in names)], series=series)
+
+    def with_doses(self) -> Table:
+        """With what the series are given where they are driven; without those that have one row.
+
+        Raises:
+            UserError: for a dose into what is no state.
+        """
+        nothing = Given()
+        series = [
+            replace(s, u=replace(s.u or Inputs.none(s.t), doses=given.regimen(self.states, self.path)))
+            for s in self.series
+            if len(s.t) > 1
+            for given in [(self.given or {}).get(s.id, nothing)]
+        ]
+        if not series:
+            raise UserError(f"{self.path}: no series has two rows with a measurement; expected at least two times")
+        return replace(self, series=series)
 
 
 def read_table(

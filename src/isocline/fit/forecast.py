@@ -11,7 +11,7 @@ from torch import Tensor
 
 from isocline.fit.drive import Drive
 from isocline.fit.flow import Flow, settle
-from isocline.fit.reading.table import Series
+from isocline.fit.reading.table import Series, ungiven
 from isocline.fit.scale import Scales
 from isocline.fit.smooth import smoothed
 from isocline.fit.windows import GAP
@@ -38,7 +38,7 @@ def settled(flow: Flow, records: Sequence[Series], scales: Scales) -> Tensor:
     """Scaled states (B, d) at the first rows of some records from which the flow best meets them."""
     ts, ys = padded([(s.t - s.t[0]) / scales.tau for s in records]), [scales.scaled(s.y) for s in records]
     drive = Drive.of(records, [s.t for s in records], scales)
-    guess = np.stack(_once(lambda s: smoothed(s.t, scales.scaled(s.y))[0][0], records))
+    guess = np.stack(_once(lambda s: smoothed(s.t, scales.scaled(ungiven(s)))[0][0], records))
     return settle(flow, ts, padded(ys).movedim(0, 1), torch.tensor(guess), drive)
 
 

@@ -127,12 +127,11 @@ class Objective:
             "engine": "auto",
             "throw": False,
         }
-        inputs = windows.drive.given(self.networks.field)
-        if common is None or inputs is not None:  # each window has inputs of its own
-            options |= {"inputs": inputs, "batching": "per_sample"}
-            sol = solve(self.networks.field, starts, windows.ts, args=parts, **options)
+        field, driven = windows.drive.into(self.networks.field)
+        if common is None or any(driven.values()):  # each window has inputs and doses of its own
+            sol = solve(field, starts, windows.ts, args=parts, batching="per_sample", **driven, **options)
         else:
-            sol = solve(self.networks.field, starts, common, args=parts, batching=None, **options)
+            sol = solve(field, starts, common, args=parts, batching=None, **options)
         self.evaluations += int(torch.as_tensor(sol.stats.evaluations).sum())
         return sol.ys
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from isocline.fit.errors import UserError
-from isocline.fit.reading.table import Series, Table
+from isocline.fit.reading.table import Series, Table, ungiven
 from isocline.fit.smooth import smoothed
 
 SKEWED = 0.5  # skewness above which a column counts as skewed
@@ -42,6 +42,9 @@ class StateScale:
         return self.sd * (y if self.kind == "log" else np.ones_like(y))
 
 
+UNSEEN = StateScale("linear", 0.0, 1.0)  # of a column without a number
+
+
 @dataclass(frozen=True)
 class Scales:
     """Of all states, of time (one unit of scaled time is `tau` of the table's), and of what drives the states."""
@@ -63,6 +66,14 @@ class Scales:
         """
         positive = [all(not (s.y[:, i] <= 0).any() for s in table.series) for i in range(len(table.states))]
         kinds = ["log" if c.header in log else kind for c in table.states]
+        largest = amounts(series, len(table.states))
+        for i in np.flatnonzero(largest):  # what is added to a state cannot be added to its logarithm
+            if kinds[i] == "log":
+                raise UserError(
+                    f"{table.path}: column {table.states[i].header!r} is given doses: expected --scale linear, as a dose adds to "
+                    f"the state itself"
+                )
+            kinds[i] = "linear"
         wrong = [i for i, k in enumerate(kinds) if k == "log" and not positive[i]]
         if wrong:
             column = table.states[wrong[0]]
@@ -72,7 +83,12 @@ class Scales:
                 f"try --scale auto"
             )
         stacked = np.concatenate([s.y for s in series])
-        states = tuple(_state_scale(stacked[:, i], kinds[i], positive[i]) for i in range(stacked.shape[1]))
+        states = tuple(
+            StateScale("linear", 0.0, float(size))
+            if size and np.isnan(column).all()
+            else _state_scale(column, own, above)
+            for column, own, above, size in zip(stacked.T, kinds, positive, largest, strict=True)
+        )
         return Scales(states, _time_unit(Scales(states, 1.0), series), _input_scales(series))
 
     def scaled(self, y: np.ndarray) -> np.ndarray:
@@ -85,6 +101,8 @@ class Scales:
 
     def scaled_inputs(self, u: np.ndarray) -> np.ndarray:
         """(…, m) inputs from the table's units."""
+        if not self.inputs:
+            return u
         return np.stack([s.scaled(u[..., i]) for i, s in enumerate(self.inputs)], -1)
 
     def to_dict(self) -> dict[str, Any]:
@@ -98,13 +116,19 @@ class Scales:
         return Scales(states, value["tau"], inputs)
 
 
+def amounts(series: Sequence[Series], count: int) -> np.ndarray:
+    """(d,) the largest dose into each of so many states; 0 where there is none."""
+    found = [np.abs(s.u.doses.amount) for s in series if s.u is not None and s.u.doses is not None]
+    return np.concatenate([*found, np.zeros((1, count))]).max(0)
+
+
 def _state_scale(y: np.ndarray, kind: str, positive: bool) -> StateScale:
     y = y[~np.isnan(y)]
     if kind == "auto":
         skewed = positive and len(y) > 2 and _skewness(y) > SKEWED and y.max() > DECADE * y.min()
         kind = "log" if skewed else "linear"
     if not len(y):  # a hidden state, or a column seen in the held-out part alone
-        return StateScale("linear", 0.0, 1.0)
+        return UNSEEN
     g = np.log(y) if kind == "log" else y
     sd = float(g.std())
     return StateScale(kind, float(g.mean()), sd if sd > 0 else 1.0)
@@ -129,7 +153,8 @@ def _time_unit(scales: Scales, series: Sequence[Series]) -> float:
     chosen = [pieces[i] for i in np.unique(np.linspace(0, len(pieces) - 1, PIECES).round().astype(int))]
     squares, gaps = [], []
     for s, start in chosen:
-        t, x = s.t[start : start + PIECE], scales.scaled(s.y[start : start + PIECE])
+        piece = s.rows(slice(start, start + PIECE))
+        t, x = piece.t, scales.scaled(ungiven(piece))
         if len(t) > 1:
             squares.append((smoothed(t, x[:, ~np.isnan(x).all(0)], PIECE)[1] ** 2).ravel())
             gaps.append(np.diff(t))

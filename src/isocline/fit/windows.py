@@ -101,15 +101,19 @@ class Record:
         record = Record([], [], [], [], [], [], [], scales.tau, whole)
         for i, rows in pieces:
             t, y = (series[i].t[rows] - series[i].t[rows[0]]) / scales.tau, scales.scaled(series[i].y[rows])
+            u, first, last = series[i].u, *series[i].t[rows[[0, -1]]]
             record.series.append(i)
             record.begin.append(float(series[i].t[rows[0]]))
             record.t.append(t)
             record.y.append(y)
             record.knots.append(np.arange(0, len(rows) - 1, window))
-            record.smooth.append(smoothed(t, y))
-            u, first, last = series[i].u, *series[i].t[rows[[0, -1]]]
+            given = 0.0
             if u is not None:
                 record.u.append(u.stretch(first, last).scaled(first, scales))
+                given = record.u[-1].so_far(t)
+            # Without what was given a record is continuous, and its slopes are what the field is to be.
+            values, slopes = smoothed(t, y - given)
+            record.smooth.append((np.where(np.isnan(y).all(0), 0.0, values + given), slopes))
         return record
 
     @property
@@ -145,7 +149,7 @@ class Record:
     def given(self) -> dict[str, np.ndarray]:
         """What a field may take, as `Drive.signals`, at all rows of all segments: (R, m) and (R, 1)."""
         found = {"begin": np.concatenate([b + t * self.tau for b, t in zip(self.begin, self.t, strict=True)])[:, None]}
-        if self.u:
+        if self.u and self.u[0].u.shape[1]:
             found["u"] = np.concatenate([u.at(t) for u, t in zip(self.u, self.t, strict=True)])
         return found
 
@@ -176,8 +180,7 @@ class Record:
         driven = []
         if self.u:
             for k, a, b in zip(segment, begin, t[knots[start] + last], strict=True):
-                part = self.u[k].stretch(a, b)
-                driven.append(Inputs(part.t - a, part.u, part.hold))
+                driven.append(self.u[k].stretch(a, b).shifted(a))
         start, end, last = (torch.tensor(x) for x in (start, end, last))
         drive = Drive.stacked(begins.tolist(), driven)
         return Windows(torch.tensor(ts), torch.tensor(ys), start, end, last, torch.zeros_like(start), drive)

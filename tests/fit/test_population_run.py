@@ -86,7 +86,6 @@ def forecasts(result, kept, folder):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"equations": (), "parameters": (), "doses": ("amt",)}, "dose amt: of which equations"),
         ({"doses": ("amt->gut",)}, "doses: gut is no state"),
         ({"states": ("wt",)}, "column 'wt': the equations have neither a state nor a definition of this name"),
         ({"parameters": ("cl = 3 > 0 per day",)}, "behind per, expected series"),
@@ -125,3 +124,5 @@ def test_a_covariate_of_a_network_that_changes_is_refused():
 def test_equations_without_doses_covariates_and_series_of_their_own_go_by_the_recipe():
     assert not of_population(Config(equations=("dx = -k*x",), parameters=("k > 0",)))
     assert of_population(Config(equations=("dx = -k*x",), parameters=("k > 0 per subject",)))
+    assert of_population(Config(equations=("dx = -k*x; x(0) = 0",), doses=("amt",)))
+    assert not of_population(Config(equations=("dx = -net(x)",), doses=("amt",), covariates=("w",)))

@@ -94,8 +94,8 @@ def fit(
         Start, bounds and unit of a parameter of the equations, such as "k = 0.3 in [0, 5] unit 1/h"; once for each. With "per
         series" it differs from series to series, around that of a population.
     dose:
-        Header of a column of the amounts that are given, as in "amt->gut": into which state of the equations. Default: a
-        column amt, into what cmt says, else into the first state.
+        Header of a column of the amounts that are given, as in "amt->gut": into which state. Default: of equations whose series
+        differ a column amt, into what cmt says, else into the first state; of networks none.
     covariate:
         Header of a column that is constant within a series, such as a weight: an input of the network; in equations known by
         its name, and columns that they name are covariates anyway.
@@ -260,8 +260,8 @@ def predict(
     bands:
         Add the bounds of 80 and 95 % bands for every state.
     inputs:
-        A CSV with times (and series) and the inputs there, of a run that has inputs, where its table ends too early; of a
-        population, doses and covariates in place of a series' own, or of new series.
+        A CSV with times (and series) and the inputs there, of a run that has inputs, where its table ends too early; of a run
+        with doses, those in place of its own; of a population, doses and covariates in place of a series' own, or of new series.
     out:
         The CSV to write. Default: prediction.csv in the run's folder.
     """

@@ -35,7 +35,7 @@ class Config(BaseModel):
         equations: known physics, as `isocline.Equations` reads it; empty: a network is the whole field.
         parameters: declarations of its parameters, such as "k = 0.3 in [0, 5] unit 1/h", or "k > 0 per series": of a
             population, of which each series has its own.
-        doses: of equations: "COLUMN" or "COLUMN->STATE", where rows with an amount make the state jump.
+        doses: "COLUMN" or "COLUMN->STATE", where rows with an amount make the state jump, or flow into it.
         covariates: headers of columns that are constant within a series: in equations known by name, of a network inputs.
         error: of a population: the noise of what is measured: "additive", "proportional" or "combined".
         hidden: widths of the hidden layers (tanh).

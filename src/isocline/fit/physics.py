@@ -16,7 +16,7 @@ from isocline.fit.config import Config
 from isocline.fit.errors import UserError
 from isocline.fit.networks import BOUND, Field
 from isocline.fit.reading.roles import Column
-from isocline.fit.scale import Scales, StateScale
+from isocline.fit.scale import UNSEEN, Scales, StateScale
 
 
 class Physics(nn.Module):
@@ -151,6 +151,10 @@ def equations_of(config: Config) -> Equations:
             f"equation: {next(iter(system.initial))}(0) = …: a run fits where each series starts; leave the line out "
             f"(in Python, isocline.equations.estimate takes it)"
         )
+    if system.shares:
+        raise UserError(
+            f"equation: f({next(iter(system.shares))}) = …: beside net(…) a dose arrives whole; leave the line out"
+        )
     if not equations.free and not equations.remainders:
         raise UserError("equation: nothing to fit: all parameters are fixed, and there is no net(…)")
     return equations
@@ -192,7 +196,10 @@ def scales_of(scales: Scales, config: Config) -> Scales:
     if any(s.kind == "log" for s in measured):
         raise UserError("hidden_states: beside states on a logarithmic scale; with equations give --scale linear")
     size = StateScale("linear", *(sum(getattr(s, name) for s in measured) / len(measured) for name in ("mean", "sd")))
-    return Scales((*measured, *[size] * count), scales.tau, scales.inputs)
+    hidden = (
+        s if s != UNSEEN else size for s in scales.states[-count:]
+    )  # one that is given doses is as large as they are
+    return Scales((*measured, *hidden), scales.tau, scales.inputs)
 
 
 def model_of(config: Config, scales: Scales) -> nn.Module:

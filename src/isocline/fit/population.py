@@ -19,9 +19,9 @@ import torch
 from isocline.equations import Equations, Measured, Population, population
 from isocline.equations.errors import meant
 from isocline.equations.parameters import declared
-from isocline.equations.parser import parse
+from isocline.equations.parser import NET, parse
 from isocline.equations.population import accepted
-from isocline.equations.tree import names
+from isocline.equations.tree import Call, names, walk
 from isocline.fit.compare import digest
 from isocline.fit.config import Config
 from isocline.fit.drive import HOLDS, Inputs
@@ -45,18 +45,22 @@ FINE = 300  # points of a path
 def of_population(config: Config) -> bool:
     """Whether a run is of this kind.
 
+    Networks, alone or in equations, are fitted by windows, whatever drives them.
+
     Raises:
-        UserError: for a declaration that is none, and doses without equations.
+        UserError: for equations and declarations that are none.
     """
     if not config.equations:
-        if config.doses:
-            raise UserError(f"dose {config.doses[0]}: of which equations? give --equation too, for example 'dx = -k*x'")
         return False
     try:
-        parameters = declared(config.parameters)
+        per_series = any(p.per_series for p in declared(config.parameters))
+        statements = parse("\n".join(config.equations))
     except ValueError as error:
         raise UserError(str(error)) from error
-    return bool(config.doses or config.covariates or any(p.per_series for p in parameters))
+    calls = (part.name for s in statements for part in walk(s.expression) if isinstance(part, Call))
+    if any(NET.fullmatch(name) for name in calls):
+        return per_series
+    return bool(config.doses or config.covariates or per_series)
 
 
 def read_population(source: Source, config: Config, fitting: bool = True) -> tuple[Config, Table]:
@@ -288,10 +292,9 @@ def _report(
                 grid = np.linspace(first, last, FINE)
                 y = _path(found, s, grid, own[train.id], table)
                 paths.append({"id": train.id, "part": part, "t": grid.tolist(), "y": y.tolist()})
-    given = [{"name": c, "role": role} for c, role in table.others if role == "covariate" or role.startswith("dose")]
     return {
         "isocline": kept["isocline"], "command": kept["command"], "created": kept["created"],
-        "table": {**described(table, scales), "given": given}, "series": [series_of(*parts) for parts in shown], "model_path": paths,
+        "table": described(table, scales), "series": [series_of(*parts) for parts in shown], "model_path": paths,
         "config": kept["config"],
         "history": {"iteration": [], "stage": [], "train": [], "seconds": []},  # no mean square error by steps
         "stages": [{"phase": "fitting", "name": "likelihood (FOCEI)", "steps": steps, "seconds": seconds,

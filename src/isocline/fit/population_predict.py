@@ -21,7 +21,7 @@ from isocline.fit.errors import UserError
 from isocline.fit.files import POPULATION, read_run
 from isocline.fit.population import equations_from, given_to, measured, read_population
 from isocline.fit.reading.clock import Clock
-from isocline.fit.reading.given import Dose, Doses, Given
+from isocline.fit.reading.given import Clocked, Dose, Doses, Given
 from isocline.fit.reading.reader import read_cells
 
 ROWS = 100  # of a forecast up to a time, where nothing says how far apart they are
@@ -135,16 +135,6 @@ def _subjects(population: Kept, start: str | Path | None) -> dict[str, Subject]:
     return found
 
 
-@dataclass(frozen=True)
-class _Roles:
-    """As much of `Roles` as doses need: of a table without measurements."""
-
-    time: str
-    id: str | None
-    clock: Clock
-    asked: Any = None
-
-
 def _given_anew(
     path: Path, config: Config, clock: Clock, subjects: dict[str, Subject], values: dict[str, float]
 ) -> None:
@@ -154,7 +144,7 @@ def _given_anew(
     cells = read_cells(path)
     cells.require(*filter(None, [config.time, config.id]))
     there = [c for c in config.covariates if c in cells.columns]
-    found = Doses(cells, config.doses, ()).given(_Roles(str(config.time), config.id, clock), there)
+    found = Doses(cells, config.doses, ()).given(Clocked(str(config.time), config.id, clock), there)
     for name, given in found.items():
         old = subjects.get(name)
         covariates = {**(old.given.covariates if old else {}), **given.covariates}

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from isocline.fit.bands import spread_of
 from isocline.fit.config import Config
+from isocline.fit.dosing import Regimen
 from isocline.fit.drive import Drive, Inputs
 from isocline.fit.ensemble import Ensemble
 from isocline.fit.errors import UserError
@@ -20,7 +21,10 @@ from isocline.fit.fitted import Fitted
 from isocline.fit.flow import flow_of
 from isocline.fit.population import of_population
 from isocline.fit.population_predict import predict_population
+from isocline.fit.reading.cells import Cells
 from isocline.fit.reading.clock import Clock
+from isocline.fit.reading.column import Column
+from isocline.fit.reading.given import Clocked, Doses
 from isocline.fit.reading.reader import read_cells
 from isocline.fit.reading.table import Series
 from isocline.fit.run import end_states, read_as
@@ -51,7 +55,7 @@ def predict(
         bands: after the states, the bounds of their 80 and 95 % bands: "x low80", "x high80", "x low95", "x high95". From
             a given state the networks of the ensemble start alike; from the end of the record each from its own.
         inputs: a table with the times (and series) and the values there of what drives the system; of a run with inputs,
-            where its own table does not have them up to the last time.
+            where its own table does not have them up to the last time; of one with doses, those from the start on.
 
     Returns:
         Header, rows, and a sentence for every forecast that could not go on to its end.
@@ -128,15 +132,23 @@ def _driven(
 ) -> dict[str, Inputs]:
     """By series: its inputs from where the forecast starts up to its last time; UserError where they are not known."""
     config, clock = fitted.config, fitted.clock
-    if not config.inputs:
+    if not config.inputs and not config.doses:
         if path is not None:
             raise UserError(f"--inputs {path}: the run has no inputs; leave the option out")
         return {}
+    count = len(config.every_state)
     known = {
-        name: Inputs(np.array(s["inputs"]["t"]), np.array(s["inputs"]["u"]), config.hold)
+        name: Inputs(
+            np.array(s["inputs"]["t"]),
+            np.array(s["inputs"]["u"]),
+            config.hold,
+            Regimen.from_dict(s["doses"], count) if "doses" in s else None,
+        )
         for name, s in (saved or {}).items()
     }
     given = {} if path is None else _given_inputs(Path(path), fitted)
+    if not config.inputs:
+        return {name: x for name, x in {**known, **given}.items() if name in wanted}
     out = {}
     for name, ts in wanted.items():
         parts = [x for x in (known.get(name), given.get(name)) if x is not None]
@@ -162,11 +174,25 @@ def _driven(
     return out
 
 
+def _given_doses(cells: Cells, fitted: Fitted) -> tuple[dict[str, Regimen], Cells]:
+    """By series, from a table; and its other rows."""
+    config = fitted.config
+    doses = Doses(cells, config.doses, config.inputs)
+    states = [Column.of(header) for header in config.every_state]
+    given = doses.given(Clocked(str(config.time), config.id, fitted.clock), ())
+    return {name: own.regimen(states, cells.path) for name, own in given.items()}, doses.cells
+
+
 def _given_inputs(path: Path, fitted: Fitted) -> dict[str, Inputs]:
     """By series, from a table."""
     config = fitted.config
     cells = read_cells(path)
     cells.require(*filter(None, [config.time, config.id]), *config.inputs)
+    doses: dict[str, Regimen] = {}
+    if config.doses:
+        doses, cells = _given_doses(cells, fitted)
+    if not config.inputs:
+        return {name: Inputs.none(np.zeros(1), own) for name, own in doses.items()}
     ts = fitted.clock.numbers(cells, str(config.time))
     columns = []
     for header in config.inputs:
@@ -182,7 +208,7 @@ def _given_inputs(path: Path, fitted: Fitted) -> dict[str, Inputs]:
         if len(wrong):
             line = cells.lines[rows[wrong[0] + 1]]
             raise UserError(f"{path}: line {line}, column {config.time!r}: expected times that increase; sort the rows")
-        out[name] = Inputs(ts[rows], u[rows], config.hold)
+        out[name] = Inputs(ts[rows], u[rows], config.hold, doses.get(name))
     return out
 
 

@@ -172,6 +172,7 @@ def _begun(
 
 def read_as(source: Source, config: Config) -> Table:
     """Reads a table with the roles of a configuration."""
+    dosed = bool(config.doses)
     table = read_table(
         source,
         config.time,
@@ -186,8 +187,11 @@ def read_as(source: Source, config: Config) -> Table:
         replicates=config.replicates,
         time_unit=config.time_unit,
         sheet=config.sheet,
+        given=dosed,
+        doses=config.doses,
     )
-    return table.with_hidden(config.hidden_states)
+    table = table.with_hidden(config.hidden_states)
+    return table.with_doses() if dosed else table
 
 
 def refuse_varying(table: Table, covariates: Sequence[str]) -> None:
@@ -335,6 +339,8 @@ def end_states(ensemble: Ensemble, series: list[Series], scales: Scales) -> dict
             if a.u is not None:  # as far as the table has them, also after the last measurement
                 known = a.u.stretch(float(a.t[-1]), np.inf)
                 out[a.id]["inputs"] = {"t": known.t.tolist(), "u": known.u.tolist()}
+                if known.doses is not None:
+                    out[a.id]["doses"] = known.doses.to_dict()
             if others is not None:
                 out[a.id]["members"] = others[:, i].tolist()
     return out

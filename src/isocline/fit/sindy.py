@@ -92,6 +92,8 @@ def rival(taught: Sequence[Series], scales: Scales) -> Rival | str:
     """
     if np.any(np.all([s.hidden for s in taught], 0)):
         return "PySINDy is not among them: it has no hidden states"
+    if any(s.u is not None and s.u.doses is not None for s in taught):
+        return "PySINDy is not among them: finite differences of a record that jumps are no slopes"
     if not installed():
         return MISSING
     sizes = sizes_of(taught)

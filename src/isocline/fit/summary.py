@@ -138,6 +138,7 @@ def _bands(ensemble: Ensemble, judged: Judgement) -> dict[str, Any] | None:
 
 
 def described(table: Table, scales: Scales) -> dict[str, Any]:
+    given = [{"name": c, "role": role} for c, role in table.others if role == "covariate" or role.startswith("dose")]
     notes = [*table.notes, *(f"ignored: {column} ({why})" for column, why in table.ignored)]
     return {
         "path": table.path,
@@ -151,6 +152,7 @@ def described(table: Table, scales: Scales) -> dict[str, Any]:
         ],
         "inputs": [{"name": c.name, "unit": c.unit} for c in table.inputs],
         "notes": notes,
+        **({"given": given} if given else {}),
     }
 
 
@@ -159,7 +161,7 @@ def series_of(train: Series, held: Series, learned: bool) -> dict[str, Any]:
     thin = max(1, math.ceil(len(t) / MAX_POINTS))
     split = float((train.t[-1] + held.t[0]) / 2) if len(held.t) else None
     shown = {"id": train.id, "t": plain(t[::thin]), "y": plain(y[::thin]), "split": split, "held_out": not learned}
-    if train.u is not None:
+    if train.u is not None and train.u.u.shape[1]:
         shown["u"] = {"y": plain(train.u.at(t[::thin])), "hold": train.u.hold}
     return shown
 

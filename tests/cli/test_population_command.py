@@ -1,10 +1,17 @@
 """`isocline fit` and what follows it, of equations whose series differ."""
 
+import json
 import math
+import re
+import shutil
+import subprocess
 
+import pandas as pd
 import pytest
+import torch
 from test_bad_input import call
 
+from isocline import Equations
 from isocline.cli import main
 
 MODEL = ("--equation", "dcentral = -k*central; conc = central/v; central(0) = 0", "--dose", "amt->central")
@@ -32,3 +39,39 @@ def test_a_fit_ends_with_scores_parameters_and_a_sentence(run, capsys):
     assert code == 0
     for part in ("dose into central", "population model", "typical", "shrinkage", "held-out part"):
         assert part in shown
+
+
+def test_a_forecast_has_bands_wider_where_less_is_known(run, capsys):
+    """Of a series of the run, of one with two rows, and of a new one without any."""
+    (run.parent / "new.csv").write_text("id,time,amt\nnew,0,100\n")
+    (run.parent / "times.csv").write_text("id,time\n0,6\n4,6\nnew,6\n")
+    code, _, _ = call(
+        capsys, "predict", run, "--times", run.parent / "times.csv", "--inputs", run.parent / "new.csv", "--bands"
+    )
+    assert code == 0
+    rows = pd.read_csv(run / "prediction.csv").set_index("id")
+    width = (rows["conc high95"] - rows["conc low95"]).to_dict()
+    assert width["0"] < 0.75 * width["4"] < 0.9 * width["new"]
+    for low, high in (("low95", "low80"), ("low80", "high80"), ("high80", "high95")):
+        assert (rows[f"conc {low}"] < rows[f"conc {high}"]).all()
+    assert rows["conc"].between(rows["conc low80"], rows["conc high80"]).all()
+
+
+def test_the_typical_series_is_exported(run, capsys, tmp_path):
+    code, told, _ = call(capsys, "export", run, "--target", "js")
+    assert code == 0 and "conc = central/" in told and "a dose is added" in told
+    code, _, _ = call(capsys, "export", run, "--target", "equations", "--out", tmp_path / "typical.txt")
+    text = (tmp_path / "typical.txt").read_text()
+    values = {k: float(v) for k, v in re.findall(r"--parameter '(\w) = ([\d.e-]+)", text)}
+    known = json.loads((run / "population.json").read_text())["values"]
+    assert code == 0 and values == pytest.approx(known)
+    field = Equations(text)  # comments and all
+    assert field(torch.tensor(0.0), torch.tensor([2.0], dtype=torch.float64)).item() == pytest.approx(-2 * known["k"])
+    code, _, error = call(capsys, "export", run, "--target", "onnx")
+    assert code == 2 and "expected equations, c or js, of the typical series" in error
+    page = "import {solve} from './model.mjs'; console.log(JSON.stringify(solve([100], [0, 5])))"
+    if shutil.which("node"):
+        done = subprocess.run(
+            ["node", "--input-type=module", "-e", page], cwd=run, capture_output=True, text=True, check=True
+        )
+        assert json.loads(done.stdout)["ys"][-1][0] == pytest.approx(100 * math.exp(-5 * known["k"]), rel=1e-5)

@@ -232,3 +232,51 @@ def test_few_rows_of_a_series_make_those_parameters_likely_that_a_search_of_the_
     assert math.log(own["ka"] / fit["ka"].value) == pytest.approx(mode[0], abs=2e-3)
     assert math.log(own["cl"] / fit["cl"].value) == pytest.approx(mode[1], abs=2e-3)
     assert own["ka"] < 0.7 * fit["ka"].value
+
+
+def test_draws_of_a_series_have_the_spread_of_the_linear_mixed_model():
+    """A random intercept: given n rows, and given none, the next number has a variance in closed form."""
+    y = lines(200, seed=4)
+    data = [Measured(T, {"x": row}, id=str(i)) for i, row in enumerate(y)]
+    fit = population(Equations("dx = b; x(0) = a", parameters="a = 4 per series"), data)
+    between, noise = fit["a"].sd ** 2, fit.noise["x"]["additive"] ** 2
+    for given in (data[3], Measured(T[:1], {"x": y[3, :1]}), Measured(T, {"x": torch.full_like(T, math.nan)})):
+        draws = fit.simulate(given, [5.0], count=4000)["x"]
+        left = 1.0 / (1.0 / between + given.count / noise)
+        at = fit.individual(given)["a"] + 5.0 * fit["b"].value
+        sd = math.sqrt(left + noise + 25.0 * fit["b"].error ** 2)
+        assert float(draws.mean()) == pytest.approx(at, abs=4 * sd / math.sqrt(4000))
+        assert float(draws.std()) == pytest.approx(sd, rel=0.05)
+
+
+def test_what_is_known_of_the_population_moves_a_series_as_far_as_its_rows_leave_it_to():
+    """Few series: the standard errors of a and b count, and the closed form is that of the best linear predictor."""
+    y = lines(6, seed=8)
+    data = [Measured(T, {"x": row}, id=str(i)) for i, row in enumerate(y)]
+    fit = population(Equations("dx = b; x(0) = a", parameters="a = 4 per series"), data)
+    between, noise = fit["a"].sd ** 2, fit.noise["x"]["additive"] ** 2
+    share = between / (between + noise / 4)
+    covariance = fit.covariance[:2, :2]
+    order = [fit.model.names.index(name) for name in ("a", "b")]
+    slope = torch.tensor([1 - share, 5.0 - share * 1.5], dtype=F64)  # of the next number at 5 by a and b
+    variance = float(slope @ covariance[order][:, order] @ slope) + between * (1 - share) + noise
+    draws = fit.simulate(data[0], [5.0], count=8000)["x"]
+    assert float(draws.std()) == pytest.approx(math.sqrt(variance), rel=0.04)
+
+
+def test_only_effects_that_are_named_go_together():
+    draw = torch.Generator().manual_seed(5)
+    x = torch.stack([torch.ones(4, dtype=F64), T, T**2], 1)
+    effects = torch.randn(30, 3, generator=draw, dtype=F64) * torch.tensor([1.0, 0.3, 0.1], dtype=F64)
+    effects[:, 2] += 0.1 * effects[:, 0]
+    y = (torch.tensor([5.0, 0.8, 0.2], dtype=F64) + effects) @ x.T
+    y += 0.1 * torch.randn(30, 4, generator=draw, dtype=F64)
+    field = Equations("dx = b + 2*c*t; x(0) = a", parameters="a = 4 per series; b = 1 per series; c = 1 per series")
+    fit = population(field, [Measured(T, {"x": row}) for row in y], correlated=["a", "c"])
+    a, b, c = (fit.varying.index(name) for name in "abc")
+    assert float(fit.correlation[a, c]) > 0.4
+    assert float(fit.correlation[a, b]) == float(fit.correlation[b, c]) == 0.0
+    with pytest.raises(ValueError, match="correlated: d does not differ from series to series"):
+        population(field, [Measured(T, {"x": row}) for row in y], correlated=["a", "d"])
+    with pytest.raises(ValueError, match="correlated: a alone"):
+        population(field, [Measured(T, {"x": row}) for row in y], correlated=["a"])

@@ -38,6 +38,7 @@ def fit(
     parameter: Annotated[list[str] | None, Parameter(negative="")] = None,
     dose: Annotated[list[str] | None, Parameter(negative="")] = None,
     covariate: Annotated[list[str] | None, Parameter(negative="")] = None,
+    correlated: Annotated[list[str] | None, Parameter(negative="")] = None,
     error: str | None = None,
     scale: str | None = None,
     log: Annotated[list[str] | None, Parameter(negative="")] = None,
@@ -99,6 +100,8 @@ def fit(
     covariate:
         Header of a column that is constant within a series, such as a weight: an input of the network; in equations known by
         its name, and columns that they name are covariates anyway.
+    correlated:
+        Name of a parameter per series whose deviation may go with that of others; give it once for each, two or more.
     error:
         Noise of equations with doses, covariates or parameters per series: additive, proportional or combined.
     scale:
@@ -130,6 +133,7 @@ def fit(
     options |= {"variable": variable, "value": value, "replicates": replicates, "sheet": sheet}
     options |= {"equations": tuple(equation or ()) or None, "parameters": tuple(parameter or ()) or None}
     options |= {"doses": tuple(dose or ()) or None, "covariates": tuple(covariate or ()) or None, "error": error}
+    options |= {"correlated": tuple(correlated or ()) or None}
     options |= {"seed": seed, "states": tuple(state or ()) or None, "ignore": tuple(ignore or ()) or None}
     options |= {"hidden_states": _hidden(hidden_states)}
     options |= {"inputs": tuple(input or ()) or None, "hold": hold}
@@ -258,7 +262,7 @@ def predict(
         population, a table like its own, whose series then have the parameters their rows make most likely. Default: the
         end of the record.
     bands:
-        Add the bounds of 80 and 95 % bands for every state.
+        Add the bounds of 80 and 95 % bands for every state; of a population, by simulation of all that is not known.
     inputs:
         A CSV with times (and series) and the inputs there, of a run that has inputs, where its table ends too early; of a run
         with doses, those in place of its own; of a population, doses and covariates in place of a series' own, or of new series.

@@ -57,13 +57,19 @@ class Layout:
         count: of parameters, P.
         varying: (q,) which of them differ from series to series.
         noise: of each column.
-        correlated: whether Ω is full, or diagonal.
+        correlated: which effects (their places in `varying`) may go together; the others are independent.
     """
 
     count: int
     varying: tuple[int, ...]
     noise: tuple[str, ...]
-    correlated: bool = False
+    correlated: tuple[int, ...] = ()
+
+    @property
+    def pairs(self) -> tuple[list[int], list[int]]:
+        """Rows and columns below the diagonal of L that are not 0."""
+        found = [(i, j) for i in self.correlated for j in self.correlated if j < i]
+        return [i for i, _ in found], [j for _, j in found]
 
     @property
     def effects(self) -> slice:
@@ -71,8 +77,7 @@ class Layout:
 
         So a correlation that goes to one, as it often does, moves one number, and no standard deviation with it.
         """
-        q = len(self.varying)
-        return slice(self.count, self.count + q + (q * (q - 1) // 2 if self.correlated else 0))
+        return slice(self.count, self.count + len(self.varying) + len(self.pairs[0]))
 
     @property
     def size(self) -> int:
@@ -84,9 +89,9 @@ class Layout:
         q, own = len(self.varying), psi[self.effects]
         scale = own[:q].exp()
         factor = torch.eye(q, dtype=psi.dtype)
-        if self.correlated and q > 1:
-            rows, columns = torch.tril_indices(q, q, -1)
-            factor = factor.index_put((rows, columns), own[q:])
+        rows, columns = self.pairs
+        if rows:
+            factor = factor.index_put((torch.tensor(rows), torch.tensor(columns)), own[q:])
             factor = factor / factor.norm(dim=1, keepdim=True)
         parts = ([], [])
         at = self.effects.stop

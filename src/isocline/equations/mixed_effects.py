@@ -16,6 +16,7 @@ from isocline.equations.laplace import NOISES, Found, Laplace, Layout
 from isocline.equations.measured import Measured, Observations
 from isocline.equations.module import Equations
 from isocline.equations.parameters import Parameter
+from isocline.equations.posterior import Posterior, drawn, posteriors
 
 LEVEL, NORMAL = 0.95, 1.959963984540054  # of the intervals, and their quantile
 TOGETHER = 0.98  # correlation of effects from which they count as one
@@ -74,6 +75,20 @@ class Curves:
 
     def individual(self, series: Measured) -> dict[str, float]:
         """As `Population.individual`, of a series with a number measured."""
+        return self.named(self.posterior(series))
+
+    def named(self, own: Posterior) -> dict[str, float]:
+        """The likeliest parameters of a series by name, fixed ones too."""
+        found = {p.name: p.begin for p in self.model.fixed}
+        found |= {p.name: p.value(x) for p, x in zip(self.model.free, own.raw.tolist(), strict=True)}
+        return {p.name: found[p.name] for p in self.model.system.parameters}
+
+    def posterior(self, series: Measured) -> Posterior:
+        """What the numbers of a series, at least one, say of its parameters.
+
+        Raises:
+            ValueError: where the equations cannot be solved over the series.
+        """
         columns = self.individuals.columns
         data = Observations.of(self.model, [series], "additive")
         unknown = [c for c in data.columns if c not in columns]
@@ -85,18 +100,33 @@ class Curves:
         found = laplace.modes(self.psi, torch.zeros(1, len(self.layout.varying), dtype=torch.float64))
         if found is None:
             raise ValueError(f"series {series.id or 1}: the equations cannot be solved over it")
-        return next(iter(_named(self.model, laplace, self.psi, found[0]).values()))
+        return posteriors(laplace, self.psi, *found)[0]
 
     def predict(self, series: Measured, ts: Any | None, values: Mapping[str, float]) -> dict[str, Tensor]:
         """As `Population.predict`, with all parameters."""
         wanted = torch.as_tensor(series.ts if ts is None else ts, dtype=torch.float64).reshape(-1)
+        raw = torch.tensor([p.raw(values[p.name]) for p in self.model.free], dtype=torch.float64)
+        found = self._courses(series, wanted, raw[None])[0]
+        return {name: found[:, c] for c, name in enumerate(self.individuals.columns)}
+
+    def _courses(self, series: Measured, wanted: Tensor, raw: Tensor) -> Tensor:
+        """(M, T, C) columns with parameters (M, P)."""
         if bool((wanted < 0).any()) or not bool(wanted.isfinite().all()):
             raise ValueError("ts: expected finite times from 0 on, where the equations give the state")
         times = torch.cat([torch.zeros(1, dtype=torch.float64), wanted]).unique()
-        raw = torch.tensor([p.raw(values[p.name]) for p in self.model.free], dtype=torch.float64)
-        found, _ = self.individuals.alike([series], times[None])(raw[None], [0])
-        at = torch.searchsorted(times, wanted)
-        return {name: found[0, at, c] for c, name in enumerate(self.individuals.columns)}
+        found, _ = self.individuals.alike([series], times[None])(raw, [0] * len(raw))
+        return found[:, torch.searchsorted(times, wanted)]
+
+    def simulate(
+        self, series: Measured, ts: Any, covariance: Tensor, own: Posterior | None, count: int, seed: int
+    ) -> dict[str, Tensor]:
+        """As `Population.simulate`, with the covariance of ψ; `own` None: a series of which nothing is known."""
+        generator = torch.Generator().manual_seed(seed)
+        draws = drawn(self.layout, self.psi, covariance, own, count, generator)
+        f = self._courses(series, torch.as_tensor(ts, dtype=torch.float64).reshape(-1), draws.raw)
+        sd = (draws.additive.square().unsqueeze(1) + (draws.proportional.unsqueeze(1) * f).square()).sqrt()
+        y = f + sd * torch.randn(f.shape, generator=generator, dtype=f.dtype)
+        return {name: y[..., c] for c, name in enumerate(self.individuals.columns)}
 
 
 @dataclass
@@ -110,6 +140,7 @@ class Population:
         individuals: by series, the parameters that its own numbers and the population make most likely (empirical Bayes).
         correlation: (q, q) of the effects of `varying`.
         varying: names of the parameters that differ from series to series.
+        covariance: (size, size) of the numbers of the population, unbounded; NaN where the data do not give it.
         log_likelihood, aic: of the fit; `count` numbers measured.
         messages: what to know before the numbers are used.
         converged: the search ended because nothing changed any more.
@@ -131,6 +162,7 @@ class Population:
     model: Equations = field(repr=False)
     laplace: Laplace = field(repr=False)
     psi: Tensor = field(repr=False)
+    covariance: Tensor = field(repr=False)
 
     @staticmethod
     def of(
@@ -156,6 +188,7 @@ class Population:
             entries, noise, noise_errors, _named(model, laplace, psi, found.eta),
             factor @ factor.mT / sds / sds.unsqueeze(1), tuple(model.free[i].name for i in layout.varying),
             -found.loss / 2, found.loss + 2 * layout.size, laplace.total, messages, converged, model, laplace, psi,
+            covariance,
         )  # fmt: skip
 
     @property
@@ -202,6 +235,33 @@ class Population:
             [2.0]
         """
         return self.curves.predict(series, ts, {**self.values, **(parameters or {})})
+
+    def simulate(
+        self, series: Measured, ts: Any | None = None, *, count: int = 400, seed: int = 0
+    ) -> dict[str, Tensor]:
+        """What a series may show, by column (count, T): drawn from all that is not known of it, noise of a measurement included.
+
+        That are the numbers of the population (normal, by their covariance), the parameters of the series (given its own
+        numbers, or without any of any series) and the noise. Quantiles of it are bands. NaN where a draw cannot be solved.
+
+        Args:
+            series: what drives it, and what was measured of it.
+            ts: (T,) times; None: those of the series.
+            count, seed: of the draws.
+
+        Raises:
+            ValueError: where the equations cannot be solved over the series.
+
+        Example:
+            >>> t = [1.0, 2.0, 3.0]
+            >>> data = [Measured(t, {"x": [2.1 * a, 1.1 * a, 0.5 * a]}, id=str(a)) for a in (1.0, 1.2, 0.8, 1.1)]
+            >>> from isocline.equations import population
+            >>> fit = population(Equations("dx = -k*x; x(0) = a", parameters="k > 0; a > 0 per series"), data)
+            >>> fit.simulate(data[0], [1.5], count=50)["x"].shape
+            torch.Size([50, 1])
+        """
+        own = self.curves.posterior(series) if series.count else None
+        return self.curves.simulate(series, series.ts if ts is None else ts, self.covariance, own, count, seed)
 
     def rows(self) -> list[dict[str, Any]]:
         """The parameters as plain numbers, None where there is none: what goes into a report."""
@@ -302,12 +362,10 @@ def _covariance(
 
 def _together(model: Equations, layout: Layout, psi: Tensor) -> tuple[list[int], list[str]]:
     """Where in ψ the correlations are of an effect that goes with another, and what is to be told of it."""
-    if not layout.correlated:
-        return [], []
     factor = layout.values(psi).factor
     factor = factor / factor.norm(dim=1, keepdim=True)
     correlation = factor @ factor.mT
-    rows, columns = torch.tril_indices(len(factor), len(factor), -1).tolist()
+    rows, columns = layout.pairs
     pairs = [(i, j) for i, j in zip(rows, columns, strict=True) if abs(float(correlation[i, j])) > TOGETHER]
     names = [model.free[i].name for i in layout.varying]
     told = [
@@ -324,9 +382,9 @@ def _names(model: Equations, layout: Layout) -> list[str]:
     """Of the numbers in ψ."""
     varying = [model.free[i].name for i in layout.varying]
     found = [p.name for p in model.free] + [f"the spread of {name}" for name in varying]
-    rows, columns = torch.tril_indices(len(varying), len(varying), -1).tolist()
+    rows, columns = layout.pairs
     pairs = [f"the correlation of {varying[j]} and {varying[i]}" for i, j in zip(rows, columns, strict=True)]
-    found += pairs if layout.correlated else []
+    found += pairs
     return found + ["the noise"] * (layout.size - len(found))
 
 

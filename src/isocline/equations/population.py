@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from isocline.equations.course import Settings
+from isocline.equations.errors import meant
 from isocline.equations.individuals import Individuals
 from isocline.equations.laplace import NOISES, Found, Laplace, Layout
 from isocline.equations.measured import Measured, Observations, noises
@@ -29,7 +30,7 @@ def population(
     data: Sequence[Measured],
     *,
     noise: str | Mapping[str, str] = "additive",
-    correlated: bool = False,
+    correlated: bool | Sequence[str] = False,
     solver: Any = "tsit5",
     rtol: float = 1e-8,
     max_iterations: int = 100,
@@ -47,7 +48,7 @@ def population(
         data: two series or more.
         noise: of every column, or by column: "additive" (a standard deviation a), "proportional" (b times the value of the
             model), or "combined" (the square root of a² + b² value²).
-        correlated: whether the η of different parameters may be correlated.
+        correlated: whether the η of different parameters may be correlated; or names of those that may.
         solver, rtol: of the solves, as for `estimate`.
         max_iterations: of the search.
         tell: called after every iteration with its number and -2 log-likelihood.
@@ -76,7 +77,7 @@ def population(
     assert field.raw is not None
     raw = field.raw.detach().double()
     individuals = Individuals(field, series, data_.ts, data_.columns, Settings(solver, rtol, rtol / 10), raw)
-    laplace = Laplace(individuals, data_, Layout(len(field.free), varying, kinds, correlated))
+    laplace = Laplace(individuals, data_, Layout(len(field.free), varying, kinds, together(field, correlated)))
     start = begin(laplace, raw, [_sd(field, i) for i in varying])
     if start is None:
         values = ", ".join(f"{k} = {v:.4g}" for k, v in field.values.items())
@@ -111,6 +112,26 @@ def accepted(field: Equations, series: tuple[Measured, ...], noise: str | Mappin
         b = int((counts == 0).nonzero()[0])
         raise ValueError(f"series {series[b].id or b}: nothing measured in it; leave it out")
     return found
+
+
+def together(field: Equations, correlated: bool | Sequence[str]) -> tuple[int, ...]:
+    """Places, among the parameters that vary, of those whose effects may go together.
+
+    Raises:
+        ValueError: for a name that is none of them, and for one alone.
+    """
+    varying = [p.name for p in field.free if p.per_series]
+    if isinstance(correlated, bool):
+        return tuple(range(len(varying))) if correlated else ()
+    for name in correlated:
+        if name not in varying:
+            raise ValueError(
+                f"correlated: {name} does not differ from series to series{meant(name, varying)}; expected some of "
+                f"{', '.join(varying) or 'which there are none'}"
+            )
+    if len(set(correlated)) == 1:
+        raise ValueError(f"correlated: {correlated[0]} alone, expected two parameters or more")
+    return tuple(i for i, name in enumerate(varying) if name in correlated)
 
 
 def _sd(field: Equations, i: int) -> float:

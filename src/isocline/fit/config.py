@@ -37,6 +37,7 @@ class Config(BaseModel):
             population, of which each series has its own.
         doses: "COLUMN" or "COLUMN->STATE", where rows with an amount make the state jump, or flow into it.
         covariates: headers of columns that are constant within a series: in equations known by name, of a network inputs.
+        correlated: of a population: names of parameters per series whose deviations may go together, two or more.
         error: of a population: the noise of what is measured: "additive", "proportional" or "combined".
         hidden: widths of the hidden layers (tanh).
         matching: Adam steps of gradient matching on the smoothed record; 0 skips it.
@@ -80,6 +81,7 @@ class Config(BaseModel):
     parameters: tuple[str, ...] = ()
     doses: tuple[str, ...] = ()
     covariates: tuple[str, ...] = ()
+    correlated: tuple[str, ...] = ()
     error: Literal["additive", "proportional", "combined"] = "additive"
     hidden: tuple[PositiveInt, ...] = (32,)
     matching: int = Field(400, ge=0)

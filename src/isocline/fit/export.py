@@ -13,9 +13,11 @@ from safetensors.torch import save
 from isocline import export as sources
 from isocline._version import __version__
 from isocline.fit.errors import UserError
+from isocline.fit.files import POPULATION
 from isocline.fit.fitted import Fitted
 from isocline.fit.flow import ATOL, MAX_STEPS, RTOL
 from isocline.fit.physics import Physics
+from isocline.fit.population_export import of_typical
 from isocline.solvers import ExplicitRungeKutta, Solver
 
 ADAPTIVE, FIXED = (
@@ -49,7 +51,8 @@ def export(folder: str | Path, target: str, *, solver: str | None = None) -> str
             `predict`. "onnx" or "torch" (a program that `torch.export.load` reads without isocline): states at given times,
             y0 (batch, states), ts (times,) and of a run with inputs u (times, batch, inputs) -> (times, batch, states) in
             float64, by as many fixed steps between two times as the record's spacing needs. "equations": those of a run
-            with equations, the fitted numbers in the place of the parameters. "safetensors": the weights, which are of
+            with equations, the fitted numbers in the place of the parameters. Of a population these three are of its typical
+            series. "safetensors": the weights, which are of
             scaled coordinates, with scales and settings as metadata.
         solver: for "c" and "js" an adaptive method (tsit5), for "onnx" and "torch" any explicit Runge–Kutta method (rk4).
 
@@ -64,6 +67,8 @@ def exported(folder: str | Path, target: str, solver: str | None = None) -> Expo
     if target not in TARGETS:
         raise UserError(f"--target {target}: expected {', '.join([*TARGETS][:-1])} or {[*TARGETS][-1]}")
     _check(target, solver)
+    if (Path(folder) / POPULATION).is_file():
+        return Exported(*of_typical(Path(folder), target, solver))
     fitted = Fitted.read(Path(folder))
     try:
         if target in ADAPTIVE:

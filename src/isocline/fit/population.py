@@ -20,7 +20,8 @@ from isocline.equations import Equations, Measured, Population, population
 from isocline.equations.errors import meant
 from isocline.equations.parameters import declared
 from isocline.equations.parser import NET, parse
-from isocline.equations.population import accepted
+from isocline.equations.population import accepted, together
+from isocline.equations.posterior import Posterior
 from isocline.equations.tree import Call, names, walk
 from isocline.fit.compare import digest
 from isocline.fit.config import Config
@@ -35,7 +36,7 @@ from isocline.fit.reading.table import Series, Table, read_table
 from isocline.fit.rivals import Forecaster, of_rows
 from isocline.fit.scale import Scales
 from isocline.fit.split import Split
-from isocline.fit.summary import MAX_POINTS, MAX_SERIES, described, series_of
+from isocline.fit.summary import MAX_POINTS, MAX_SERIES, described, plain, series_of
 from isocline.fit.verdict import verdict
 
 NAME, TYPICAL = "population model", "typical series"  # forecasts from a series' own rows, and from none of them
@@ -98,6 +99,7 @@ def read_population(source: Source, config: Config, fitting: bool = True) -> tup
         return config, table
     try:
         accepted(equations, tuple(measured(s, table, equations) for s in table.series), config.error)
+        together(equations, config.correlated)
     except ValueError as error:
         raise UserError(f"{table.path}: {error}") from error
     return config, table
@@ -157,14 +159,18 @@ def go(
     steps: list[int] = []
     try:
         series = [measured(s, table, equations) for s in split.taught]
-        found = population(equations, series, noise=config.error, tell=lambda step, loss: steps.append(step))
+        found = population(
+            equations, series, noise=config.error, correlated=config.correlated,
+            tell=lambda step, loss: steps.append(step),
+        )  # fmt: skip
     except ValueError as error:
         raise UserError(str(error)) from error
     notify("judging", None)
-    own = {s.id: _own(found, s, table, equations) for s in split.train}
+    posterior = {s.id: found.curves.posterior(measured(s, table, equations)) for s in split.train}
+    own = {name: found.curves.named(p) for name, p in posterior.items()}
     scores = _scores(found, own, table, split, scales, equations)
     report = _report(kept, table, split, scales, found, own, scores, len(steps), round(time.monotonic() - began, 2))
-    write(folder / POPULATION, json.dumps(_kept(found, own, table, split), indent=1))
+    write(folder / POPULATION, json.dumps(_kept(found, posterior, table, split), indent=1))
     write(folder / "report.json", json.dumps(report, indent=1, allow_nan=False))
     if page:
         from isocline.report import write_report
@@ -214,12 +220,18 @@ def _doses(given: Given, equations: Equations) -> dict[str, tuple[Any, ...]]:
     return {name: tuple(np.array(x) for x in zip(*rows, strict=True)) for name, rows in by.items()}
 
 
-def _kept(found: Population, own: dict[str, dict[str, float]], table: Table, split: Split) -> dict[str, Any]:
+def _kept(found: Population, posterior: dict[str, Posterior], table: Table, split: Split) -> dict[str, Any]:
     """What forecasts need: the population, and of every series its parameters, its end, and what it was given."""
     series = {}
     for s in split.train:
         given = (table.given or {}).get(s.id, Given())
-        series[s.id] = {"parameters": own[s.id], "end": float(s.t[-1]), **asdict(given)}
+        own = posterior[s.id]
+        series[s.id] = {
+            "parameters": found.curves.named(own),
+            "posterior": own.to_dict(),
+            "end": float(s.t[-1]),
+            **asdict(given),
+        }
         if s.u is not None:
             series[s.id]["inputs"] = {"t": s.u.t.tolist(), "u": s.u.u.tolist()}
     return {
@@ -227,15 +239,10 @@ def _kept(found: Population, own: dict[str, dict[str, float]], table: Table, spl
         "values": found.values,
         "sd": {k: found[k].sd for k in found.varying},
         "noise": found.noise,
+        "psi": found.psi.tolist(),
+        "covariance": plain(found.covariance.numpy()),
         "series": series,
     }
-
-
-def _own(found: Population, s: Series, table: Table, equations: Equations) -> dict[str, float]:
-    """The parameters of a series from its training part."""
-    if s.id in found.individuals:
-        return found.individuals[s.id]
-    return found.individual(measured(s, table, equations))
 
 
 def _path(found: Population, s: Measured, ts: np.ndarray, own: dict[str, float] | None, table: Table) -> np.ndarray:
@@ -314,8 +321,13 @@ def _report(
 def _parameters(found: Population) -> dict[str, Any]:
     """What report.json tells about the equations."""
     equations = found.model
-    correlated = found.laplace.layout.correlated
+    correlated = bool(found.laplace.layout.correlated)
     noise = [f"{name} {kind} {value:.3g}" for name, own in found.noise.items() for kind, value in own.items()]
+    rows, columns = found.laplace.layout.pairs
+    pairs = [
+        f"{found.varying[j]} and {found.varying[i]} {float(found.correlation[i, j]):.2f}"
+        for i, j in zip(rows, columns, strict=True)
+    ]
     return {
         "equations": equations.text().splitlines(),
         "with_values": equations.text(values=True, digits=4).splitlines(),
@@ -327,5 +339,5 @@ def _parameters(found: Population) -> dict[str, Any]:
         "log_likelihood": found.log_likelihood,
         "population": True,
         "notes": [f"noise: {', '.join(noise)}; log-likelihood {found.log_likelihood:.3f} of {found.count} observations",
-                  *found.messages],
+                  *([f"correlation between series: {', '.join(pairs)}"] if pairs else []), *found.messages],
     }  # fmt: skip

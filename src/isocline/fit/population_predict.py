@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from isocline.equations.course import Settings
 from isocline.equations.individuals import Individuals
 from isocline.equations.laplace import Layout
 from isocline.equations.mixed_effects import Curves
+from isocline.equations.population import together
+from isocline.equations.posterior import Posterior
 from isocline.fit.config import Config
 from isocline.fit.drive import Inputs
 from isocline.fit.errors import UserError
@@ -24,17 +27,20 @@ from isocline.fit.reading.clock import Clock
 from isocline.fit.reading.given import Clocked, Dose, Doses, Given
 from isocline.fit.reading.reader import read_cells
 
+BOUNDS = {"low80": 0.1, "high80": 0.9, "low95": 0.025, "high95": 0.975}
+DRAWS = 1000  # for the bands of a series
 ROWS = 100  # of a forecast up to a time, where nothing says how far apart they are
 
 
 @dataclass
 class Subject:
-    """One series of a forecast: its parameters, what it is given, and where its record ends."""
+    """One series of a forecast: its parameters and how well they are known (None: not at all), what it is given, where it ends."""
 
     parameters: dict[str, float]
     given: Given
     end: float
     inputs: Inputs | None = None
+    posterior: Posterior | None = None
 
 
 def predict_population(
@@ -43,6 +49,7 @@ def predict_population(
     times: str | Path | None = None,
     start: str | Path | None = None,
     inputs: str | Path | None = None,
+    bands: bool = False,
 ) -> tuple[list[str], list[list[Any]], list[str]]:
     """As `isocline.fit.predict`.
 
@@ -53,6 +60,8 @@ def predict_population(
         start: a table like that of the run: the parameters of each of its series come from its own rows and the population.
         inputs: a table of doses and covariates: of a series of the run, or of `start`, instead of its own; of any other, a
             series with the parameters of the population.
+        bands: after the columns, the bounds of their 80 and 95 % bands: quantiles of draws of the population's numbers, of the
+            series' own given its rows, and of the noise.
 
     Raises:
         UserError: for what is the user's to mend.
@@ -82,12 +91,18 @@ def predict_population(
             series = given_to(
                 name, ts, {c: np.full(len(ts), np.nan) for c in known["columns"]}, s.given, s.inputs, equations
             )
-            found = population.curves(series).predict(series, ts, s.parameters)
-            for t, *values in zip(ts, *(found[c].tolist() for c in known["columns"]), strict=True):
+            curves = population.curves(series)
+            found = curves.predict(series, ts, s.parameters)
+            columns = [found[c].tolist() for c in known["columns"]]
+            if bands:
+                drawn = curves.simulate(series, ts, population.covariance, s.posterior, DRAWS, config.seed)
+                columns += [drawn[c].nanquantile(q, 0).tolist() for q in BOUNDS.values() for c in known["columns"]]
+            for t, *values in zip(ts, *columns, strict=True):
                 rows.append([*([name] if config.id else []), clock.text(t), *values])
     except ValueError as error:
         raise UserError(str(error)) from error
-    return [*([config.id] if config.id else []), str(config.time), *config.states], rows, []
+    bounds = [f"{state} {bound}" for bound in BOUNDS for state in config.states] if bands else []
+    return [*([config.id] if config.id else []), str(config.time), *config.states, *bounds], rows, []
 
 
 class Kept:
@@ -97,6 +112,12 @@ class Kept:
         self.known, self.config, self.equations = known, config, equations
         self.made: Curves | None = None
 
+    @property
+    def covariance(self) -> torch.Tensor:
+        """(size, size) of the numbers of the population, NaN where it is not known."""
+        rows = [[math.nan if x is None else x for x in row] for row in self.known["covariance"]]
+        return torch.tensor(rows, dtype=torch.float64)
+
     def curves(self, series: Measured) -> Curves:
         """For this series and any other."""
         self.made = self.made or _curves(self.known, self.config, self.equations, series)
@@ -105,14 +126,14 @@ class Kept:
 
 def _curves(known: dict[str, Any], config: Config, equations: Equations, series: Measured) -> Curves:
     varying = tuple(i for i, p in enumerate(equations.free) if p.per_series)
-    raw = torch.tensor([p.raw(known["values"][p.name]) for p in equations.free], dtype=torch.float64)
     columns = known["columns"]
-    layout = Layout(len(equations.free), varying, (config.error,) * len(columns))
-    sds = torch.tensor([known["sd"][equations.free[i].name] for i in varying], dtype=torch.float64)
-    noise = [(known["noise"][c].get("additive", 1.0), known["noise"][c].get("proportional", 1.0)) for c in columns]
+    layout = Layout(
+        len(equations.free), varying, (config.error,) * len(columns), together(equations, config.correlated)
+    )
+    psi = torch.tensor(known["psi"], dtype=torch.float64)
     ts = torch.cat([torch.zeros(1, dtype=torch.float64), series.ts]).unique()
-    individuals = Individuals(equations, [series], ts[None], columns, Settings(), raw)
-    return Curves(equations, layout, layout.joined(raw, sds, noise), individuals)
+    individuals = Individuals(equations, [series], ts[None], columns, Settings(), psi[: layout.count])
+    return Curves(equations, layout, psi, individuals)
 
 
 def _subjects(population: Kept, start: str | Path | None) -> dict[str, Subject]:
@@ -123,6 +144,7 @@ def _subjects(population: Kept, start: str | Path | None) -> dict[str, Subject]:
             name: Subject(
                 s["parameters"], Given([Dose(**d) for d in s["doses"]], s["covariates"]), s["end"],
                 Inputs(np.array(s["inputs"]["t"]), np.array(s["inputs"]["u"]), config.hold) if "inputs" in s else None,
+                Posterior.from_dict(s["posterior"]),
             )
             for name, s in known["series"].items()
         }  # fmt: skip
@@ -130,8 +152,10 @@ def _subjects(population: Kept, start: str | Path | None) -> dict[str, Subject]:
     found = {}
     for s in table.series:
         series = measured(s, table, equations)
-        own = population.curves(series).individual(series)
-        found[s.id] = Subject(own, (table.given or {}).get(s.id, Given()), float(s.t[-1]), s.u)
+        curves = population.curves(series)
+        own = curves.posterior(series)
+        given = (table.given or {}).get(s.id, Given())
+        found[s.id] = Subject(curves.named(own), given, float(s.t[-1]), s.u, own)
     return found
 
 
@@ -152,8 +176,9 @@ def _given_anew(
         if missing:
             raise UserError(f"{path}: series {name!r} needs a number in column {missing[0]!r}")
         subjects[name] = Subject(
-            old.parameters if old else values, Given(given.doses, covariates), old.end if old else 0.0
-        )
+            old.parameters if old else values, Given(given.doses, covariates), old.end if old else 0.0,
+            posterior=old.posterior if old else None,
+        )  # fmt: skip
 
 
 def _until(end: float, subjects: dict[str, Subject]) -> dict[str, np.ndarray]:

@@ -65,9 +65,7 @@ def predict(
     """
     folder = Path(folder)
     if of_population(Config.make(**read_run(folder)["config"])):
-        if bands:
-            raise UserError(f"{folder}: a population run has no bands; leave out --bands")
-        return predict_population(folder, until, times, start, inputs)
+        return predict_population(folder, until, times, start, inputs, bands)
     fitted = Fitted.read(folder)
     if (until is None) == (times is None):
         raise UserError("expected one of --until T and --times FILE")

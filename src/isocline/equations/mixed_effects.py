@@ -118,14 +118,28 @@ class Curves:
         return found[:, torch.searchsorted(times, wanted)]
 
     def simulate(
-        self, series: Measured, ts: Any, covariance: Tensor, own: Posterior | None, count: int, seed: int
+        self,
+        series: Measured,
+        ts: Any,
+        covariance: Tensor,
+        own: Posterior | None,
+        count: int,
+        seed: int,
+        apart: bool = True,
     ) -> dict[str, Tensor]:
-        """As `Population.simulate`, with the covariance of ψ; `own` None: a series of which nothing is known."""
+        """As `Population.simulate`, with the covariance of ψ.
+
+        Args:
+            own: None: a series of which nothing is known.
+            apart: whether the noise at each time is its own; else that of a draw is the same at all times, whose quantiles at a
+                time are as likely, and smooth from one time to the next.
+        """
         generator = torch.Generator().manual_seed(seed)
         draws = drawn(self.layout, self.psi, covariance, own, count, generator)
         f = self._courses(series, torch.as_tensor(ts, dtype=torch.float64).reshape(-1), draws.raw)
         sd = (draws.additive.square().unsqueeze(1) + (draws.proportional.unsqueeze(1) * f).square()).sqrt()
-        y = f + sd * torch.randn(f.shape, generator=generator, dtype=f.dtype)
+        shape = f.shape if apart else (count, 1, f.shape[2])
+        y = f + sd * torch.randn(shape, generator=generator, dtype=f.dtype)
         return {name: y[..., c] for c, name in enumerate(self.individuals.columns)}
 
 

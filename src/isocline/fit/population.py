@@ -18,6 +18,7 @@ import torch
 
 from isocline.equations import Equations, Measured, Population, population
 from isocline.equations.errors import meant
+from isocline.equations.mixed_effects import Curves
 from isocline.equations.parameters import declared
 from isocline.equations.parser import NET, parse
 from isocline.equations.population import accepted, together
@@ -28,19 +29,24 @@ from isocline.fit.config import Config
 from isocline.fit.drive import HOLDS, Inputs
 from isocline.fit.errors import UserError
 from isocline.fit.files import POPULATION, write
-from isocline.fit.judge import MAX_SCORED, Scores, scored
+from isocline.fit.judge import MAX_SCORED, Scores, number, scored
 from isocline.fit.reading.column import Column
 from isocline.fit.reading.given import Given
 from isocline.fit.reading.reader import Source, read_source
 from isocline.fit.reading.table import Series, Table, read_table
 from isocline.fit.rivals import Forecaster, of_rows
 from isocline.fit.scale import Scales
+from isocline.fit.scores import of_bounds
 from isocline.fit.split import Split
 from isocline.fit.summary import MAX_POINTS, MAX_SERIES, described, plain, series_of
 from isocline.fit.verdict import verdict
 
 NAME, TYPICAL = "population model", "typical series"  # forecasts from a series' own rows, and from none of them
 FINE = 300  # points of a path
+BOUNDS = {"low80": 0.1, "high80": 0.9, "low95": 0.025, "high95": 0.975}
+DRAWS = 500  # for the bands of a series
+BANDED = 24  # series on which they are judged
+Bounds = Callable[[Series, np.ndarray], dict[str, np.ndarray]]  # a series, times -> each of `BOUNDS`
 
 
 def of_population(config: Config) -> bool:
@@ -169,7 +175,14 @@ def go(
     posterior = {s.id: found.curves.posterior(measured(s, table, equations)) for s in split.train}
     own = {name: found.curves.named(p) for name, p in posterior.items()}
     scores = _scores(found, own, table, split, scales, equations)
-    report = _report(kept, table, split, scales, found, own, scores, len(steps), round(time.monotonic() - began, 2))
+
+    def bounds(s: Series, ts: np.ndarray) -> dict[str, np.ndarray]:
+        series = measured(s, table, equations)
+        return bounds_of(found.curves, series, ts, found.covariance, posterior[s.id], config.seed)
+
+    bands = _bands(bounds, split, scales)
+    seconds = round(time.monotonic() - began, 2)
+    report = _report(kept, table, split, scales, found, own, scores, bands, bounds, len(steps), seconds)
     write(folder / POPULATION, json.dumps(_kept(found, posterior, table, split), indent=1))
     write(folder / "report.json", json.dumps(report, indent=1, allow_nan=False))
     if page:
@@ -251,6 +264,36 @@ def _path(found: Population, s: Measured, ts: np.ndarray, own: dict[str, float] 
     return np.stack([paths[c.name].numpy() for c in table.states], 1)
 
 
+def bounds_of(
+    curves: Curves, series: Measured, ts: np.ndarray, covariance: torch.Tensor, own: Posterior | None, seed: int
+) -> dict[str, np.ndarray]:
+    """Each of `BOUNDS` (n, d) at times (n,), by draws; `own` None: of a series of which nothing is known."""
+    drawn = torch.stack([*curves.simulate(series, ts, covariance, own, DRAWS, seed, apart=False).values()], -1)
+    return {name: drawn.nanquantile(q, 0).numpy() for name, q in BOUNDS.items()}
+
+
+def _bands(bounds: Bounds, split: Split, scales: Scales) -> dict[str, Any] | None:
+    """How good they are on the held-out part; None where nothing is held out."""
+    held = [i for i, h in enumerate(split.held) if len(h.t)]
+    if not held:
+        return None
+    some = [held[k] for k in np.unique(np.linspace(0, len(held) - 1, BANDED).round().astype(int))]
+    found = [bounds(split.train[i], split.held[i].t) for i in some]
+    whole = {name: scales.scaled(np.concatenate([b[name] for b in found])) for name in BOUNDS}
+    seen, record = (
+        scales.scaled(np.concatenate(y)) for y in ([split.held[i].y for i in some], [s.y for s in split.taught])
+    )
+    rows = of_bounds({level: (whole[f"low{level}"], whole[f"high{level}"]) for level in ("80", "95")}, seen, record)
+    levels = {level: {k: number(v) for k, v in row.items()} for level, row in rows.items()}
+    return {
+        "members": 0,
+        "draws": DRAWS,
+        "points": 0,
+        "coverage": {level: row["coverage"] for level, row in levels.items()},
+        "held_out": levels,
+    }
+
+
 def _scores(
     found: Population,
     own: dict[str, dict[str, float]],
@@ -284,10 +327,14 @@ def _scores(
 
 def _report(
     kept: dict[str, Any], table: Table, split: Split, scales: Scales, found: Population,
-    own: dict[str, dict[str, float]], scores: Scores, steps: int, seconds: float,
+    own: dict[str, dict[str, float]], scores: Scores, bands: dict[str, Any] | None, bounds: Bounds, steps: int,
+    seconds: float,
 ) -> dict[str, Any]:  # fmt: skip
     rivals = [s for s in scores if s["model"] != TYPICAL]
     sentence, won = verdict(rivals)
+    typical = next((s["nrmse"] for s in scores if s["model"] == TYPICAL), None)
+    if typical is not None:
+        sentence += f" Without the series' own rows, by the parameters of the typical one, it is {typical:.3g}."
     shown = list(zip(split.train, split.held, split.learned, strict=True))[:MAX_SERIES]
     equations = found.model
     paths = []
@@ -299,6 +346,8 @@ def _report(
                 grid = np.linspace(first, last, FINE)
                 y = _path(found, s, grid, own[train.id], table)
                 paths.append({"id": train.id, "part": part, "t": grid.tolist(), "y": y.tolist()})
+                if part == "forecast":
+                    paths[-1] |= {name: plain(values) for name, values in bounds(train, grid).items()}
     return {
         "isocline": kept["isocline"], "command": kept["command"], "created": kept["created"],
         "table": described(table, scales), "series": [series_of(*parts) for parts in shown], "model_path": paths,
@@ -306,7 +355,7 @@ def _report(
         "history": {"iteration": [], "stage": [], "train": [], "seconds": []},  # no mean square error by steps
         "stages": [{"phase": "fitting", "name": "likelihood (FOCEI)", "steps": steps, "seconds": seconds,
                     "misfit": None}],
-        "chosen": None, "tuning": None, "bands": None, "held_out": digest(split.held, [c.header for c in table.states]),
+        "chosen": None, "tuning": None, "bands": bands, "held_out": digest(split.held, [c.header for c in table.states]),
         "scores": scores, "absent": [], "horizons": None, "reach": None,
         "score_scale": "NRMSE: root mean square error in standard deviations of what was measured, all columns together",
         "verdict": sentence, "won": won, "phase": None, "equilibria": [], "bifurcation": None,

@@ -22,13 +22,11 @@ from isocline.fit.config import Config
 from isocline.fit.drive import Inputs
 from isocline.fit.errors import UserError
 from isocline.fit.files import POPULATION, read_run
-from isocline.fit.population import equations_from, given_to, measured, read_population
+from isocline.fit.population import BOUNDS, bounds_of, equations_from, given_to, measured, read_population
 from isocline.fit.reading.clock import Clock
 from isocline.fit.reading.given import Clocked, Dose, Doses, Given
 from isocline.fit.reading.reader import read_cells
 
-BOUNDS = {"low80": 0.1, "high80": 0.9, "low95": 0.025, "high95": 0.975}
-DRAWS = 1000  # for the bands of a series
 ROWS = 100  # of a forecast up to a time, where nothing says how far apart they are
 
 
@@ -95,8 +93,8 @@ def predict_population(
             found = curves.predict(series, ts, s.parameters)
             columns = [found[c].tolist() for c in known["columns"]]
             if bands:
-                drawn = curves.simulate(series, ts, population.covariance, s.posterior, DRAWS, config.seed)
-                columns += [drawn[c].nanquantile(q, 0).tolist() for q in BOUNDS.values() for c in known["columns"]]
+                within = bounds_of(curves, series, ts, population.covariance, s.posterior, config.seed)
+                columns += [column.tolist() for part in within.values() for column in part.T]
             for t, *values in zip(ts, *columns, strict=True):
                 rows.append([*([name] if config.id else []), clock.text(t), *values])
     except ValueError as error:

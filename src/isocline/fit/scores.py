@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -97,21 +97,28 @@ def of_bands(
         path, spread, seen: (n, d), scaled; `seen` NaN where nothing was observed.
         record: (m, d) rows of the training part, scaled.
     """
+    halves = {f"{100 * level:.0f}": bands.half_widths(spread, level) for level in LEVELS}
+    return of_bounds({level: (path - half, path + half) for level, half in halves.items()}, seen, record)
+
+
+def of_bounds(
+    bounds: Mapping[str, tuple[np.ndarray, np.ndarray]], seen: np.ndarray, record: np.ndarray
+) -> dict[str, dict[str, float]]:
+    """The same of lower and upper bounds (n, d), by level; where they are not finite, nothing is inside."""
     out = {}
     there = ~np.isnan(seen)
     record = np.where(np.isnan(record).all(0), 0.0, record)  # of hidden states nothing is scored
-    lost = there & ~np.isfinite(path)
-    for level in LEVELS:
-        half = bands.half_widths(spread, level)
-        inside = np.abs(np.where(np.isfinite(path), path, np.inf) - seen) <= half
-        scores = interval_scores(path - half, path + half, seen, level)
-        scores[lost] = np.inf
-        low, high = np.nanquantile(record, [(1 - level) / 2, (1 + level) / 2], axis=0)
-        out[f"{100 * level:.0f}"] = {
-            "coverage": float(inside[there].mean()),
-            "width": float((2 * half)[there].mean()),
+    for name, (low, high) in bounds.items():
+        level = float(name) / 100
+        lost = ~(np.isfinite(low) & np.isfinite(high))
+        scores = interval_scores(low, high, seen, level)
+        scores[there & lost] = np.inf
+        first, last = np.nanquantile(record, [(1 - level) / 2, (1 + level) / 2], axis=0)
+        out[name] = {
+            "coverage": float(((low <= seen) & (seen <= high) & ~lost)[there].mean()),
+            "width": float((high - low)[there].mean()),
             "score": float(scores[there].mean()),
-            "score_of_quantiles": float(interval_scores(low, high, seen, level)[there].mean()),
+            "score_of_quantiles": float(interval_scores(first, last, seen, level)[there].mean()),
         }
     return out
 

@@ -1,5 +1,7 @@
 """Settled starting states, forecasts, the linear ODE, scores and the sentence about who wins."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -13,10 +15,12 @@ from isocline.fit.forecast import anchor, forecast, settled
 from isocline.fit.judge import NEURAL, judge
 from isocline.fit.reading.table import Series
 from isocline.fit.rivals import AUTO, LAST, LINEAR, MEAN, SEASON
-from isocline.fit.scale import Scales
+from isocline.fit.scale import Scales, StateScale
 from isocline.fit.split import Split
 from isocline.fit.verdict import verdict
 from isocline.fit.windows import GAP, Record
+
+PLAIN = Scales((StateScale("linear", 0.0, 1.0),), 1.0)
 
 
 class Rotation(torch.nn.Module):
@@ -89,6 +93,22 @@ def test_a_forecast_of_the_true_field_is_the_truth():
     np.testing.assert_allclose(scales.unscaled(second), rotation(later[1], 0.0, 1.0), atol=2e-3)
 
 
+def test_a_path_that_runs_away_within_the_numbers_is_lost_and_warns_of_nothing():
+    class Grows(torch.nn.Module):
+        def forward(self, t, x):
+            return 40 * x
+
+    t = np.arange(30) * 0.3
+    table = table_of((t, rotation(t, 0.0)))
+    scales = Scales(Scales.of(table, table.series, "linear").states, 1.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (path,) = forecast(flow_of(Grows()), table.series, [9.0 + np.arange(10.0)], scales)  # up to e^360
+        told = judge(Grows(), table, Split.of(table, 0.5), scales, 5)
+    assert np.isfinite(path[2]).all() and np.isinf(path[-1]).all()
+    assert told.scores[0]["nrmse"] is None and "is finite only up to" in told.warnings[0]
+
+
 # ---- linear ODE -------------------------------------------------------------------------------------------------------
 def test_the_linear_ode_finds_a_linear_system_from_irregular_gappy_noisy_rows():
     rng = np.random.default_rng(0)
@@ -121,6 +141,18 @@ def test_the_autoregression_finds_the_recurrence_behind_gaps_and_its_order():
     assert model.coefficients[0][1] == pytest.approx(1.6, abs=0.12)
     far = model.forecast(table.series[0], 400 + np.arange(300.0))
     assert np.abs(scales.unscaled(far[-1:])[0] - [np.nanmean(y), 0.0]).max() < 0.6  # it ends at the mean
+
+
+def test_an_autoregression_that_runs_away_is_lost():
+    t = np.arange(40.0)
+    y = 1e-9 * 1.8**t  # from the beginning of what goes on to 1e300
+    record = Series("", t, y[:, None])
+    model = Autoregression([record], PLAIN)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        path = model.forecast(record, 40 + np.arange(1500.0))
+    assert path[0, 0] == pytest.approx(1.8 * y[-1], rel=1e-3)
+    assert np.isinf(path[-1, 0])
 
 
 def test_steps_are_equal_or_not():

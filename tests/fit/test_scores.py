@@ -1,6 +1,7 @@
 """Scores against what they are by hand: seasons, errors by horizon, bands, and the words about them."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -23,6 +24,13 @@ PLAIN = Scales((StateScale("linear", 0.0, 1.0),), 1.0)
 def record(y):
     y = np.asarray(y, dtype=float).reshape(len(y), -1)
     return Series("", np.arange(len(y), dtype=float), y)
+
+
+def test_errors_whose_squares_are_no_numbers_are_infinite_and_warn_of_nothing():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert rmse(np.array([[1e200]]), np.array([[0.0]])).tolist() == [math.inf]
+        assert StateScale("linear", 0.0, 1e200).unscaled(np.array([1e150])).tolist() == [math.inf]
 
 
 # ---- seasons ----------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from isocline.fit.flow import FAR
 from isocline.fit.reading.table import Series
 from isocline.fit.scale import Scales
 
@@ -52,9 +53,12 @@ class Autoregression:
         self.orders = [(len(c) - 1 - self.driven) // (1 + self.driven) for c in self.coefficients]
 
     def forecast(self, record: Series, later: np.ndarray) -> np.ndarray:
-        """Scaled states (rows, d) at the next times after a record; an empty cell before them is bridged by a line."""
+        """Scaled states (rows, d) at the next times after a record, NaN or inf where they run away; an empty cell before them is
+        bridged by a line."""
         y, u = self.scales.scaled(record.y), self._inputs(record, np.concatenate([record.t, later]))
-        return np.stack([_continued(y[:, k], u, c, p) for k, (c, p) in enumerate(self._models)], 1)
+        with np.errstate(over="ignore", invalid="ignore"):
+            ahead = np.stack([_continued(y[:, k], u, c, p) for k, (c, p) in enumerate(self._models)], 1)
+        return np.where(np.abs(ahead) > FAR, np.inf, ahead)
 
     @property
     def _models(self) -> list[tuple[np.ndarray, int]]:

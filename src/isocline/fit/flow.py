@@ -18,6 +18,7 @@ Flow = Callable[[Tensor, Tensor, Drive | None], Tensor]
 
 RTOL, ATOL, MAX_STEPS = 1e-6, 1e-7, 20_000
 EACH = 20  # steps from one time to the next that a long record may take on the average, where that is more
+FAR = 1e100  # standard deviations at which a path is lost
 PULL = 1e-2  # weight of the first guess beside the observations: holds what they do not determine
 
 
@@ -25,11 +26,17 @@ PULL = 1e-2  # weight of the first guess beside the observations: holds what the
 def paths(
     field: Callable[..., Tensor], states: Tensor, ts: Tensor, drive: Drive | None = None, args: tuple[Tensor, ...] = ()
 ) -> Tensor:
-    """Observations (T, B, d), each sample with its own adaptive steps; NaN where a path was lost."""
+    """Observations (T, B, d), each sample with its own adaptive steps; NaN or inf where a path was lost."""
     steps = max(MAX_STEPS, EACH * ts.shape[-1])
     options = {"rtol": RTOL, "atol": ATOL, "max_steps": steps, "throw": False}
     field, driven = (field, {}) if drive is None else drive.into(field)
-    return solve(field, states, ts, args=args, engine="auto", batching="per_sample", **driven, **options).ys
+    return ended(solve(field, states, ts, args=args, engine="auto", batching="per_sample", **driven, **options).ys)
+
+
+def ended(ys: Tensor) -> Tensor:
+    """Paths, inf where they are so far off that squares of errors would be no numbers: such a path is as lost as an infinite
+    one, and everybody looks at those."""
+    return torch.where(ys.abs() > FAR, torch.inf, ys)
 
 
 def flow_of(field: nn.Module) -> Flow:

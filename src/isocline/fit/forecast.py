@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from isocline.fit.drive import Drive
-from isocline.fit.flow import Flow, settle
+from isocline.fit.flow import Flow, ended, settle
 from isocline.fit.reading.table import Series, ungiven
 from isocline.fit.scale import Scales
 from isocline.fit.smooth import smoothed
@@ -48,7 +48,7 @@ def forecast(flow: Flow, records: Sequence[Series], later: Sequence[np.ndarray],
     states = settled(flow, anchors, scales)
     whole = [np.concatenate([a.t, t]) for a, t in zip(anchors, later, strict=True)]
     ts = padded([(t - t[0]) / scales.tau for t in whole])
-    paths = flow(states, ts, Drive.of(anchors, whole, scales))
+    paths = ended(flow(states, ts, Drive.of(anchors, whole, scales)))
     return [paths[len(a.t) : len(a.t) + len(t), b].numpy() for b, (a, t) in enumerate(zip(anchors, later, strict=True))]
 
 

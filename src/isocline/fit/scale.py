@@ -33,8 +33,8 @@ class StateScale:
 
     def unscaled(self, x: np.ndarray) -> np.ndarray:
         """Back to the table's unit; inf beyond the largest number."""
-        y = x * self.sd + self.mean
         with np.errstate(over="ignore"):
+            y = x * self.sd + self.mean
             return np.exp(y) if self.kind == "log" else y
 
     def rate(self, y: np.ndarray) -> np.ndarray:

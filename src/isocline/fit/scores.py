@@ -15,13 +15,14 @@ ORIGINS, FEWEST = 60, 3  # forecasts that start inside the held-out part, and of
 
 
 def rmse(predicted: np.ndarray, seen: np.ndarray) -> np.ndarray:
-    """Root mean square error (d,) of (n, d); inf where a prediction is not finite, NaN where nothing was observed.
+    """Root mean square error (d,) of (n, d); inf where a prediction is not finite or its square is not, NaN where nothing was
+    observed.
 
     Example:
         >>> rmse(np.array([[1.0, np.nan], [3.0, 0.0]]), np.array([[0.0, 2.0], [np.nan, 2.0]])).tolist()
         [1.0, inf]
     """
-    return np.sqrt(_means(np.square(_errors(predicted, seen))))
+    return np.sqrt(_means(_squares(_errors(predicted, seen))))
 
 
 def pooled(columns: np.ndarray) -> float:
@@ -31,7 +32,7 @@ def pooled(columns: np.ndarray) -> float:
         >>> pooled(np.array([3.0, 4.0, np.nan])) == math.sqrt(12.5)
         True
     """
-    return math.sqrt(np.nanmean(np.square(columns)))
+    return math.sqrt(np.nanmean(_squares(columns)))
 
 
 def mase(predicted: np.ndarray, seen: np.ndarray, record: Sequence[Series]) -> float:
@@ -61,6 +62,12 @@ def mase(predicted: np.ndarray, seen: np.ndarray, record: Sequence[Series]) -> f
 
 def _errors(predicted: np.ndarray, seen: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(predicted), predicted, np.inf) - seen
+
+
+def _squares(values: np.ndarray) -> np.ndarray:
+    """Inf beyond the largest number: a path that ran away to 1e200 is as far as one that ran on."""
+    with np.errstate(over="ignore"):
+        return np.square(values)
 
 
 def _means(values: np.ndarray) -> np.ndarray:

@@ -25,6 +25,7 @@ def fit(
     input: Annotated[list[str] | None, Parameter(negative="")] = None,
     hold: str | None = None,
     hidden_states: Annotated[list[str] | None, Parameter(negative="")] = None,
+    lags: str | None = None,
     ignore: Annotated[list[str] | None, Parameter(negative="")] = None,
     variable: str | None = None,
     value: str | None = None,
@@ -69,6 +70,9 @@ def fit(
         Of inputs between rows: zoh (the last value), linear or cubic.
     hidden_states:
         How many states move the others without being measured; or, with equations, the name of one, once for each.
+    lags:
+        K or K:SPACING: so many earlier values of every state as further states, where not all states are measured; the spacing
+        in rows (2:4) or, with a point, in the unit of time (2:0.08). Needs equally spaced rows.
     ignore:
         Header of a column that plays no role; give it once for each.
     variable:
@@ -135,7 +139,7 @@ def fit(
     options |= {"doses": tuple(dose or ()) or None, "covariates": tuple(covariate or ()) or None, "error": error}
     options |= {"correlated": tuple(correlated or ()) or None}
     options |= {"seed": seed, "states": tuple(state or ()) or None, "ignore": tuple(ignore or ()) or None}
-    options |= {"hidden_states": _hidden(hidden_states)}
+    options |= {"hidden_states": _hidden(hidden_states), "lags": lags}
     options |= {"inputs": tuple(input or ()) or None, "hold": hold}
     return (then or fit_command)(list(tables), out, resume, config, options, overwrite)
 
@@ -258,7 +262,7 @@ def predict(
     times:
         Instead: a CSV with the times to predict (and the series, where there are several).
     from_:
-        A CSV with one complete row a series to start from, or of a run with hidden states a record to go on with; of a
+        A CSV with one complete row a series to start from, or of a run with hidden states or lags a record to go on with; of a
         population, a table like its own, whose series then have the parameters their rows make most likely. Default: the
         end of the record.
     bands:

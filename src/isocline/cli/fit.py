@@ -209,8 +209,9 @@ def roles(table: Table, scales: Scales) -> None:
         grid.add_row(Text(table.id.header), "id")
     for header, role in table.others:
         grid.add_row(Text(header), role)
-    for column, scale, hidden in zip(table.states, scales.states, table.hidden, strict=True):
-        grid.add_row(Text(column.header), "hidden state" if hidden else "state", Text(column.unit), scale.kind)
+    for k, (column, scale, hidden) in enumerate(zip(table.states, scales.states, table.hidden, strict=True)):
+        role = "earlier value" if k >= len(table.own) else "hidden state" if hidden else "state"
+        grid.add_row(Text(column.header), role, Text(column.unit), scale.kind)
     for column in table.inputs:
         grid.add_row(Text(column.header), "input", Text(column.unit), "linear")
     for header, why in table.ignored:

@@ -60,7 +60,8 @@ def folds(series: Sequence[Series], count: int) -> list[Fold]:
 def _block(fold: Fold, s: Series, begin: int, end: int) -> None:
     before, rest = cut(s, begin)
     block, after = cut(rest, end - begin)
-    fold.taught += [piece for piece in (before, after) if len(piece.t) >= PIECE]
+    pieces = [piece for piece in (before, after.cut_off) if piece.complete]
+    fold.taught += [piece for piece in pieces if len(piece.t) - piece.first >= PIECE]
     fold.before.append(before)
     fold.blocks.append(block)
 

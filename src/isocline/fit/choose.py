@@ -115,5 +115,5 @@ def _errors(
         own = np.where(np.isfinite(own), own, np.inf)
         with np.errstate(invalid="ignore"):
             error = np.abs(own.mean(0) - scales.scaled(block.y))
-        out.append((np.where(np.isnan(block.y), np.nan, np.nan_to_num(error, nan=np.inf)), spread_of(own)))
+        out.append((np.where(np.isnan(block.compared), np.nan, np.nan_to_num(error, nan=np.inf)), spread_of(own)))
     return np.concatenate([e for e, _ in out]), np.concatenate([s for _, s in out])

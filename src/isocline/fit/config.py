@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator
 
 from isocline.fit.errors import UserError
+from isocline.fit.reading.lags import Lags, earlier
 
 
 class Config(BaseModel):
@@ -21,6 +22,8 @@ class Config(BaseModel):
         inputs: headers of columns that drive the system: known, not predicted.
         hold: of inputs between rows: "zoh" (the last value), "linear" or "cubic".
         hidden_states: names of states that move the others and are not measured; or how many, named "hidden 1", ….
+        lags: earlier values of every state that are further states ("2": so many, "2:4": four rows apart, "2:0.08": so far
+            apart in the unit of time); needs equally spaced rows.
         ignore: headers that play no role.
         variable, value: of a long table, one row a measurement: headers of what was measured, and of the values.
         replicates: of rows at the same time of a series: their "mean", or each a "series"; None refuses them, but averages
@@ -67,6 +70,7 @@ class Config(BaseModel):
     inputs: tuple[str, ...] = ()
     hold: Literal["zoh", "linear", "cubic"] = "zoh"
     hidden_states: tuple[str, ...] = ()
+    lags: str | None = None
     ignore: tuple[str, ...] = ()
     variable: str | None = None
     value: str | None = None
@@ -105,10 +109,24 @@ class Config(BaseModel):
             raise ValueError("expected how many states are hidden, or their names")
         return tuple(f"hidden {k + 1}" for k in range(given)) if isinstance(given, int) else given
 
+    @field_validator("lags")
+    @classmethod
+    def _read(cls, given: str | None) -> str | None:
+        """Whether lags are such."""
+        if given is not None:
+            Lags.of(given)
+        return given
+
     @property
-    def every_state(self) -> tuple[str, ...]:
+    def shown_states(self) -> tuple[str, ...]:
         """Measured ones, then hidden ones."""
         return (*self.states, *self.hidden_states)
+
+    @property
+    def every_state(self) -> tuple[str, ...]:
+        """Measured ones, their earlier values, then hidden ones."""
+        delays = Lags.of(self.lags).times(1.0) if self.lags else ()
+        return (*self.states, *(earlier(s, d) for d in delays for s in self.states), *self.hidden_states)
 
     @staticmethod
     def make(**settings: object) -> Config:
@@ -123,6 +141,11 @@ class Config(BaseModel):
                 guess = f"; did you mean {near[0]!r}?" if near else ""
                 raise UserError(f"no setting {name!r}{guess}; there are {', '.join(Config.model_fields)}") from error
             raise UserError(f"{name}={first['input']!r}: {first['msg']}") from error
+        if config.lags and (config.hidden_states or config.equations):
+            other = "equations" if config.equations else "hidden_states"
+            raise UserError(
+                f"lags={config.lags!r}: beside {other}; expected one of them: earlier values stand for states that are not measured"
+            )
         if isinstance(config.hold_out, float) and not 0 <= config.hold_out < 0.9:
             raise UserError(f"hold_out={config.hold_out}: expected a share from 0 to below 0.9, or series:NAME")
         if isinstance(config.hold_out, str) and not config.hold_out.startswith(("series:", "fold:", "future:")):

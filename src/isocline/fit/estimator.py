@@ -47,6 +47,7 @@ class NeuralODERegressor:
         ignore: Sequence[str] = (),
         hold: Literal["zoh", "linear", "cubic"] = "zoh",
         hidden_states: Sequence[str] | int = (),
+        lags: str | None = None,
         scale: Literal["auto", "linear", "log"] = "auto",
         log: Sequence[str] = (),
         hold_out: float | str = 0.0,
@@ -69,6 +70,7 @@ class NeuralODERegressor:
         self.ignore = ignore
         self.hold = hold
         self.hidden_states = hidden_states
+        self.lags = lags
         self.scale = scale
         self.log = log
         self.hold_out = hold_out

@@ -27,7 +27,7 @@ def anchor(s: Series, scales: Scales) -> Series:
     n = len(s.t)
     hidden = bool(s.hidden.any())
     rows, span, most = (HIDDEN_ROWS, HIDDEN_SPAN, HIDDEN_ROWS) if hidden else (ROWS, SPAN, MOST)
-    first = max(0, min(n - rows, int(np.searchsorted(s.t, s.t[-1] - span * scales.tau))))
+    first = max(s.first, min(n - rows, int(np.searchsorted(s.t, s.t[-1] - span * scales.tau))))
     long = np.flatnonzero(np.diff(s.t[first:]) > GAP * scales.tau)
     rows = np.arange(first + (int(long[-1]) + 1 if len(long) else 0), n)
     rows = rows[np.unique(np.linspace(0, len(rows) - 1, most).round().astype(int))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -84,7 +84,7 @@ def judge(
     judged.horizons = _horizons(models, trains, held, scales)
     if ensemble is not None and ensemble.bands is not None:
         spread = np.concatenate(ensemble.spread(trains, [h.t for h in held], scales))
-        seen, record = (scales.scaled(np.concatenate([s.y for s in part])) for part in (held, split.taught))
+        seen, record = (scales.scaled(np.concatenate([s.compared for s in part])) for part in (held, split.taught))
         bands = of.of_bands(ensemble.bands, np.concatenate(forecasts[name]), spread, seen, record)
         judged.bands = {level: {k: number(v) for k, v in row.items()} for level, row in bands.items()}
     return judged
@@ -116,10 +116,10 @@ def scored(
     table: Table,
 ) -> Scores:
     """A row for each model, persistence among them, of its forecasts of the held-out parts."""
-    seen = np.concatenate([h.y for h in held])
+    seen = np.concatenate([h.compared for h in held])
     paths = {m: np.concatenate(f) for m, f in forecasts.items()}
     pooled = {m: of.pooled(of.rmse(path, scales.scaled(seen))) for m, path in paths.items()}
-    measured = [(i, c.header) for i, c in enumerate(table.states) if not table.hidden[i]]
+    measured = [(i, c.header) for i, c in enumerate(table.own) if not table.hidden[i]]
     counts = (~np.isnan(seen)).sum(0)
     out = []
     for model in models:
@@ -145,11 +145,11 @@ def _horizons(
     """Errors by rows ahead, and how many forecasts each is of; None where fewer than three reach an observation."""
     begins = of.origins([(len(s.t), len(h.t)) for s, h in zip(trains, held, strict=True)])
     whole = [
-        Series(s.id, np.concatenate([s.t, h.t]), np.concatenate([s.y, h.y]), s.u)
+        replace(s, t=np.concatenate([s.t, h.t]), y=np.concatenate([s.y, h.y]))
         for s, h in zip(trains, held, strict=True)
     ]
     parts = [cut(whole[i], known) for i, known in begins]
-    ahead = [scales.scaled(rest.y) for _, rest in parts]
+    ahead = [scales.scaled(rest.compared) for _, rest in parts]
     rows = of.horizons(ahead)
     if not rows:
         return None

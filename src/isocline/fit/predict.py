@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from isocline.fit.reading.cells import Cells
 from isocline.fit.reading.clock import Clock
 from isocline.fit.reading.column import Column
 from isocline.fit.reading.given import Clocked, Doses
+from isocline.fit.reading.lags import Lags, past, usual_step
 from isocline.fit.reading.reader import read_cells
 from isocline.fit.reading.table import Series
 from isocline.fit.run import end_states, read_as
@@ -49,8 +51,8 @@ def predict(
         folder: of the run.
         until: forecast from the start to this time (a number, or a date as in the table), at the record's spacing.
         times: instead: a table with the times (and series) to predict.
-        start: a table with one complete row a series to start from, or of a run with hidden states a record of rows (with
-            the inputs there) from whose end to go on; None: the end of each record, from a state settled
+        start: a table with one complete row a series to start from, or of a run with hidden states or lags a record of rows
+            (with the inputs there) from whose end to go on; None: the end of each record, from a state settled
             on its last rows.
         bands: after the states, the bounds of their 80 and 95 % bands: "x low80", "x high80", "x low95", "x high95". From
             a given state the networks of the ensemble start alike; from the end of the record each from its own.
@@ -77,7 +79,7 @@ def predict(
         )
     if start is None:
         saved = json.loads((folder / "states.json").read_text(encoding="utf-8"))
-    elif config.hidden_states:
+    elif config.hidden_states or config.lags:
         saved = end_states(fitted.ensemble, _given_record(start, fitted), scales)
     else:
         saved = None
@@ -86,8 +88,9 @@ def predict(
         _until(until, starts, clock, folder) if until is not None else _times(Path(str(times)), starts, config, clock)
     )
     driven = _driven(inputs, fitted, wanted, starts, saved)
-    bounds = [f"{state} {bound}" for bound in BOUNDS for state in config.every_state] if bands else []
-    header = [*([config.id] if config.id else []), str(config.time), *config.every_state, *bounds]
+    shown = config.shown_states
+    bounds = [f"{state} {bound}" for bound in BOUNDS for state in shown] if bands else []
+    header = [*([config.id] if config.id else []), str(config.time), *shown, *bounds]
     rows: list[list[Any]] = []
     lost = []
     for name, ts in wanted.items():
@@ -102,8 +105,10 @@ def predict(
         if not good.all():
             of = f"series {name!r}: " if config.id else ""
             lost.append(f"{of}the forecast is finite only up to {config.time} {clock.text(at[good].max())}")
+        y = y[:, : len(shown)]
         if bands:
-            y = np.concatenate([y, *_bounds(fitted.ensemble, path, members, grid, drive, scales)], 1)
+            found = _bounds(fitted.ensemble, path, members, grid, drive, scales)
+            y = np.concatenate([y, *(bound[:, : len(shown)] for bound in found)], 1)
         keep = good & np.concatenate([[bool((ts == begin).any())], np.ones(len(later), dtype=bool)])
         for t, values in zip(at[keep], y[keep], strict=True):
             rows.append([*([name] if config.id else []), clock.text(t), *values.tolist()])
@@ -227,17 +232,33 @@ def _saved_starts(saved: dict[str, dict[str, Any]]) -> Starts:
 
 
 def _given_record(path: str | Path, fitted: Fitted) -> list[Series]:
-    """Rows of measurements and inputs: what hidden states are settled on."""
+    """Rows of measurements and inputs: what hidden states are settled on, and earlier values are taken from."""
     config, clock = fitted.config, fitted.clock
-    table = read_as(path, config.model_copy(update={"ignore": ()}))
+    table = read_as(path, config.model_copy(update={"ignore": (), "lags": None}))
     series = table.series
-    if clock.origin is None:
-        return series
 
     def own(t: np.ndarray) -> np.ndarray:
         return np.array([clock.number(table.clock.text(v)) for v in t])
 
-    return [Series(s.id, own(s.t), s.y, None if s.u is None else Inputs(own(s.u.t), s.u.u, s.u.hold)) for s in series]
+    if clock.origin is not None:
+        series = [
+            replace(s, t=own(s.t), u=None if s.u is None else Inputs(own(s.u.t), s.u.u, s.u.hold)) for s in series
+        ]
+    return [_with_past(s, fitted, path) for s in series] if config.lags else series
+
+
+def _with_past(s: Series, fitted: Fitted, path: str | Path) -> Series:
+    """A record with the earlier values that a run with lags has as states."""
+    config = fitted.config
+    delays = Lags.of(str(config.lags)).times(1.0)
+    found = past(s, delays, usual_step([s]))
+    if not found.complete:
+        of = f"series {s.id!r}: " if config.id else ""
+        raise UserError(
+            f"{path}: {of}no row has values {', '.join(f'{d:g}' for d in delays)} before it; expected a record of equally "
+            f"spaced rows that reaches back {delays[-1]:g} in {config.time} from its end"
+        )
+    return found
 
 
 def _given_starts(path: Path, fitted: Fitted) -> Starts:

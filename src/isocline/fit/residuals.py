@@ -49,7 +49,7 @@ def residuals(flow: Flow, recipe: Recipe, taught: Sequence[Series], scales: Scal
         return None
     most = max(1, min(LAGS, max(len(r) for r in left) // 4))
     values = autocorrelations(left, most)
-    seen = np.atleast_1d(np.isfinite(whole).any(0))
+    seen = np.isfinite(whole).any(0) & (np.arange(whole.shape[1]) < taught[0].width)
     count = int(np.isfinite(whole).sum(0).max())
     bound = 1.96 / math.sqrt(count)
     t = np.concatenate([record.begin[k] + record.t[k] * scales.tau for k in chosen])

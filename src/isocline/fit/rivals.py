@@ -66,7 +66,7 @@ def rivals(taught: Sequence[Series], scales: Scales, window: int, equal: bool) -
         return out
     taught = spread(taught, MOST)
     auto = Autoregression(taught, scales)
-    count = sum(len(c) for c in auto.coefficients)
+    count = sum(len(c) for c in auto.coefficients[: taught[0].width])
     out.append(
         Forecaster(
             AUTO, count, lambda records, later: [auto.forecast(s, t) for s, t in zip(records, later, strict=True)]

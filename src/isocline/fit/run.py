@@ -7,7 +7,7 @@ import json
 import platform
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from isocline.fit.judge import EQUATIONS, NEURAL, judge
 from isocline.fit.parameters import infer
 from isocline.fit.physics import Physics, scales_of, settings_of
 from isocline.fit.population import go, of_population, read_population
+from isocline.fit.reading.lags import Lags, delayed, usual_step
 from isocline.fit.reading.reader import Source, paths_of, read_source
 from isocline.fit.reading.table import Series, Table, read_table
 from isocline.fit.recipe import CHECKPOINT, Recipe
@@ -97,6 +98,7 @@ def fit(
         if config.covariates:  # of a network: inputs that do not change
             config = config.model_copy(update={"inputs": (*config.inputs, *config.covariates)})
         table = read_as(source, config)
+        config, table = _spaced(config, table)
         refuse_varying(table, config.covariates)
     split = Split.of(table, config.hold_out)
     scales = scales_of(Scales.of(table, split.taught, config.scale, table.log), config)
@@ -109,7 +111,7 @@ def fit(
     roles = {
         "time": table.time.header,
         "id": table.id and table.id.header,
-        "states": tuple(c.header for c in table.states if c.header not in config.hidden_states),
+        "states": tuple(c.header for c in table.own if c.header not in config.hidden_states),
         "log": table.log,
     }
     if table.long:
@@ -190,8 +192,21 @@ def read_as(source: Source, config: Config) -> Table:
         given=dosed,
         doses=config.doses,
     )
-    table = table.with_hidden(config.hidden_states)
+    lags = Lags.of(config.lags) if config.lags else None
+    table = delayed(table, lags) if lags and lags.chosen else table.with_hidden(config.hidden_states)
     return table.with_doses() if dosed else table
+
+
+def _spaced(config: Config, table: Table) -> tuple[Config, Table]:
+    """Lags with their spacing in time, and the table with them: without a spacing all of them together span the unit of scaled
+    time, a sixth of an oscillation, as the training part has it."""
+    if not config.lags:
+        return config, table
+    if not table.lags:
+        lags, step = Lags.of(config.lags), usual_step(table.series)
+        tau = Scales.of(table, Split.of(table, config.hold_out).taught, config.scale, table.log).tau
+        table = delayed(table, replace(lags, rows=max(1, round(tau / lags.count / step))))
+    return config.model_copy(update={"lags": Lags(len(table.lags), time=table.lags[0]).text}), table
 
 
 def refuse_varying(table: Table, covariates: Sequence[str]) -> None:

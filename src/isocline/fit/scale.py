@@ -89,6 +89,8 @@ class Scales:
             else _state_scale(column, own, above)
             for column, own, above, size in zip(stacked.T, kinds, positive, largest, strict=True)
         )
+        # An earlier value has the scale of what it is a value of.
+        states = states[: series[0].width] * (1 + len(table.lags))
         return Scales(states, _time_unit(Scales(states, 1.0), series), _input_scales(series))
 
     def scaled(self, y: np.ndarray) -> np.ndarray:

@@ -296,6 +296,10 @@ def _frame(fitted: Fitted) -> Equations:
             f"{fitted.folder}: the run has hidden states, whose coordinates are arbitrary: equations that are sparse in some "
             f"are not in others"
         )
+    if config.lags:
+        raise UserError(
+            f"{fitted.folder}: the run has earlier values as states (--lags), of which no equations of the system are made"
+        )
     if isinstance(model, Physics):
         if "begin" in model.takes:
             raise UserError(f"{fitted.folder}: the run's equations depend on the time t, which polynomials do not have")

@@ -139,7 +139,7 @@ def _numbers(text: str, given: str) -> tuple[int, int, int | None]:
 
 
 def _looked_at(s: Series) -> int:
-    return HIDDEN_ANCHOR if s.hidden.any() else ANCHOR
+    return HIDDEN_ANCHOR if s.hidden.any() else ANCHOR + s.first
 
 
 def _share(n: int, share: float) -> int:

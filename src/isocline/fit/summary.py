@@ -75,7 +75,7 @@ def summary(
         "chosen": _chosen(recipe),
         "tuning": kept.get("tuning"),
         "bands": _bands(ensemble, judged),
-        "held_out": digest(split.held, [c.header for c in table.states]),
+        "held_out": digest([h.own for h in split.held], [c.header for c in table.own]),
         "scores": scores,
         "absent": judged.absent,
         "horizons": judged.horizons,
@@ -84,8 +84,10 @@ def summary(
         "verdict": sentence,
         "won": won,
         "phase": _phase(still, split.train, scales, table, paths),
-        "equilibria": [] if "begin" in getattr(model, "takes", ()) else equilibria(still, split.taught, scales),
-        "bifurcation": over_first_input(model, recipe.config, split.taught, scales),
+        "equilibria": []
+        if table.lags or "begin" in getattr(model, "takes", ())
+        else equilibria(still, split.taught, scales),
+        "bifurcation": None if table.lags else over_first_input(model, recipe.config, split.taught, scales),
         "residuals": residuals(ensemble.flow, recipe, split.taught, scales),
         "solver": solver,
         "stopped": reason,
@@ -148,8 +150,9 @@ def described(table: Table, scales: Scales) -> dict[str, Any]:
         "id": table.id.header if table.id else None,
         "states": [
             {"name": c.name, "unit": c.unit, "scale": {"kind": s.kind, "mean": s.mean, "sd": s.sd}}
-            for c, s in zip(table.states, scales.states, strict=True)
+            for c, s in zip(table.own, scales.states, strict=False)
         ],
+        "earlier": [{"name": c.name, "unit": c.unit} for c in table.states[len(table.own) :]],
         "inputs": [{"name": c.name, "unit": c.unit} for c in table.inputs],
         "notes": notes,
         **({"given": given} if given else {}),
@@ -292,9 +295,9 @@ def _solver(model: nn.Module, split: Split, scales: Scales, recipe: Recipe) -> d
     """What one pass over the longest series costs, and whether it can be run backwards."""
     objective = recipe.trainer.objective
     longest = max(split.taught, key=lambda s: len(s.t))
-    ends = longest.t[:PASS][[0, -1]]
+    ends = longest.t[longest.first :][:PASS][[0, -1]]
     ts = torch.tensor((ends - ends[0]) / scales.tau)[None]
-    y0 = settled(flow_of(model), [longest.rows(slice(12))], scales).requires_grad_()
+    y0 = settled(flow_of(model), [longest.rows(slice(longest.first, longest.first + 12))], scales).requires_grad_()
     inputs = Drive.of([longest], [ends], scales).given(model)
     options: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-6, "batching": "per_sample", "inputs": inputs}
     sol = solve(model, y0, ts, throw=False, **options)

@@ -189,12 +189,13 @@ class Record:
 def _segments(s: Series, scales: Scales, longest: int) -> list[np.ndarray]:
     """Row numbers of each segment; neighbours share a row, so that no step is left out."""
     gaps = np.diff(s.t) / scales.tau
-    rows = np.arange(len(s.t))
+    rows = np.arange(s.first, len(s.t))
+    gaps = gaps[s.first :]
     every = len(rows) // 50
     if every > 1:
         every = min(int(DENSE / np.median(gaps)), every)
     # The solver steps from row to row of the inputs: to leave observations out would save nothing.
-    if every > 1 and s.u is None and not np.isnan(s.y[:, ~s.hidden]).any():
+    if every > 1 and s.u is None and not np.isnan(s.y[rows][:, ~s.hidden]).any():
         rows = rows[::every]
         gaps = np.diff(s.t[rows]) / scales.tau
     long = np.flatnonzero(gaps > GAP)

@@ -285,7 +285,14 @@ def axes_of(field: dict[str, Any]) -> list[int]:
 
 def shown_in(report: dict[str, Any]) -> list[dict[str, Any]]:
     """The states of the phase portrait."""
-    return [report["table"]["states"][i] for i in axes_of(report["phase"])]
+    table = report["table"]
+    states = [*table["states"], *table.get("earlier", [])]
+    return [states[i] for i in axes_of(report["phase"])]
+
+
+def dimension(report: dict[str, Any]) -> int:
+    """How many states the field has, earlier values among them."""
+    return len(report["table"]["states"]) + len(report["table"].get("earlier", []))
 
 
 def draw_phase(report: dict[str, Any]) -> tuple[Figure, Axes]:
@@ -302,7 +309,7 @@ def draw_phase(report: dict[str, Any]) -> tuple[Figure, Axes]:
         if logs[axis]:
             rate[axis] = rate[axis] / (values[None, :] if axis == 0 else values[:, None])
     _streamlines(axes, grid, rate)
-    if len(report["table"]["states"]) == 2:
+    if dimension(report) == 2:
         for (colour, dashes), values in zip(NULLCLINES, rate, strict=True):
             if values.compressed().size and values.min() < 0 < values.max():
                 axes.contour(
@@ -315,7 +322,7 @@ def draw_phase(report: dict[str, Any]) -> tuple[Figure, Axes]:
         dots(axes, _coordinate(rows[:, 0], logs[0]), _coordinate(rows[:, 1], logs[1]), 3.8, LIGHT["data"])
     path = [_coordinate(field[name], log) for name, log in zip(("path_x", "path_y"), logs, strict=True)]
     axes.plot(*path, color=LIGHT["model"], lw=1.7, zorder=3)
-    for point in report.get("equilibria", []) if len(report["table"]["states"]) == 2 else []:
+    for point in report.get("equilibria", []) if dimension(report) == 2 else []:
         at = [_coordinate([point["state"][i]], log) for i, log in zip(pair, logs, strict=True)]
         face = LIGHT["ink"] if point["stable"] else LIGHT["paper"]
         axes.plot(*at, "o", ms=8, mfc=face, mec=LIGHT["ink"], mew=1.8, zorder=5)

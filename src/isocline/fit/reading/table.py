@@ -24,13 +24,15 @@ from isocline.fit.reading.roles import Roles
 class Series:
     """One trajectory: times (n,), strictly increasing, states (n, d), NaN where not observed, and what drives it.
 
-    The inputs u may be known before, between and after the times: those of a part of a series are those of the whole.
+    The inputs u may be known before, between and after the times: those of a part of a series are those of the whole. With
+    `lags` the states are (y(t), y(t − lags[0]), y(t − lags[1]), …), each of these all columns.
     """
 
     id: str
     t: np.ndarray
     y: np.ndarray
     u: Inputs | None = None
+    lags: tuple[float, ...] = ()
 
     @property
     def hidden(self) -> np.ndarray:
@@ -39,7 +41,39 @@ class Series:
 
     def rows(self, which: slice | np.ndarray) -> Series:
         """Some of the rows."""
-        return Series(self.id, self.t[which], self.y[which], self.u)
+        return replace(self, t=self.t[which], y=self.y[which])
+
+    # ---- of delay coordinates -------------------------------------------------------------------------------------
+    @property
+    def width(self) -> int:
+        """States that are not earlier values of others."""
+        return self.y.shape[1] // (1 + len(self.lags))
+
+    @property
+    def own(self) -> Series:
+        """Without earlier values."""
+        return replace(self, y=self.y[:, : self.width], lags=())
+
+    @property
+    def compared(self) -> np.ndarray:
+        """(n, d) what a forecast is compared with: NaN also where a column holds earlier values of another."""
+        return np.where(np.arange(self.y.shape[1]) < self.width, self.y, np.nan)
+
+    @property
+    def complete(self) -> bool:
+        """Whether some row has all of its earlier values."""
+        return bool((~np.isnan(self.y[:, self.width :])).all(1).any())
+
+    @property
+    def first(self) -> int:
+        """The first row with all of its earlier values; 0 where there is none."""
+        return int(np.argmax((~np.isnan(self.y[:, self.width :])).all(1)))
+
+    @property
+    def cut_off(self) -> Series:
+        """Without values from before its first row, which another part of the record may hold back."""
+        early = self.t - self.t[:1] < np.repeat([0.0, *self.lags], self.width)[:, None] * (1 - 1e-9)
+        return replace(self, y=np.where(early.T, np.nan, self.y)) if self.lags else self
 
 
 def ungiven(s: Series) -> np.ndarray:
@@ -65,6 +99,7 @@ class Table:
         long: headers of the names and the values of a long table.
         log: headers of states that were asked to be taken in logarithms.
         given: by series, doses and covariates; None where they were not asked for.
+        lags: how long before the earlier values among the states are, as `Series` has them.
     """
 
     path: str
@@ -82,6 +117,12 @@ class Table:
     log: tuple[str, ...] = ()
     inputs: list[Column] = field(default_factory=list)
     given: dict[str, Given] | None = None
+    lags: tuple[float, ...] = ()
+
+    @property
+    def own(self) -> list[Column]:
+        """States that are not earlier values of others."""
+        return self.states[: len(self.states) // (1 + len(self.lags))]
 
     @property
     def hidden(self) -> list[bool]:

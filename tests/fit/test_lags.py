@@ -104,6 +104,27 @@ def test_a_table_without_earlier_values_is_refused(t, text, words):
         delayed(table_of((t, swings(30))), Lags.of(text))
 
 
+def test_columns_that_are_never_measured_together_are_refused():
+    y = np.concatenate([swings(30), swings(30)], 1)
+    y[::2, 0] = y[1::2, 1] = np.nan
+    with pytest.raises(UserError, match="no two rows have all of their earlier values, as cells are empty"):
+        delayed(table_of((np.arange(30.0), y)), Lags.of("1:1"))
+
+
+def test_a_training_part_without_earlier_values_is_refused(tmp_path):
+    (tmp_path / "swing.csv").write_text(csv_of(np.arange(20.0), swings(20)))
+    with pytest.raises(UserError, match="fewer than 5 rows to learn from have values 14 before them"):
+        fit(tmp_path / "swing.csv", Config.make(**QUICK, lags="2:7"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_series_too_short_for_its_earlier_values_teaches_nothing():
+    table = delayed(pendulum(40), Lags.of("2:4"))
+    scales = Scales.of(table, table.series, "linear")
+    record = Record.of([table.series[0].rows(slice(7)), table.series[0]], scales, 5)
+    assert set(record.series) == {1}
+
+
 def test_what_a_setting_excludes():
     with pytest.raises(UserError, match="beside hidden_states; expected one of them"):
         Config.make(lags="2", hidden_states=1)

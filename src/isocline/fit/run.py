@@ -34,7 +34,7 @@ from isocline.fit.reading.reader import Source, paths_of, read_source
 from isocline.fit.reading.table import Series, Table, read_table
 from isocline.fit.recipe import CHECKPOINT, Recipe
 from isocline.fit.scale import Scales
-from isocline.fit.split import Split
+from isocline.fit.split import SHORTEST, Split
 from isocline.fit.summary import summary
 from isocline.fit.tune import JOURNAL, searched, tune, tuned
 
@@ -206,6 +206,12 @@ def _spaced(config: Config, table: Table) -> tuple[Config, Table]:
         lags, step = Lags.of(config.lags), usual_step(table.series)
         tau = Scales.of(table, Split.of(table, config.hold_out).taught, config.scale, table.log).tau
         table = delayed(table, replace(lags, rows=max(1, round(tau / lags.count / step))))
+    taught = Split.of(table, config.hold_out).taught
+    if sum(len(s.t) - s.first for s in taught if s.complete) < SHORTEST:
+        raise UserError(
+            f"{table.path}: fewer than {SHORTEST} rows to learn from have values {table.lags[-1]:g} before them; try fewer --lags, "
+            f"closer ones, or a smaller --hold-out"
+        )
     return config.model_copy(update={"lags": Lags(len(table.lags), time=table.lags[0]).text}), table
 
 

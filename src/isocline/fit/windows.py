@@ -93,7 +93,8 @@ class Record:
     @staticmethod
     def of(series: Sequence[Series], scales: Scales, window: int) -> Record:
         """Cuts and thins."""
-        pieces = [(i, rows) for i, s in enumerate(series) for rows in _segments(s, scales, window * 2**DOUBLINGS)]
+        whole_ones = [(i, s) for i, s in enumerate(series) if s.complete]
+        pieces = [(i, rows) for i, s in whole_ones for rows in _segments(s, scales, window * 2**DOUBLINGS)]
         sizes, whole = np.array([len(rows) for _, rows in pieces]), len(pieces)
         if sizes.sum() > MAX_RECORD:
             keep = max(1, int(len(pieces) * MAX_RECORD / sizes.sum()))

@@ -1,6 +1,6 @@
 """Delay coordinates: earlier values of every state as further states, for systems that are not measured in full.
 
-By the theorem of Takens (1981) enough earlier values of one state of a deterministic system tell as much as all of its
+By the theorem of Takens enough earlier values of one state of a deterministic system tell as much as all of its
 states; the field of a neural ODE may then be a function of (y(t), y(t − d), …, y(t − K d)). The earlier values are columns of
 the table, moved down: nothing else of a fit has to know what they are, but where forecasts are compared with measurements, and
 where a record is cut.
@@ -94,6 +94,9 @@ def delayed(table: Table, lags: Lags) -> Table:
 
     Raises:
         UserError: where the rows are not equally spaced, or no series is long enough.
+
+    Source:
+        Takens (1981), Detecting strange attractors in turbulence, Lecture Notes in Mathematics 898, 366-381.
     """
     step = usual_step(table.series)
     delays = lags.times(step)
@@ -121,16 +124,17 @@ def delayed(table: Table, lags: Lags) -> Table:
             f"expects equally spaced rows, and here steps go from {steps.min():g} to {steps.max():g}: resample the table to "
             f"equal steps, or try --hidden-states 1 instead"
         )
-    notes, kept = list(table.notes), [s for s in new if len(s.t) > s.first + 1 and s.complete]
-    short = [s.id for s in new if not (len(s.t) > s.first + 1 and s.complete)]
-    if short:
-        notes.append(f"left out: {len(short)} series too short for values {delays[-1]:g}{of_time} before")
-    named = " and ".join(
-        [", ".join(f"{d:g}" for d in delays[:-1]), f"{delays[-1]:g}"] if len(delays) > 1 else [f"{delays[0]:g}"]
-    )
+    notes, kept = list(table.notes), [s for s in new if s.complete and len(s.t) > s.first + 1]
+    if not kept:
+        raise UserError(
+            f"{table.path}: no two rows have all of their earlier values, as cells are empty; --lags expects states that are measured "
+            f"at the same times: choose some with --state, or try --hidden-states 1 instead"
+        )
+    if len(kept) < len(new):
+        notes.append(f"left out: {len(new) - len(kept)} series too short for values {delays[-1]:g}{of_time} before")
     notes.append(
-        f"delay coordinates: every state also {named}{of_time} before, as further states; scored and drawn are the states "
-        f"themselves"
+        f"delay coordinates: every state also {' and '.join(f'{d:g}' for d in delays)}{of_time} before, as further states; "
+        f"scored and drawn are the states themselves"
     )
     columns = [Column(earlier(c.header, d), earlier(c.name, d), c.unit) for d in delays for c in table.states]
     return replace(table, states=[*table.states, *columns], series=kept, notes=notes, lags=delays)

@@ -128,6 +128,8 @@ def test_a_series_too_short_for_its_earlier_values_teaches_nothing():
 def test_what_a_setting_excludes():
     with pytest.raises(UserError, match="beside hidden_states; expected one of them"):
         Config.make(lags="2", hidden_states=1)
+    with pytest.raises(UserError, match="beside doses"):
+        Config.make(lags="2", doses=("amt",))
     with pytest.raises(UserError, match="beside equations; expected one of them"):
         Config.make(lags="2", equations=("dx = -x",))
 

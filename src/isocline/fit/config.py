@@ -141,8 +141,9 @@ class Config(BaseModel):
                 guess = f"; did you mean {near[0]!r}?" if near else ""
                 raise UserError(f"no setting {name!r}{guess}; there are {', '.join(Config.model_fields)}") from error
             raise UserError(f"{name}={first['input']!r}: {first['msg']}") from error
-        if config.lags and (config.hidden_states or config.equations):
-            other = "equations" if config.equations else "hidden_states"
+        others = {"hidden_states": config.hidden_states, "equations": config.equations, "doses": config.doses}
+        other = next((name for name, value in others.items() if value), None)
+        if config.lags and other:
             raise UserError(
                 f"lags={config.lags!r}: beside {other}; expected one of them: earlier values stand for states that are not measured"
             )

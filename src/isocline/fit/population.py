@@ -45,6 +45,7 @@ NAME, TYPICAL = "population model", "typical series"  # forecasts from a series'
 FINE = 300  # points of a path
 BOUNDS = {"low80": 0.1, "high80": 0.9, "low95": 0.025, "high95": 0.975}
 DRAWS = 500  # for the bands of a series
+TOLD = 40  # series whose parameters a report has
 BANDED = 24  # series on which they are judged
 Bounds = Callable[[Series, np.ndarray], dict[str, np.ndarray]]  # a series, times -> each of `BOUNDS`
 
@@ -363,11 +364,11 @@ def _report(
         "solver": {"solver": "tsit5, rtol 1e-8", "evaluations": None, "evaluations_backward": None, "accepted": None,
                    "rejected": None, "reconstruction": None},
         "stopped": "done", "seconds": seconds, "warnings": [],
-        "parameters": _parameters(found),
+        "parameters": _parameters(found, own),
     }  # fmt: skip
 
 
-def _parameters(found: Population) -> dict[str, Any]:
+def _parameters(found: Population, own: dict[str, dict[str, float]]) -> dict[str, Any]:
     """What report.json tells about the equations."""
     equations = found.model
     correlated = bool(found.laplace.layout.correlated)
@@ -376,6 +377,10 @@ def _parameters(found: Population) -> dict[str, Any]:
     pairs = [
         f"{found.varying[j]} and {found.varying[i]} {float(found.correlation[i, j]):.2f}"
         for i, j in zip(rows, columns, strict=True)
+    ]
+    told = [
+        f"noise: {', '.join(noise)}; log-likelihood {found.log_likelihood:.3f} of {found.count} observations",
+        *([f"correlation between series: {', '.join(pairs)}"] if pairs else []),
     ]
     return {
         "equations": equations.text().splitlines(),
@@ -387,6 +392,8 @@ def _parameters(found: Population) -> dict[str, Any]:
         "observations": found.count,
         "log_likelihood": found.log_likelihood,
         "population": True,
-        "notes": [f"noise: {', '.join(noise)}; log-likelihood {found.log_likelihood:.3f} of {found.count} observations",
-                  *([f"correlation between series: {', '.join(pairs)}"] if pairs else []), *found.messages],
+        "told": told,
+        "individuals": {"names": list(found.varying), "count": len(own),
+                        "rows": [[name, [values[v] for v in found.varying]] for name, values in list(own.items())[:TOLD]]},
+        "notes": [*told, *found.messages],
     }  # fmt: skip

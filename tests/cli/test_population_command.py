@@ -13,6 +13,8 @@ from test_bad_input import call
 
 from isocline import Equations
 from isocline.cli import main
+from isocline.fit import Config, resume
+from isocline.fit.run import fit
 
 MODEL = ("--equation", "dcentral = -k*central; conc = central/v; central(0) = 0", "--dose", "amt->central")
 PARAMETERS = ("--parameter", "k = 0.3 > 0 per series unit 1/h", "--parameter", "v = 20 > 0 unit L")
@@ -75,3 +77,14 @@ def test_the_typical_series_is_exported(run, capsys, tmp_path):
             ["node", "--input-type=module", "-e", page], cwd=run, capture_output=True, text=True, check=True
         )
         assert json.loads(done.stdout)["ys"][-1][0] == pytest.approx(100 * math.exp(-5 * known["k"]), rel=1e-5)
+
+
+def test_a_broken_fit_is_gone_on_with_to_the_numbers_of_an_unbroken_one(run, tmp_path):
+    known, asked = json.loads((run / "report.json").read_text()), []
+    out = tmp_path / "run"
+    settings = {k: v for k, v in known["config"].items() if k in ("equations", "parameters", "doses", "hold_out")}
+    broken = fit(run.parent / "pk.csv", Config(**settings), out, stop=lambda: asked.append(True) or len(asked) > 1)
+    assert broken["stopped"] == "interrupted" and "the search did not end" in " ".join(broken["parameters"]["notes"])
+    whole = resume(out)
+    assert whole["stopped"] == "done"
+    assert whole["parameters"] == known["parameters"] and whole["scores"] == known["scores"]

@@ -1,5 +1,6 @@
 """`isocline validate`: the options of fit, folds on the screen, the tables at the end."""
 
+import html
 import json
 
 from test_bad_input import QUICK, call, rows
@@ -15,6 +16,9 @@ def test_a_validation_takes_the_options_of_fit_and_shows_its_folds(tmp_path, cap
     assert found["config"]["states"] == ["x"] and found["config"]["seed"] == 3
     assert "fold 1 of 2, from 5: 20 rows teach, 10 judge" in text and text.count("role") == 1
     assert found["verdict"] in text.splitlines() and "autoregression" in text and "in 95 %" in text
+    page = (out / "validation.html").read_text()
+    assert found["verdict"] in html.unescape(page) and "the future left out, from 2 rolling origins" in page
+    assert all(line["name"] in page for line in found["folds"]) and "in 95 % band" in page
     code, again, _ = call(capsys, "show", out)
     assert code == 0 and again == text[text.index("fold by fold") :]
 

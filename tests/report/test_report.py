@@ -14,6 +14,7 @@ from isocline.report.files import drawn
 from isocline.report.html import number, render
 from isocline.report.streams import streamlines
 from isocline.report.ticks import Plain, log_ticks
+from isocline.report.validation import render_validation
 
 EVIL = '<script>alert("x")</script> & co'
 REPORTS = {
@@ -232,3 +233,28 @@ def test_lines_of_a_field_keep_apart_and_end_where_it_stands_still():
 def test_ids_inside_the_figures_do_not_clash():
     ids = re.findall(r'\bid="([^"]+)"', render(with_series(6)))
     assert len(ids) == len(set(ids))
+
+
+def test_a_validation_page_says_which_fold_failed_and_escapes_names():
+    def scores(own, other):
+        return [
+            {"model": m, "rmse": {"<x>": e}, "nrmse": e, "skill": None, "observations": 4, "parameters": 1}
+            for m, e in (("neural ODE", own), ("linear ODE", other))
+        ]
+
+    good = {"trained": 8, "held": 2, "failed": None, "coverage": None, "seconds": 1.0}
+    folds = [
+        {**good, "name": "<b>", "scores": scores(0.25, 0.5)},
+        {**good, "name": "late", "scores": scores(0.75, 0.125)},
+        {"name": "lost", "trained": 8, "held": 2, "failed": "<it> blew up"},
+    ]
+    found = {
+        "table": "a_b.csv", "plan": {"kind": "series", "folds": None}, "config": {}, "command": "isocline", "sha256": "0",
+        "isocline": "1", "stopped": "interrupted", "folds": folds, "scores": scores(0.56, 0.36), "skill": {},
+        "coverage": None, "failed": 1, "seconds": 2.0, "verdict": "It does not beat the linear ODE.", "won": False,
+    }  # fmt: skip
+    page = render_validation(found)
+    assert "&lt;b&gt;" in page and "&lt;it&gt; blew up" in page and "<b>" not in page and "<it>" not in page
+    assert page.count('class="ours best"') == 1  # the first fold alone is won
+    assert "the same command goes on" in page and "one series after another left out" in page
+    assert render_validation({**found, "folds": [], "scores": [], "seconds": 0})

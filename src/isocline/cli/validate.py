@@ -15,7 +15,7 @@ from isocline.cli import fail
 from isocline.cli.fit import Screen, console, interruptible, say, scores, settled
 from isocline.fit import UserError, validate
 from isocline.fit.recipe import Recipe
-from isocline.fit.validate import RESULT
+from isocline.fit.validate import PAGE, RESULT
 
 MANY = 4  # columns beyond which the table of folds has only the error of all together
 
@@ -95,7 +95,7 @@ def show_validation(found: dict[str, Any], folder: Path) -> None:
     if found["scores"]:
         console.print(scores(found["scores"], "all folds together"))
     say(found["verdict"], "bold")
-    say(f"runs of the folds and all numbers: {folder / RESULT}")
+    say(f"page: {folder / PAGE}; runs of the folds and all numbers beside it, in {RESULT}")
 
 
 def by_fold(found: dict[str, Any]) -> Grid:

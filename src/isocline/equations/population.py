@@ -35,6 +35,7 @@ def population(
     rtol: float = 1e-8,
     max_iterations: int = 100,
     tell: Callable[[int, float], None] = lambda iteration, loss: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Population:
     """Fits equations to series of which each has parameters of its own, around those of a population.
 
@@ -52,6 +53,7 @@ def population(
         solver, rtol: of the solves, as for `estimate`.
         max_iterations: of the search.
         tell: called after every iteration with its number and -2 log-likelihood.
+        stop: asked before every iteration; True ends the search where it is.
 
     Raises:
         ValueError: naming what does not fit, or where the model cannot be solved from its start.
@@ -86,7 +88,7 @@ def population(
             f"predict is 0 where the noise is proportional; give other starting values, or noise='combined'"
         )
     psi, eta = start
-    psi, found, hessian, converged = Search(laplace, max_iterations, tell).run(psi, eta)
+    psi, found, hessian, converged = Search(laplace, max_iterations, tell, stop).run(psi, eta)
     with torch.no_grad():
         field.raw.copy_(psi[: len(field.free)])
     return Population.of(field, laplace, psi, found, hessian, converged)
@@ -213,11 +215,17 @@ class Search:
     Args:
         laplace: the likelihood.
         max_iterations: most.
-        tell: as for `population`.
+        tell, stop: as for `population`.
     """
 
-    def __init__(self, laplace: Laplace, max_iterations: int, tell: Callable[[int, float], None]) -> None:
-        self.laplace, self.max_iterations, self.tell = laplace, max_iterations, tell
+    def __init__(
+        self,
+        laplace: Laplace,
+        max_iterations: int,
+        tell: Callable[[int, float], None],
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.laplace, self.max_iterations, self.tell, self.stop = laplace, max_iterations, tell, stop
 
     def run(self, psi: Tensor, eta: Tensor) -> tuple[Tensor, Found, Tensor, bool]:
         """ψ at the optimum, what was found there, the second derivatives (of -2 log-likelihood), and whether it ended."""
@@ -228,6 +236,8 @@ class Search:
         converged = False
         losses = [found.loss]
         for iteration in range(self.max_iterations):
+            if self.stop():
+                break
             step = -inverse @ found.gradient
             slope = float(step @ found.gradient)
             if slope >= 0.0:

@@ -155,6 +155,7 @@ def go(
     config: Config,
     notify: Callable[[str, Any], None],
     page: bool = True,
+    stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Any]:
     """Fits, judges, and leaves report.json, population.json and the page; returns the report.
 
@@ -164,11 +165,18 @@ def go(
     began = time.monotonic()
     equations = equations_from(config, config.covariates)
     steps: list[int] = []
+    broken: list[bool] = []
+
+    def asked() -> bool:
+        if stop():
+            broken.append(True)
+        return bool(broken)
+
     try:
         series = [measured(s, table, equations) for s in split.taught]
         found = population(
             equations, series, noise=config.error, correlated=config.correlated,
-            tell=lambda step, loss: steps.append(step),
+            tell=lambda step, loss: steps.append(step), stop=asked,
         )  # fmt: skip
     except ValueError as error:
         raise UserError(str(error)) from error
@@ -182,8 +190,9 @@ def go(
         return bounds_of(found.curves, series, ts, found.covariance, posterior[s.id], config.seed)
 
     bands = _bands(bounds, split, scales)
+    reason = "interrupted" if broken else "done"
     seconds = round(time.monotonic() - began, 2)
-    report = _report(kept, table, split, scales, found, own, scores, bands, bounds, len(steps), seconds)
+    report = _report(kept, table, split, scales, found, own, scores, bands, bounds, len(steps), seconds, reason)
     write(folder / POPULATION, json.dumps(_kept(found, posterior, table, split), indent=1))
     write(folder / "report.json", json.dumps(report, indent=1, allow_nan=False))
     if page:
@@ -329,7 +338,7 @@ def _scores(
 def _report(
     kept: dict[str, Any], table: Table, split: Split, scales: Scales, found: Population,
     own: dict[str, dict[str, float]], scores: Scores, bands: dict[str, Any] | None, bounds: Bounds, steps: int,
-    seconds: float,
+    seconds: float, reason: str,
 ) -> dict[str, Any]:  # fmt: skip
     rivals = [s for s in scores if s["model"] != TYPICAL]
     sentence, won = verdict(rivals)
@@ -363,7 +372,7 @@ def _report(
         "residuals": None,
         "solver": {"solver": "tsit5, rtol 1e-8", "evaluations": None, "evaluations_backward": None, "accepted": None,
                    "rejected": None, "reconstruction": None},
-        "stopped": "done", "seconds": seconds, "warnings": [],
+        "stopped": reason, "seconds": seconds, "warnings": [],
         "parameters": _parameters(found, own),
     }  # fmt: skip
 

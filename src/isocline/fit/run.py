@@ -92,14 +92,7 @@ def fit(
         UserError: for what is the user's to mend; nothing is then left behind.
     """
     folder = Path(out)
-    if of_population(config):
-        config, table = read_population(source, config)
-    else:
-        if config.covariates:  # of a network: inputs that do not change
-            config = config.model_copy(update={"inputs": (*config.inputs, *config.covariates)})
-        table = read_as(source, config)
-        config, table = _spaced(config, table)
-        refuse_varying(table, config.covariates)
+    config, table = read_for(source, config)
     split = Split.of(table, config.hold_out)
     scales = scales_of(Scales.of(table, split.taught, config.scale, table.log), config)
     if group.leads and (folder / "config.json").exists() and not overwrite:
@@ -125,7 +118,7 @@ def fit(
     notify("scales", scales)
     kept = _begun(folder, source, table, scales, resolved, command, search) if group.leads else {}
     if of_population(resolved):
-        return go(folder, kept, table, split, scales, resolved, notify, page) if group.leads else {}
+        return go(folder, kept, table, split, scales, resolved, notify, page, stop) if group.leads else {}
     return _go(folder, kept, table, split, scales, resolved, tell, notify, stop, page, group)
 
 
@@ -170,6 +163,17 @@ def _begun(
     }
     write(folder / "config.json", json.dumps(kept, indent=1))
     return kept
+
+
+def read_for(source: Source, config: Config) -> tuple[Config, Table]:
+    """The table as a new fit reads it, and the settings with the roles that its columns play beside states."""
+    if of_population(config):
+        return read_population(source, config)
+    if config.covariates:  # of a network: inputs that do not change
+        config = config.model_copy(update={"inputs": (*config.inputs, *config.covariates)})
+    config, table = _spaced(config, read_as(source, config))
+    refuse_varying(table, config.covariates)
+    return config, table
 
 
 def read_as(source: Source, config: Config) -> Table:
@@ -253,9 +257,8 @@ def resume(
     folder = Path(folder)
     kept = read_run(folder)
     config = Config.make(**kept["config"])
-    if of_population(config):
-        raise UserError(f"{folder}: a population fit takes no resuming; start it anew with isocline fit")
-    table = read_as(kept["table"] if source is None else source, config)
+    again = kept["table"] if source is None else source
+    table = read_population(again, config)[1] if of_population(config) else read_as(again, config)
     if table.sha256 != kept["sha256"]:
         raise UserError(
             f"{table.path}: the table has changed since the run began (sha256 {table.sha256[:12]}…, it was "
@@ -267,6 +270,8 @@ def resume(
     scales = Scales.from_dict(kept["scales"])
     notify("scales", scales)
     split = Split.of(table, config.hold_out)
+    if of_population(config):  # the same search again, which ends at the same numbers
+        return go(folder, kept, table, split, scales, config, notify, page, stop) if group.leads else {}
     return _go(folder, kept, table, split, scales, config, tell, notify, stop, page, group)
 
 

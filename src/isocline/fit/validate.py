@@ -21,11 +21,11 @@ from isocline.fit.judge import number
 from isocline.fit.reading.reader import Source, paths_of, read_source
 from isocline.fit.reading.table import Table
 from isocline.fit.rivals import AUTO, LAST, LINEAR
-from isocline.fit.run import TABLE, Notify, Tell, fit, read_as, resume
+from isocline.fit.run import TABLE, Notify, Tell, fit, read_for, resume
 from isocline.fit.split import Split
 from isocline.fit.verdict import the, verdict
 
-RESULT = "validation.json"
+RESULT, PAGE = "validation.json", "validation.html"
 ORIGINS = 5  # where nothing says how often
 AGAINST = (LAST, LINEAR, AUTO)  # of which a skill is told
 
@@ -153,13 +153,13 @@ def _go(
     tell: Tell, notify: Notify, stop: Callable[[], bool], overwrite: bool, command: str,
 ) -> dict[str, Any]:  # fmt: skip
     source = pd.DataFrame(dict(table)) if isinstance(table, Mapping) else table
-    read = read_as(source, config)
+    read = read_for(source, config)[1]
     held = _held(plan, read)
     Split.of(read, held[-1])  # refuses what no fold could do before anything is written
     asked = {"plan": plan, "config": config.model_dump(mode="json"), "sha256": read.sha256}
     if overwrite and (folder / RESULT).exists():
-        for old in [*folder.glob("fold-*"), folder / RESULT]:
-            shutil.rmtree(old) if old.is_dir() else old.unlink()
+        for old in [*folder.glob("fold-*"), folder / RESULT, folder / PAGE]:
+            shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
     _same(folder, asked)
     folder.mkdir(parents=True, exist_ok=True)
     paths = paths_of(source)
@@ -190,6 +190,9 @@ def _go(
         raise UserError(f"every fold failed, the first with: {lines[0]['failed']}")
     result = {**head, "stopped": stopped, "folds": lines, **_together(lines, read, plan)}
     write(folder / RESULT, json.dumps(result, indent=1, allow_nan=False))
+    from isocline.report import write_validation  # with what draws, which little else needs
+
+    write_validation(result, folder / PAGE)
     return result
 
 

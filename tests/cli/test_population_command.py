@@ -88,3 +88,15 @@ def test_a_broken_fit_is_gone_on_with_to_the_numbers_of_an_unbroken_one(run, tmp
     whole = resume(out)
     assert whole["stopped"] == "done"
     assert whole["parameters"] == known["parameters"] and whole["scores"] == known["scores"]
+
+
+def test_a_population_is_cross_validated_series_by_series(run, capsys, tmp_path):
+    table, out = run.parent / "pk.csv", tmp_path / "v"
+    code, told, _ = call(
+        capsys, "validate", table, "--series", "--folds", "2", *MODEL, *PARAMETERS, "--error", "additive", "--out", out
+    )
+    assert code == 0 and "Without the series' own rows" in told
+    found = json.loads((out / "validation.json").read_text())
+    assert [row["model"] for row in found["scores"]] == ["population model", "typical series", "persistence", "mean"]
+    assert "compared with the typical series" not in found["verdict"] and set(found["coverage"]) == {"80", "95"}
+    assert "series left out in 2 groups" in (out / "validation.html").read_text()

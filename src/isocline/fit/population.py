@@ -335,6 +335,14 @@ def _scores(
     return scored(models, forecasts, held, split.taught, scales, table)
 
 
+def without_rows(scores: Scores) -> str:
+    """The error of the typical series as a sentence to go on with; nothing where it is not among the scores."""
+    typical = next((s["nrmse"] for s in scores if s["model"] == TYPICAL), None)
+    if typical is None:
+        return ""
+    return f" Without the series' own rows, by the parameters of the typical one, it is {typical:.3g}."
+
+
 def _report(
     kept: dict[str, Any], table: Table, split: Split, scales: Scales, found: Population,
     own: dict[str, dict[str, float]], scores: Scores, bands: dict[str, Any] | None, bounds: Bounds, steps: int,
@@ -342,9 +350,7 @@ def _report(
 ) -> dict[str, Any]:  # fmt: skip
     rivals = [s for s in scores if s["model"] != TYPICAL]
     sentence, won = verdict(rivals)
-    typical = next((s["nrmse"] for s in scores if s["model"] == TYPICAL), None)
-    if typical is not None:
-        sentence += f" Without the series' own rows, by the parameters of the typical one, it is {typical:.3g}."
+    sentence += without_rows(scores)
     shown = list(zip(split.train, split.held, split.learned, strict=True))[:MAX_SERIES]
     equations = found.model
     paths = []

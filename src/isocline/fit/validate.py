@@ -18,6 +18,7 @@ from isocline.fit.config import Config
 from isocline.fit.errors import UserError
 from isocline.fit.files import write
 from isocline.fit.judge import number
+from isocline.fit.population import TYPICAL, without_rows
 from isocline.fit.reading.reader import Source, paths_of, read_source
 from isocline.fit.reading.table import Table
 from isocline.fit.rivals import AUTO, LAST, LINEAR
@@ -276,9 +277,10 @@ def _together(lines: Sequence[Line], table: Table, plan: dict[str, Any]) -> dict
     scores = pooled([line["scores"] for line in done])
     apart = _distinct([line["hold_out"] for line in done], table)
     what = ("rolling origin" if plan["kind"] == "future" else "fold") + "s" * (len(done) != 1)
-    sentence, won = verdict([{**row, "observations": min(row["observations"], apart)} for row in scores],
+    rivals = [row for row in scores if row["model"] != TYPICAL]  # which is the model itself, less informed
+    sentence, won = verdict([{**row, "observations": min(row["observations"], apart)} for row in rivals],
                             f"over {len(done)} {what}")  # fmt: skip
-    sentences = [sentence, *_agreement(scores, done)]
+    sentences = [sentence + without_rows(scores), *_agreement(rivals, done)]
     if failed:
         sentences.append(
             f"{failed} of {len(lines)} folds failed and {'counts' if failed == 1 else 'count'} in none of this."

@@ -52,6 +52,29 @@ def test_the_derivatives_by_parameters_pass_through_doses_and_infusions():
     assert float(k) == pytest.approx(0.7) and float(share) == pytest.approx(0.6)
 
 
+def test_after_a_reset_the_states_their_derivatives_and_what_flows_in_begin_again():
+    """A bolus and an infusion that a reset at 3 cuts short; a bolus at the reset; another series without one."""
+    field = Equations("dx = -k*x; x(0) = a", parameters=["k > 0", "a > 0"])
+    doses = {"x": ([0.0, 2.0, 3.0], [4.0, 3.0, 1.0], [0.0, 1.5, 0.0])}
+    begun = Measured(T, {"x": torch.zeros(17)}, doses=doses, resets=[3.0])
+    plain = Measured(T, {"x": torch.zeros(17)}, doses={"x": ([1.0], [2.0])})
+    raw = torch.tensor([[p.raw(v) for p, v in zip(field.free, (0.7, 0.5), strict=True)]] * 2, dtype=F64)
+    found = Individuals(field, [begun, plain], T.expand(2, -1), ["x"], Settings(), raw[0])(raw, [0, 1])
+
+    def exact(raw):
+        k, a = (field.free[i].natural(raw[i]) for i in (0, 1))
+        before = a * torch.exp(-k * T) + decayed(k, 1.0, (0.0, 4.0), (2.0, 3.0, 1.5))
+        after = (a + torch.where(T > 3, 1.0, 0.0)) * torch.exp(-k * (T - 3))
+        other = a * torch.exp(-k * T) + torch.where(T > 1, 2.0 * torch.exp(-k * (T - 1)), 0.0)
+        return torch.stack([torch.where(T > 3, after, before), other])
+
+    torch.testing.assert_close(found[0][..., 0], exact(raw[0]), rtol=1e-6, atol=1e-8)
+    jacobian = torch.autograd.functional.jacobian(exact, raw[0])
+    torch.testing.assert_close(found[1][:, :, 0], jacobian, rtol=1e-5, atol=1e-7)
+    with pytest.raises(ValueError, match="resets: to what"):
+        estimate(Equations("dx = -k*x"), Measured(T, {"x": torch.ones(17)}, resets=[1.0]))
+
+
 def test_what_arrives_is_written_as_text_that_reads_the_same_and_is_refused_by_place():
     field = Equations("dx = -k*x; f(x) = 2*share")
     assert "f(x) = 2*share" in str(field) and Equations(field.text()).text() == field.text()

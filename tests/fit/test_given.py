@@ -54,10 +54,18 @@ def test_an_amount_repeated_in_every_row_is_one_dose_at_the_first_and_further_on
     assert [d.t for d in read.given["1"].doses] == [0, 12, 24]
 
 
+def test_a_reset_is_noted_with_its_dose_and_without_one(tmp_path):
+    text = NONMEM.replace("1,4,60,.,1", "1,4,60,.,4").replace("2,3,.,6.0", "2,2,.,0,3,2,0,55,m\n2,3,.,6.0")
+    read = table(tmp_path, text)
+    assert read.given["1"].resets == [4] and read.given["1"].doses == [Dose(0, 100, 0, 1), Dose(4, 60, 2, 2)]
+    assert read.given["2"].resets == [2] and read.given["2"].doses == [Dose(0, 80, 0, 1)]
+    assert [s.t.tolist() for s in read.series] == [[0, 2, 5], [3]]
+
+
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
-        (NONMEM.replace("1,4,60,.,1", "1,4,60,.,3"), {}, "line 5, column 'EVID': '3'; expected 0, 1 or 2: a reset"),
+        (NONMEM.replace("1,4,60,.,1", "1,4,60,.,5"), {}, "line 5, column 'EVID': '5'; expected 0 "),
         (NONMEM.replace("30,70", "-2,70"), {}, "line 5, column 'RATE': '-2'; expected a rate"),
         (NONMEM.replace("1,2,.,8.1,0,2,0,70", "1,2,.,8.1,0,2,0,71"), {"covariates": ("WT",)}, "line 4, column 'WT': '71'; expected 70 as"),
         (NONMEM.replace("1,100,", "1,much,").replace("0,100", "0,much"), {}, "line 2, column 'AMT': 'much'; expected an amount"),

@@ -83,7 +83,7 @@ class Course:
             options["inputs"] = {name: inputs[name] for name in both.field.system.inputs}
         regimen, size = self.regimen, start.shape[-1]
         if regimen is not None:
-            options["doses"] = regimen.dose(rows, shares[0], None if s0 is None else shares[1])
+            options["doses"] = regimen.dose(rows, shares[0], None if s0 is None else shares[1], start)
             if directions not in self.fields:
                 self.fields[directions] = regimen.field(field, y0.shape[-1], directions)
             field, start = self.fields[directions], regimen.widened(start, directions)

@@ -26,6 +26,8 @@ class Measured:
         inputs: a `Signal` for each input, by name, with values (K,).
         doses: by state, times (D,) and amounts (D,) by which the state jumps there; or times, amounts and durations: what is
             given over a duration flows in at a constant rate. An observation at the time of a dose is the one before it.
+        resets: times (R,) at which all states are again what the equations say of time 0, and what still flows in ends; a dose
+            at such a time comes after it.
         starts: by state, where the search for its value at the first time begins, of states that were not measured.
         id: for messages and tables.
 
@@ -46,6 +48,7 @@ class Measured:
     doses: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     starts: Mapping[str, float] = field(default_factory=dict)
     id: str = ""
+    resets: Any = ()
 
     def __post_init__(self) -> None:
         ts = torch.as_tensor(self.ts, dtype=torch.float64).reshape(-1)
@@ -60,6 +63,10 @@ class Measured:
                 raise ValueError(f"{where}{name}: {len(values)} values for {len(ts)} times")
             if bool(values.isinf().any()):
                 raise ValueError(f"{where}{name}: an infinite value; write NaN where nothing was measured")
+        resets = torch.as_tensor(self.resets, dtype=torch.float64).reshape(-1)
+        if not bool(resets.isfinite().all()):
+            raise ValueError(f"{where}resets: expected finite times")
+        object.__setattr__(self, "resets", resets)
         object.__setattr__(self, "ts", ts)
         object.__setattr__(self, "columns", columns)
         object.__setattr__(self, "doses", {name: _given(f"{where}doses: {name}", d) for name, d in self.doses.items()})
@@ -209,6 +216,8 @@ def _check(model: Equations, series: tuple[Measured, ...], columns: tuple[str, .
                 raise ValueError(
                     f"series {s.id or b}: doses: one at {float(given[0].min()):g}, before the states start at {begin:g}"
                 )
+        if len(s.resets) and set(system.initial) != set(system.states):
+            raise ValueError(f"series {s.id or b}: resets: to what? Every state needs its X(0) in the equations")
         for name in s.inputs:
             if name not in system.inputs:
                 raise ValueError(f"inputs: {name} is no input of the equations{meant(name, system.inputs)}")

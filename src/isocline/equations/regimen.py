@@ -29,17 +29,19 @@ class Regimen:
         jumps: (B, D, n) what a state jumps by.
         rates: (B, D, k) what the rates into the infused states jump by.
         infused: (k,) which states they are.
+        kept: (B, D, 1) 0 where all begins again first, 1 elsewhere; None where nothing does.
     """
 
     ts: Tensor
     jumps: Tensor
     rates: Tensor
     infused: tuple[int, ...]
+    kept: Tensor | None = None
 
     @staticmethod
     def of(series: Sequence[Measured], states: Sequence[str]) -> Regimen | None:
         """Of the doses of all series; None where there is none."""
-        if not any(s.doses for s in series):
+        if not any(s.doses or len(s.resets) for s in series):
             return None
         infused = [j for j, name in enumerate(states) if any(_durations(s, name).any() for s in series)]
         count = len(states)
@@ -47,15 +49,20 @@ class Regimen:
         ts = [r[0] for r in rows]
         tables = torch.nn.utils.rnn.pad_sequence([r[1] for r in rows], batch_first=True)
         times = torch.nn.utils.rnn.pad_sequence(ts, batch_first=True, padding_value=math.nan)
-        return Regimen(times, tables[..., :count], tables[..., count:], tuple(infused))
+        kept = None
+        if any(len(s.resets) for s in series):
+            anew = [torch.isin(r, s.resets).double().unsqueeze(-1) for r, s in zip(ts, series, strict=True)]
+            kept = 1.0 - torch.nn.utils.rnn.pad_sequence(anew, batch_first=True)
+        return Regimen(times, tables[..., :count], tables[..., count:], tuple(infused), kept)
 
-    def dose(self, rows: Sequence[int], shares: Tensor, slopes: Tensor | None) -> Dose:
+    def dose(self, rows: Sequence[int], shares: Tensor, slopes: Tensor | None, start: Tensor) -> Dose:
         """What the states, their sensitivities and the rates of some series jump by.
 
         Args:
             rows: of which series.
             shares: (R, n) of a dose into each state that arrives.
             slopes: (R, n, P) their derivatives; None without sensitivities.
+            start: (R, n + n·P) states and sensitivities at time 0, to which a reset goes back.
         """
         index = list(rows)
         where = list(self.infused)
@@ -64,7 +71,12 @@ class Regimen:
         if slopes is not None:
             parts.append((self.jumps[index].unsqueeze(-1) * slopes.unsqueeze(1)).flatten(2))
             rates.append((self.rates[index].unsqueeze(-1) * slopes[:, None, where]).flatten(2))
-        return Dose(self.ts[index], torch.cat([*parts, *(rates if where else [])], -1), per_sample=True)
+        amounts = torch.cat([*parts, *(rates if where else [])], -1)
+        if self.kept is None:
+            return Dose(self.ts[index], amounts, per_sample=True)
+        kept = self.kept[index]
+        begin = torch.nn.functional.pad(start, (0, amounts.shape[-1] - start.shape[-1])).unsqueeze(1)
+        return Dose(self.ts[index], (kept, amounts + (1.0 - kept) * begin), jump=_again, per_sample=True)
 
     def field(self, field: nn.Module, states: int, directions: int) -> nn.Module:
         """The field with the rates of infusions behind its state (and sensitivities in so many directions)."""
@@ -73,6 +85,12 @@ class Regimen:
     def widened(self, y0: Tensor, directions: int) -> Tensor:
         """Starting states with the rates behind: nothing is given yet."""
         return torch.nn.functional.pad(y0, (0, len(self.infused) * (1 + directions)))
+
+
+def _again(y: Tensor, amount: tuple[Tensor, Tensor]) -> Tensor:
+    """What is left of a state, and what is added."""
+    kept, added = amount
+    return kept * y + added
 
 
 class Infused(nn.Module):
@@ -111,14 +129,16 @@ def _durations(s: Measured, state: str) -> Tensor:
 
 def _changes(s: Measured, states: Sequence[str], infused: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Times (D,) of one series, and what states, then rates, jump by there (D, n + k)."""
-    found: list[tuple[float, int, float]] = []
+    found: list[tuple[float, int, float]] = [(t, 0, 0.0) for t in s.resets.tolist()]
     for name, given in s.doses.items():
         j = states.index(name)
         durations = given[2].tolist() if len(given) > 2 else [0.0] * len(given[0])
         for t, amount, duration in zip(given[0].tolist(), given[1].tolist(), durations, strict=True):
             if duration > 0:
                 column, rate = len(states) + infused.index(j), amount / duration
-                found += [(t, column, rate), (t + duration, column, -rate)]
+                found.append((t, column, rate))
+                if not any(t < r <= t + duration for r in s.resets.tolist()):  # that ends it
+                    found.append((t + duration, column, -rate))
             else:
                 found.append((t, j, amount))
     if not found:

@@ -224,7 +224,7 @@ def given_to(
             for k, name in enumerate(equations.system.inputs)
         }
     covariates = {Column.of(c).name: value for c, value in given.covariates.items()}
-    return Measured(t.copy(), columns, covariates, inputs, _doses(given, equations), id=name)
+    return Measured(t.copy(), columns, covariates, inputs, _doses(given, equations), id=name, resets=given.resets)
 
 
 def _doses(given: Given, equations: Equations) -> dict[str, tuple[Any, ...]]:

@@ -140,7 +140,7 @@ def _subjects(population: Kept, start: str | Path | None) -> dict[str, Subject]:
     if start is None:
         return {
             name: Subject(
-                s["parameters"], Given([Dose(**d) for d in s["doses"]], s["covariates"]), s["end"],
+                s["parameters"], Given([Dose(**d) for d in s["doses"]], s["covariates"], s["resets"]), s["end"],
                 Inputs(np.array(s["inputs"]["t"]), np.array(s["inputs"]["u"]), config.hold) if "inputs" in s else None,
                 Posterior.from_dict(s["posterior"]),
             )
@@ -174,7 +174,7 @@ def _given_anew(
         if missing:
             raise UserError(f"{path}: series {name!r} needs a number in column {missing[0]!r}")
         subjects[name] = Subject(
-            old.parameters if old else values, Given(given.doses, covariates), old.end if old else 0.0,
+            old.parameters if old else values, Given(given.doses, covariates, given.resets), old.end if old else 0.0,
             posterior=old.posterior if old else None,
         )  # fmt: skip
 

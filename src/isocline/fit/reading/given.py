@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 AMOUNT_NAMES = ("amt", "amount")
 # Columns that say more of a dose, by the role they are printed with.
 BESIDE = {
-    "evid": "kind of a row: 0 measured, 1 dose",
+    "evid": "kind of a row: 0 measured, 1 dose, 3 reset, 4 both",
     "mdv": "1 where nothing was measured",
     "cmt": "which state a dose goes into",
     "rate": "rate of an infusion",
@@ -45,10 +45,11 @@ class Dose:
 
 @dataclass
 class Given:
-    """What one series is given: doses by time, covariates by the header of their column."""
+    """What one series is given: doses by time, covariates by the header of their column; and when all begins again."""
 
     doses: list[Dose] = field(default_factory=list)
     covariates: dict[str, float] = field(default_factory=dict)
+    resets: list[float] = field(default_factory=list)
 
     def regimen(self, states: Sequence[Column], path: object) -> Regimen:
         """The doses into states of a network; what says nothing else goes into the first.
@@ -57,6 +58,10 @@ class Given:
             UserError: for a dose into what is no state.
         """
         places = {name: i for i, c in enumerate(states) for name in (c.header, c.name)}
+        if self.resets:
+            raise UserError(
+                f"{path}: evid 3 or 4 at {self.resets[0]:g}: a reset is known of equations without networks only"
+            )
         doses = sorted(self.doses, key=lambda d: d.t)
         amount = np.zeros((len(doses), len(states)))
         for row, d in zip(amount, doses, strict=True):
@@ -118,14 +123,15 @@ class Doses:
         self.columns += [(c, BESIDE[key]) for key, c in self.beside.items()]
         self.notes: list[str] = []
         kind = self._beside("evid")
-        for code, what in ((3, "a reset"), (4, "a reset and a dose")):
-            cells.refuse_bad(
-                self.beside.get("evid", ""), kind == code, f"0, 1 or 2: {what} of the states is not known here"
-            )
+        cells.refuse_bad(
+            self.beside.get("evid", ""), ~np.isin(kind, (0, 1, 2, 3, 4)),
+            "0 (measured), 1 (a dose), 2 (neither), 3 (a reset) or 4 (a reset and a dose)",
+        )  # fmt: skip
+        self.resets = kind >= 3
         cells.refuse_bad(
             self.beside.get("ss", ""), self._beside("ss") != 0, "0: write out the doses before a steady state"
         )
-        dosing = np.ones(len(cells.lines), dtype=bool) if "evid" not in self.beside else kind == 1
+        dosing = (kind == 1) | (kind == 4) if "evid" in self.beside else np.ones(len(cells.lines), dtype=bool)
         self.dosing = {column: (a != 0) & dosing for column, (a, _) in self.amounts.items()}
         given = np.logical_or.reduce([*self.dosing.values(), np.zeros(len(dosing), dtype=bool)])
         nothing = (kind != 0) | (self._beside("mdv") == 1)
@@ -173,7 +179,7 @@ class Doses:
                 wrong = (names == name) & ~np.isnan(values) & (values != own[0])
                 self.whole.refuse_bad(column, wrong, f"{own[0]:g} as before: a covariate is constant within a series")
                 out[name].covariates[column] = float(own[0])
-        if any(mine.any() for mine in self.dosing.values()):
+        if self.resets.any() or any(mine.any() for mine in self.dosing.values()):
             self._schedule(out, names, roles)
         return out
 
@@ -209,6 +215,8 @@ class Doses:
         rate, duration, further, gap = (self._beside(key) for key in ("rate", "dur", "addl", "ii"))
         self.whole.refuse_bad(self.beside.get("rate", ""), rate < 0, "a rate, or 0 for a dose at once")
         into = self.beside.get("cmt")
+        for name, given in out.items():
+            given.resets += t[self.resets & (names == name)].tolist()
         count = 0
         for column, mine in self.dosing.items():
             amounts, state = self.amounts[column]

@@ -1,6 +1,7 @@
 """Doses in fits by windows: states that jump, and rates that flow in, at known times."""
 
 import numpy as np
+import pages
 import pandas as pd
 import pytest
 import torch
@@ -96,6 +97,7 @@ def test_a_network_is_fitted_to_a_dosed_record_and_forecasts_other_doses(over):
     models = {s["model"]: s["nrmse"] for s in result["scores"]}
     assert models["neural ODE"] < 0.1 < models["autoregression"]  # who does not know of the doses is far off
     assert {"name": "amt", "role": "dose into x"} in result["table"]["given"]
+    assert "given the same doses" in pages.page(result.report)
     assert "record that jumps" in " ".join(result["absent"])
     ends = result.predict([8.0])["x"].to_numpy()
     later = pd.DataFrame({"id": ["0", "0"], "t": [10.0, 12.0]})

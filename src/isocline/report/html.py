@@ -17,7 +17,7 @@ RIVALS = {
     "typical series": "The typical series has the parameters of the population: a forecast that no row of the series is known for.",
     "persistence": "Persistence holds the last observed value.",
     "mean": "The mean is that of the training part.",
-    "linear ODE": "The linear ODE is dy/dt = A y{driven} + b, fitted to the same training part.",
+    "linear ODE": "The linear ODE is dy/dt = A y{driven} + b, fitted to the same training part{given}.",
     "autoregression": "The autoregression takes each state from its own past, its order by Akaike’s criterion.",
     "seasonal naive": "The seasonal naive repeats the value {period} rows ago, the period of the training part’s autocorrelation.",
     "PySINDy model": "The PySINDy model is one of sparse polynomials of degree 2, fitted to smoothed finite differences, the threshold chosen by held-out blocks.",
@@ -100,12 +100,13 @@ def _parts(report: dict[str, Any]) -> dict[str, Any]:
     phase = figures.phase(report)
     pieces = [p["id"] for p in report["model_path"] if p["part"] == "fit"]
     driven = " + B u" if report["table"].get("inputs") else ""
+    given = " and given the same doses" if report["table"].get("given") else ""
     return {
         "cards": figures.trajectories(report),
         "losses": figures.losses(report),
         "horizons": figures.horizons(report) if report["horizons"] else None,
         "time_unit": "" if len(report["table"]["time"]["unit"] or "") > 12 else report["table"]["time"]["unit"],
-        "rivals": [RIVALS[s["model"]].format(**s, driven=driven) for s in scores[1:]],
+        "rivals": [RIVALS[s["model"]].format(**s, driven=driven, given=given) for s in scores[1:]],
         "phase": phase,
         "residuals": diagnostics.residuals(report) if report["residuals"] else None,
         "alike": [

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import isocline as ic
+from isocline.control.schedule import row_stops
 
 F64 = torch.float64
 
@@ -228,3 +229,21 @@ def test_a_state_that_is_expanded_is_a_state():
     assert torch.allclose(
         ic.solve(lambda t, y: -y, y0, [0.0, 1.0], batching="per_sample").ys[-1], y0 * 0.36788, rtol=1e-4
     )
+
+
+@pytest.mark.parametrize("max_step", [0.07, 0.5, math.inf])
+@pytest.mark.parametrize("direction", [1, -1])
+def test_steps_of_samples_divide_their_gaps_as_those_of_one_sample_do(max_step, direction):
+    generator = torch.Generator().manual_seed(0)
+    ts = direction * torch.rand(4, 6, generator=generator, dtype=F64).cumsum(1)
+    ts[1, 3:], ts[2, 2] = math.nan, ts[2, 1]
+    knots = torch.cat([ts, direction * torch.rand(4, 3, generator=generator, dtype=F64)], 1)
+    controller = ic.FixedStep(max_step=max_step)
+    end = ts.nan_to_num(nan=-math.inf).amax(1, True) if direction > 0 else ts.nan_to_num(nan=math.inf).amin(1, True)
+    for extra in (None, knots):
+        stops, _ = row_stops(controller, ts, end, [0.4 * direction], [], extra, None, F64)
+        for row, i in zip(stops.tolist(), range(4), strict=True):
+            own = [t for t in ts[i].tolist() if t == t]
+            further = [] if extra is None else [t for t in extra[i].tolist() if t == t]
+            want = controller.grid(own, [0.4 * direction, *further])[1:]
+            assert row == want + [own[-1]] * (len(row) - len(want))

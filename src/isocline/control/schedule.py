@@ -74,8 +74,8 @@ def row_stops(
     """
     extra = by_row(ts, [*step_ts, *jump_ts], row_step_ts, row_jump_ts)
     if isinstance(controller, FixedStep):
-        if not extra and controller.max_step is not None and _within(ts, controller.max_step):
-            stops = torch.where(ts.isnan(), t_end, ts)[:, 1:] if ts.shape[1] > 1 else t_end
+        if controller.max_step is not None:
+            stops = between(ts[:, :1], t_end, [_divided(ts, controller.max_step), *extra])
         else:
             further = torch.cat(extra, 1).tolist() if extra else [()] * len(ts)
             rows = [_grid(controller, row, more) for row, more in zip(ts.tolist(), further, strict=True)]
@@ -118,8 +118,19 @@ def between(start: Tensor, end: Tensor, tables: Sequence[Tensor]) -> Tensor:
     return torch.cat([torch.minimum(clock[:, :width], last), last], 1) * sign
 
 
-def _within(ts: Tensor, max_step: float) -> bool:
-    return bool((ts.diff(dim=1).abs().nan_to_num(nan=0.0) <= max_step).all())
+def _divided(ts: Tensor, max_step: float) -> Tensor:
+    """The ends (B, S), NaN padded, of equal steps of at most `max_step` between neighbouring times; as `FixedStep.grid`."""
+    a, b = ts[:, :-1], ts[:, 1:]
+    counts = ((b - a).abs() / max_step * (1 - 1e-12)).ceil().clamp(min=1).nan_to_num(nan=0.0).long()
+    gap = torch.arange(counts.numel(), device=ts.device).repeat_interleave(counts.flatten())
+    row, steps, ends = gap // max(1, counts.shape[1]), counts.flatten()[gap], b.flatten()[gap]
+    place = torch.arange(len(gap), device=ts.device)
+    k = place - (counts.flatten().cumsum(0) - counts.flatten())[gap] + 1
+    start = a.flatten()[gap]
+    width = counts.sum(1)
+    out = ts.new_full((len(ts), int(width.max()) if width.numel() else 0), torch.nan)
+    out[row, place - (width.cumsum(0) - width)[row]] = torch.where(k == steps, ends, start + (ends - start) * k / steps)
+    return out
 
 
 def _grid(controller: FixedStep, row: list[float], extra: Sequence[float]) -> list[float]:

@@ -284,7 +284,7 @@ def _run(
 ) -> Trajectory:
     run = way_back.run if torch.is_grad_enabled() else eager.integrate
     if fused is not None:
-        from isocline.gradients.fused import integrate, solve_fused  # with what traces fields, which takes a second
+        from isocline.gradients.fused import integrate, solve_fused  # with what traces fields
 
         graph = torch.is_grad_enabled()
         run = partial(solve_fused, way_back=way_back, engine=fused) if graph else partial(integrate, engine=fused)

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from isocline.engines.fused.functions import Functions
 from isocline.engines.fused.lanes import ANY, LANES, CannotFuseError, Lane, Places, coded, lanes_of, meet, rows_of
@@ -33,6 +32,7 @@ from isocline.engines.fused.nodes import (
     target_of,
 )  # fmt: skip
 from isocline.engines.fused.program import Operand, Program
+from isocline.engines.fused.record import record
 from isocline.engines.fused.traced import Leaf, Traced
 
 aten = torch.ops.aten
@@ -78,7 +78,7 @@ def trace(
     """
     try:
         with torch.enable_grad():
-            graph = make_fx(f, decomposition_table=_decompositions(), tracing_mode="real")(t, y, *inputs, *shared)
+            graph = record(f, (t, y, *inputs, *shared), _decompositions())
     except CannotFuseError:
         raise
     except Exception as error:

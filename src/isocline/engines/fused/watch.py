@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules import module as modules
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from isocline.autocast import Autocast
+from isocline.engines.fused.record import Lookout
 
 ATOMS = (
     type(None), bool, int, float, complex, str, bytes, range, slice, enum.Enum, torch.dtype, torch.device, torch.layout,
@@ -238,7 +238,7 @@ class Reads(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-class _ReadsBelow(TorchDispatchMode):
+class _ReadsBelow(Lookout):
     """The same below autograd, where operations made of others show what they read."""
 
     def __init__(self, above: Reads) -> None:

@@ -170,7 +170,7 @@ class _Reading:
         f, count = self.f, len(self.y)
         if found is not None and found.traced is not None:
             if found.sure(f):
-                self._check(found.traced, self._stand_ins())
+                self._check_size()
                 found.sizes.add(count)
                 return self._with(found)
             leaves = found.traced.prologue(self.shared)
@@ -270,16 +270,21 @@ class _Reading:
     def _check(self, traced: Traced, shared: Sequence[Tensor]) -> None:
         """CannotFuseError where a program computes something else than the field, or its derivative than autograd.
 
-        The field may treat three samples otherwise than all, or hide something from autograd, or from the tracer.
+        The field may hide something from autograd, or from the tracer.
         """
-        with torch.no_grad():
-            whole = self.field(self.times, self.y)[self.some]
-            same = near([self._alone()], [whole])
-            for t in self._two_times():
-                each, all_ = (self.field(x, self.y) for x in (t.expand_as(self.times), t))
-                if not near([each], [all_]):
-                    raise CannotFuseError("the field takes a time of each sample otherwise than one time for all")
-        if not (same and self._agrees(traced, shared)):
+        self._check_size()
+        if not self._agrees(traced, shared):
+            raise CannotFuseError("the field cannot be fused: its program computes something else than it does")
+
+    @torch.no_grad()
+    def _check_size(self) -> None:
+        """The same where it treats three samples otherwise than all, which may hang on how many there are."""
+        whole = self.field(self.times, self.y)[self.some]
+        for t in self._two_times():
+            each, all_ = (self.field(x, self.y) for x in (t.expand_as(self.times), t))
+            if not near([each], [all_]):
+                raise CannotFuseError("the field takes a time of each sample otherwise than one time for all")
+        if not near([self._alone()], [whole]):
             raise CannotFuseError("the field cannot be fused: its program computes something else than it does")
 
     def _two_times(self) -> Sequence[Tensor]:

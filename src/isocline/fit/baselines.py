@@ -15,10 +15,12 @@ from isocline.fit.flow import Flow
 from isocline.fit.hidden import followed, standardized, unexplained
 from isocline.fit.objective import MAX_STEP
 from isocline.fit.reading.table import Series
+from isocline.fit.rows import LBFGS
 from isocline.fit.scale import Scales
 from isocline.fit.windows import Record, choose
 from isocline.solve import solve
 
+ITERATIONS, ENOUGH = 200, 1e-9  # at most, of L-BFGS on the linear ODE; a fall of the mean square that is none
 CHUNK = 64  # times whose matrix exponentials are held at once
 PERIODIC, CHANCE = 0.2, 0.05  # autocorrelation that a period has at least; and the chance of finding one in noise
 NEARLY = 0.85  # share of the highest autocorrelation at which a shorter lag is the period: it repeats at its multiples
@@ -47,23 +49,22 @@ class LinearODE:
 
     def _polish(self, record: Record) -> None:
         windows = choose(record.windows(record.levels - 1), torch.Generator().manual_seed(0))
-        rows = self.rows.clone().requires_grad_()
-        starts = record.starts()[windows.start].requires_grad_()
-        seen = ~windows.y.isnan()
-        optimizer = torch.optim.LBFGS([rows, starts], max_iter=200, history_size=20, line_search_fn="strong_wolfe")
+        starts = record.starts()[windows.start]
+        seen, size = ~windows.y.isnan(), self.rows.numel()
 
-        def closure() -> Tensor:
-            optimizer.zero_grad()
-            ys = _paths(rows, starts, windows.ts, windows.drive)
+        def value(theta: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
+            theta = theta.detach().requires_grad_()
+            rows, starts_ = theta[0, :size].view_as(self.rows), theta[0, size:].view_as(starts)
+            ys = _paths(rows, starts_, windows.ts, windows.drive)
             loss = (ys - windows.y)[seen].square().mean() + 1e-6 * rows.square().sum()
             loss.backward()
-            return loss
+            assert theta.grad is not None
+            return loss.detach()[None], theta.grad
 
-        before = float(closure().detach())
-        optimizer.step(closure)
-        after = float(closure().detach())
-        if after < before and bool(rows.isfinite().all()):
-            self.rows = rows.detach()
+        optimizer = LBFGS(torch.cat([self.rows.flatten(), starts.flatten()])[None], value, enough=ENOUGH)
+        for _ in range(ITERATIONS):
+            optimizer.step()
+        self.rows = optimizer.theta[0, :size].view_as(self.rows).clone()
 
     def followed(self, record: Record) -> Record:
         """A record with hidden states as this ODE has them."""

@@ -56,13 +56,14 @@ class LBFGS:
     Args:
         theta: (M, P), changed in place; no row ever gets worse.
         value: of some rows, with their gradients.
+        enough: a row is done once its value falls by less in the last 10 iterations.
 
     Source:
         Nocedal & Wright (2006), Numerical Optimization, algorithms 7.4 (two loops), 7.5 and section 3.5 (interpolation).
     """
 
-    def __init__(self, theta: Tensor, value: Value) -> None:
-        self.theta, self.value = theta, value
+    def __init__(self, theta: Tensor, value: Value, enough: float = ENOUGH) -> None:
+        self.theta, self.value, self.enough = theta, value, enough
         self.s: list[Tensor] = []
         self.y: list[Tensor] = []
         self.loss, self.gradient = value(theta, torch.arange(len(theta)))
@@ -82,7 +83,7 @@ class LBFGS:
         moved = self._search(direction, slope)
         self.done |= ~moved
         if len(self.past) == LATELY:
-            self.done |= self.past[0] - self.loss < ENOUGH
+            self.done |= self.past[0] - self.loss < self.enough
         self.past = [*self.past, self.loss.clone()][-LATELY:]
         s, y = self.theta - before, self.gradient - gradient
         curved = (s * y).sum(1) > 1e-10 * s.norm(dim=1) * y.norm(dim=1)
@@ -149,6 +150,7 @@ class LBFGS:
     def resumed(cls, theta: Tensor, state: dict[str, Any]) -> LBFGS:
         """From a checkpoint; `value` is to be set before the next step."""
         self = cls.__new__(cls)
+        self.enough = ENOUGH
         self.theta, self.s, self.y, self.past = theta, list(state["s"]), list(state["y"]), list(state["past"])
         self.loss, self.gradient, self.done = (state[k] for k in ("loss", "gradient", "done"))
         return self

@@ -226,7 +226,9 @@ class _Lowering(Functions):
 
     def pointwise(self, op: str, *operands: Any) -> Lane:
         """Number by number, broadcast."""
-        shape = torch.broadcast_shapes(*(self._shape_of(x) for x in operands))
+        # Not torch.broadcast_shapes: that loads a computer algebra first, for sizes that are symbols.
+        number = torch.empty(())
+        shape = torch.broadcast_tensors(*(number.expand(self._shape_of(x)) for x in operands))[0].shape
         lanes = [lanes_of(x.code).expand(shape).reshape(-1) for x in operands if isinstance(x, Lane)]
         out = torch.empty(math.prod(shape), dtype=torch.int64)
         for where, places in Places.among(meet(torch.stack(lanes, 1), self.what), self.what):

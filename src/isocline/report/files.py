@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
@@ -27,6 +26,8 @@ def write_figures(report: dict[str, Any], folder: str | Path) -> list[Path]:
     Returns:
         The paths, in the order of the report.
     """
+    from matplotlib.backends.backend_pdf import FigureCanvasPdf  # loads what cuts fonts, which a page does without
+
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     out = []

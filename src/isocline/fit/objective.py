@@ -15,6 +15,7 @@ from isocline.fit.windows import Windows
 from isocline.solve import solve
 
 MAX_STEP = 0.6  # of RK4 at first, in scaled time, where an oscillation turns by 0.6 rad: it errs by 6e-4 rad a step
+PICKED = 4  # choices of members whose windows are kept
 SPAN = 2.3  # a learned noise stays within e^±2.3, a factor of ten, of what the smoothing spline left
 
 
@@ -54,6 +55,7 @@ class Objective:
         self.noise0 = self.batch.noise()
         self.evaluations = 0
         self.max_step = MAX_STEP
+        self._picked: tuple[Windows | None, dict[tuple[int, ...], Windows]] = None, {}
 
     def begin(self, networks: Tensor) -> Tensor:
         """θ (M, P) with these networks, the noise of the spline and the starting states on it."""
@@ -79,8 +81,7 @@ class Objective:
 
     def value(self, theta: Tensor, members: Tensor, windows: Windows) -> tuple[Tensor, Tensor, Tensor]:
         """Losses (B,), gradients (B, P) and plain mean squares (B,) of some members on their windows."""
-        everyone = len(members) == len(self.batch.records)
-        own = windows if everyone else of_members(windows, members, len(self.batch.records))
+        own = self._of(members, windows)
         theta = theta.detach().requires_grad_()
         losses, misfit = self._losses(theta, members, own)
         losses.sum().backward()
@@ -88,11 +89,23 @@ class Objective:
         losses, gradient, misfit = self.group.summed(losses.detach(), theta.grad, misfit)
         return losses, gradient, misfit
 
+    def _of(self, members: Tensor, windows: Windows) -> Windows:
+        """Those of some members; as long as a search goes on with the same ones, found again."""
+        if len(members) == len(self.batch.records):
+            return windows
+        if self._picked[0] is not windows:
+            self._picked = windows, {}
+        known, key = self._picked[1], tuple(members.tolist())
+        found = known.pop(key, None)
+        known[key] = of_members(windows, members, len(self.batch.records)) if found is None else found
+        if len(known) > PICKED:
+            del known[next(iter(known))]  # what was not asked for the longest
+        return known[key]
+
     def _losses(self, theta: Tensor, members: Tensor, windows: Windows) -> tuple[Tensor, Tensor]:
         """Those of this process's share of the windows, as parts of means over all; what no window has part in is the first's."""
-        count = self._sum((~windows.y.isnan()).sum(0).to(theta), windows.member, len(theta))  # (B, d)
+        count, gaps = windows.count, windows.gaps
         total = count.sum(1).clamp(min=1)
-        number = torch.bincount(windows.member[windows.end >= 0], minlength=len(theta)).clamp(min=1)
         common = windows.common
         if self.group.size > 1:
             windows = windows.pick(torch.arange(len(windows.start))[self.group.share(len(windows.start))])
@@ -100,17 +113,16 @@ class Objective:
         shift = (windows.member - members[windows.member]) * self.batch.knots
         starts, noise = self.starts(theta).flatten(0, 1), self.noise(theta, members)
         ys = self._paths(theta, starts[windows.start + shift], windows, common).nan_to_num(BOUND, BOUND, -BOUND)
-        error = torch.where(windows.y.isnan(), 0.0, ys - windows.y.nan_to_num(0.0))
+        error = (ys - windows.observed) * windows.seen
         squares = self._sum(error.square().sum(0), windows.member, len(theta))
         lead = float(self.group.leads)
         # Half-way through a doubling a gap is measured by the noise, which must not grow to make gaps cheap: detached.
         fit = ((squares / noise.square()).sum(1) + 2 * lead * (count * noise.log()).sum(1)) / total
-        inner = (windows.end >= 0).nonzero().squeeze(1)
+        inner = windows.inner
         if len(inner) and self.continuity:
             gap = ys[windows.last[inner], inner] - starts[windows.end[inner] + shift[inner]]
             gap = (gap / noise.detach()[windows.member[inner]]).square().mean(1)
-            gaps = self._sum(gap[:, None], windows.member[inner], len(theta)).squeeze(1)
-            fit = fit + self.continuity * gaps / number
+            fit = fit + self.continuity * self._sum(gap[:, None], windows.member[inner], len(theta)).squeeze(1) / gaps
         size = (self.networks.shrunk * self.network(theta).square()).sum(1)
         return fit + lead * self.penalty[members] * size, (squares.sum(1) / total).detach()
 
@@ -118,7 +130,7 @@ class Objective:
         """(T, W, d); `common` as of the windows of all processes, so that all step alike."""
         if not len(starts):
             return theta.new_zeros(*windows.y.shape)
-        parts = tuple(p[windows.member] for p in self.networks.parts(self.network(theta)))
+        parts = tuple(self.networks.parts(self.network(theta)[windows.member]))
         # The graphs of these short solves fit in memory, and stepping together saves half the time where it can be done.
         options: dict[str, Any] = {
             "solver": "rk4",

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -52,7 +53,37 @@ class Windows:
     member: Tensor
     drive: Drive
 
-    @property
+    @cached_property
+    def seen(self) -> Tensor:
+        """(T, W, d) 1 where there is an observation, else 0."""
+        return (~self.y.isnan()).to(self.y)
+
+    @cached_property
+    def observed(self) -> Tensor:
+        """(T, W, d) the observations, 0 where there is none."""
+        return self.y.nan_to_num(0.0)
+
+    @cached_property
+    def count(self) -> Tensor:
+        """(M, d) observations of every member."""
+        return self.seen.new_zeros(self.members, self.y.shape[2]).index_add(0, self.member, self.seen.sum(0))
+
+    @cached_property
+    def inner(self) -> Tensor:
+        """Which end at a knot."""
+        return (self.end >= 0).nonzero().squeeze(1)
+
+    @cached_property
+    def gaps(self) -> Tensor:
+        """(M,) how many of every member do; at least 1."""
+        return torch.bincount(self.member[self.inner], minlength=self.members).clamp(min=1)
+
+    @cached_property
+    def members(self) -> int:
+        """M, each of whom has a window."""
+        return int(self.member.max()) + 1
+
+    @cached_property
     def common(self) -> Tensor | None:
         """(T,) the times of all windows if they agree, as in regular records: such windows can step together."""
         longest = self.ts[self.last.argmax()]

@@ -13,6 +13,7 @@ Value = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 MEMORY = 20  # pairs that L-BFGS keeps
 SUFFICIENT, SHORTENED = 1e-4, 15  # Armijo's constant, and trials before a row gives up
+FEW = 1 / 12  # share of the rows that the others do not wait for
 ENOUGH, LATELY = 1e-4, 10  # a row is done once its value falls by less than 1e-4 in the last 10 iterations
 
 
@@ -50,6 +51,16 @@ class Adam:
         self.first, self.second, self.count = state["first"].clone(), state["second"].clone(), state["count"]
 
 
+class Pair:
+    """How every row moved (M, P), how its gradient changed, and (M, 1) what follows of both: 1/sᵀy, and sᵀy/yᵀy."""
+
+    def __init__(self, s: Tensor, y: Tensor) -> None:
+        self.s, self.y = s, y
+        dot = (s * y).sum(1, keepdim=True)
+        self.rho = torch.where(dot > 0, 1 / dot.clamp(min=1e-300), 0.0)
+        self.scale = dot / y.square().sum(1, keepdim=True).clamp(min=1e-300)
+
+
 class LBFGS:
     """Limited-memory BFGS with a backtracking line search, row by row; only rows still searching are evaluated again.
 
@@ -64,11 +75,12 @@ class LBFGS:
 
     def __init__(self, theta: Tensor, value: Value, enough: float = ENOUGH) -> None:
         self.theta, self.value, self.enough = theta, value, enough
-        self.s: list[Tensor] = []
-        self.y: list[Tensor] = []
+        self.pairs: list[Pair] = []
         self.loss, self.gradient = value(theta, torch.arange(len(theta)))
         self.done = ~(self.loss.isfinite() & self.gradient.isfinite().all(1))
         self.past = [self.loss.clone()]
+        self.length = torch.ones_like(self.loss)
+        self.trials = torch.zeros(len(theta), dtype=torch.int64)
 
     def step(self) -> None:
         """One iteration of every row that is not done."""
@@ -81,69 +93,73 @@ class LBFGS:
         slope = torch.where(uphill, -self.gradient.square().sum(1), slope)
         before, gradient = self.theta.clone(), self.gradient.clone()
         moved = self._search(direction, slope)
-        self.done |= ~moved
+        self.done |= self.trials == SHORTENED
         if len(self.past) == LATELY:
             self.done |= self.past[0] - self.loss < self.enough
         self.past = [*self.past, self.loss.clone()][-LATELY:]
         s, y = self.theta - before, self.gradient - gradient
         curved = (s * y).sum(1) > 1e-10 * s.norm(dim=1) * y.norm(dim=1)
         keep = (curved & moved)[:, None]
-        self.s = [*self.s, torch.where(keep, s, 0.0)][-MEMORY:]
-        self.y = [*self.y, torch.where(keep, y, 0.0)][-MEMORY:]
+        self.pairs = [*self.pairs, Pair(torch.where(keep, s, 0.0), torch.where(keep, y, 0.0))][-MEMORY:]
 
     def _direction(self) -> Tensor:
         """−H g; a pair that is zero in a row plays no role there."""
         q, alphas = self.gradient.clone(), []
-        dots = [(s * y).sum(1) for s, y in zip(self.s, self.y, strict=True)]
-        rhos = [torch.where(d > 0, 1 / d.clamp(min=1e-300), 0.0) for d in dots]
-        for s, y, rho in zip(reversed(self.s), reversed(self.y), reversed(rhos), strict=True):
-            alphas.append(rho * (s * q).sum(1))
-            q = q - alphas[-1][:, None] * y
+        for pair in reversed(self.pairs):
+            alphas.append(pair.rho * (pair.s * q).sum(1, keepdim=True))
+            q.addcmul_(alphas[-1], pair.y, value=-1)
         # The newest pair that a row has scales its first guess; a row without one begins with a step of length one at most.
-        scale = 1 / self.gradient.norm(dim=1).clamp(min=1.0)
-        for dot, y in zip(dots, self.y, strict=True):
-            scale = torch.where(dot > 0, dot / y.square().sum(1).clamp(min=1e-300), scale)
-        q = q * scale[:, None]
-        for s, y, rho, alpha in zip(self.s, self.y, rhos, reversed(alphas), strict=True):
-            q = q + s * (alpha - rho * (y * q).sum(1))[:, None]
-        return -q
+        scale = 1 / self.gradient.norm(dim=1, keepdim=True).clamp(min=1.0)
+        for pair in self.pairs:
+            scale = torch.where(pair.rho > 0, pair.scale, scale)
+        q.mul_(scale)
+        for pair, alpha in zip(self.pairs, reversed(alphas), strict=True):
+            q.addcmul_(alpha - pair.rho * (pair.y * q).sum(1, keepdim=True), pair.s)
+        return q.neg_()
 
     def _search(self, direction: Tensor, slope: Tensor) -> Tensor:
-        """Moves each row to a point that is lower enough; which rows found one."""
+        """Moves each row to a point that is lower enough; which rows found one.
+
+        An evaluation of few rows costs nearly as much as one of all, so the last few do not hold up the others: they go on
+        from the step length they have come to when everybody has the next direction.
+        """
         start, base = self.theta.clone(), self.loss.clone()
-        length = torch.ones_like(base)
         active = (~self.done).nonzero().squeeze(1)
+        few = FEW * len(active)
         moved = torch.zeros_like(self.done)
-        for _ in range(SHORTENED):
-            trial = start[active] + length[active, None] * direction[active]
+        while True:
+            length = self.length[active]
+            trial = start[active] + length[:, None] * direction[active]
             loss, gradient = self.value(trial, active)
             good = (
                 loss.isfinite()
                 & gradient.isfinite().all(1)
-                & (loss <= base[active] + SUFFICIENT * length[active] * slope[active])
+                & (loss <= base[active] + SUFFICIENT * length * slope[active])
             )
             found = active[good]
             self.theta[found], self.loss[found], self.gradient[found] = trial[good], loss[good], gradient[good]
-            moved[found] = True
-            active, loss = active[~good], loss[~good]
-            if not len(active):
-                break
+            moved[found], self.length[found], self.trials[found] = True, 1.0, 0
+            active, loss, length = active[~good], loss[~good], length[~good]
             # The lowest point of the parabola through what is known, held between a tenth and a half.
-            bend = loss - base[active] - length[active] * slope[active]
-            best = -slope[active] * length[active] / (2 * bend)
-            best = torch.where(best.isfinite(), best, 0.1).clamp(0.1, 0.5)
-            length[active] = length[active] * best
-        return moved
+            bend = loss - base[active] - length * slope[active]
+            best = -slope[active] * length / (2 * bend)
+            self.length[active] = length * torch.where(best.isfinite(), best, 0.1).clamp(0.1, 0.5)
+            self.trials[active] += 1
+            active = active[self.trials[active] < SHORTENED]
+            if len(active) <= few:
+                return moved
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
         return {
-            "s": self.s,
-            "y": self.y,
+            "s": [pair.s for pair in self.pairs],
+            "y": [pair.y for pair in self.pairs],
             "loss": self.loss,
             "gradient": self.gradient,
             "done": self.done,
             "past": self.past,
+            "length": self.length,
+            "trials": self.trials,
         }
 
     @classmethod
@@ -151,6 +167,8 @@ class LBFGS:
         """From a checkpoint; `value` is to be set before the next step."""
         self = cls.__new__(cls)
         self.enough = ENOUGH
-        self.theta, self.s, self.y, self.past = theta, list(state["s"]), list(state["y"]), list(state["past"])
+        self.theta, self.past = theta, list(state["past"])
+        self.pairs = [Pair(s, y) for s, y in zip(state["s"], state["y"], strict=True)]
         self.loss, self.gradient, self.done = (state[k] for k in ("loss", "gradient", "done"))
+        self.length, self.trials = state["length"], state["trials"]
         return self

@@ -310,15 +310,16 @@ class _Reading:
             return True
         rest = [x for x in (*traced.held(), *shared) if x.requires_grad]
         g = torch.linspace(0.5, 1.5, want.numel(), dtype=want.dtype).view_as(want)
-        exact = torch.autograd.grad(want, [*inputs, *rest], g, materialize_grads=True, retain_graph=True)
+        # Of sums, here and below: handed cotangents, PyTorch loads a computer algebra to look at their sizes.
+        exact = torch.autograd.grad((want * g).sum(), [*inputs, *rest], materialize_grads=True, retain_graph=True)
         found, collected = execute(traced.derivative, {**flat, "g": g}, plain)
         ours = [found[name].view_as(x) for name, x in zip(names, inputs, strict=True)]
         moving = [(leaf, part) for leaf, part in zip(leaves, collected, strict=True) if leaf.requires_grad]
         if rest:
-            outputs, cotangents = [leaf for leaf, _ in moving], [part for _, part in moving]
+            parts = [(leaf * part).sum() for leaf, part in moving]
             ours += (
-                torch.autograd.grad(outputs, rest, cotangents, materialize_grads=True, retain_graph=True)
-                if outputs
+                torch.autograd.grad(torch.stack(parts).sum(), rest, materialize_grads=True, retain_graph=True)
+                if parts
                 else [torch.zeros_like(x) for x in rest]
             )
         return near(ours, exact, float(g.max()))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from isocline.fit.bands import Bands, kept
 from isocline.fit.batch import Batch
@@ -20,6 +21,7 @@ from isocline.fit.errors import UserError
 from isocline.fit.files import place
 from isocline.fit.group import ALONE, Group
 from isocline.fit.loop import Trainer
+from isocline.fit.reach import holding, refuge
 from isocline.fit.reading.table import Series
 from isocline.fit.scale import Scales
 from isocline.fit.windows import Record
@@ -45,6 +47,8 @@ class Recipe:
         trainer: the training that is under way.
         choice: what the blocks said; None before, and where there are none.
         stages: of the training of candidates, once it is over.
+        holds: (M,) which networks stay within reach of the data when they run freely, once the training is over.
+        refuge: what takes the place of the networks, a row of theirs and its name, where none of the starts does.
     """
 
     def __init__(
@@ -62,6 +66,9 @@ class Recipe:
         self.record = guessed(self.record, self.networks)
         self.choice: Choice | None = None
         self.stages: list[dict[str, Any]] = []
+        self.series = series
+        self.holds: Tensor | None = None
+        self.refuge: tuple[Tensor, str] | None = None
         self.before = 0.0  # seconds of earlier sessions
         self.trainer = candidates(config, self.folds, scales, self.networks, group) if self.choosing else self._final()
 
@@ -109,12 +116,25 @@ class Recipe:
                 saved = now
         self.before += time.monotonic() - began
         self.save(self.before)
+        if not self.choosing and self.trainer.done:
+            self._look_ahead()
         if self.choosing:  # nothing of the candidates is a model of the record: what a second can give
             self.trainer = self._final()
             while not self.trainer.done and self.trainer.now.kind == "matching":
                 self.trainer.advance()
                 self.trainer.history.seconds.append(self.before)
         return reason
+
+    def _look_ahead(self) -> None:
+        """Starts that run away lead no longer; where all do, something simpler takes their place."""
+        trainer, config = self.trainer, self.config
+        networks = trainer.objective.network(trainer.theta).detach()
+        self.holds = holding(trainer.networks, networks, self.series, self.scales)
+        starts = self.holds[: config.starts]
+        if bool(starts.any()):
+            trainer.loss[: config.starts] = torch.where(starts, trainer.loss[: config.starts], torch.inf)
+        elif not config.equations and not self.record.hidden.any():
+            self.refuge = refuge(trainer.networks, self.record, self.series, self.scales)
 
     def told(self) -> list[dict[str, Any]]:
         """All stages so far, with the phase they belong to."""
@@ -133,15 +153,23 @@ class Recipe:
         """The best start as the model, the good members as its company."""
         trainer, config = self.trainer, self.config
         networks = trainer.objective.network(trainer.theta).detach()
-        model = trainer.networks.module(networks[trainer.best])
-        members = slice(config.starts, None)
-        good = networks[members][kept(trainer.misfit[members])] if config.members else networks[members]
+        model = trainer.networks.module(networks[trainer.best] if self.refuge is None else self.refuge[0])
+        good = networks[config.starts :][self._good()]
         layout, rows = trainer.networks.plain(good)
         if len(good) < FEWEST:
             return Ensemble(model, layout, rows[:0], None)
         noise = trainer.objective.noise(trainer.theta).detach()[trainer.best].tolist()
         bands = Bands.calibrated(self.choice.ratios, noise) if self.choice else Bands.normal(noise)
         return Ensemble(model, layout, rows, bands)
+
+    def _good(self) -> Tensor:
+        """Which members (bool) fit well, and stay within reach as the model does."""
+        good = (
+            kept(self.trainer.misfit[self.config.starts :]) if self.config.members else torch.zeros(0, dtype=torch.bool)
+        )
+        if self.refuge is not None:
+            return torch.zeros_like(good)
+        return good if self.holds is None else good & self.holds[self.config.starts :]
 
     def warnings(self) -> list[str]:
         """What the report should say of starts and members that did not end well."""
@@ -153,11 +181,19 @@ class Recipe:
             )
         if not trainer.done:
             return out
-        starts, members = trainer.misfit[: config.starts], trainer.misfit[config.starts :]
+        starts = trainer.misfit[: config.starts]
         worse = int((~kept(starts)).sum())
         if worse:
             out.append(f"{worse} of {config.starts} starts ended in a much worse fit; the model is the best of them")
-        good = int(kept(members).sum()) if config.members else 0
+        away = 0 if self.holds is None else int((~self.holds[: config.starts]).sum())
+        left = "left the data by more than their range when they ran freely"
+        if self.refuge is not None:
+            out.append(f"all {config.starts} networks {left}: the model is {self.refuge[1]}, which does not")
+        elif away == config.starts:
+            out.append(f"all fits {left}: do not trust a forecast far beyond the record")
+        elif away:
+            out.append(f"{away} of {config.starts} networks {left}; the model is the best of the others")
+        good = int(self._good().sum())
         if config.members > 0 and good < FEWEST:
             out.append(
                 f"no bands: {good} of {config.members} networks fitted to noisier data fit well, {FEWEST} are needed"

@@ -60,6 +60,11 @@ def summary(
         ]
     scores = judged.scores
     sentence, won = verdict(scores)
+    if recipe.refuge is not None:
+        sentence, won = (
+            f"No network stayed within reach of the data, so {recipe.refuge[1]} takes their place. {sentence}",
+            False,
+        )
     still = _undriven(model, split.train, scales)
     shown = list(zip(split.train, split.held, split.learned, strict=True))[:MAX_SERIES]
     return {

@@ -1,0 +1,72 @@
+"""Which networks stay within reach of the data when they run freely, and what goes on with a record where none does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from isocline.fit.baselines import LinearODE
+from isocline.fit.flow import flow_of_rows
+from isocline.fit.forecast import forecast
+from isocline.fit.networks import Networks
+from isocline.fit.reading.table import Series
+from isocline.fit.scale import Scales
+from isocline.fit.split import cut
+from isocline.fit.windows import Record
+
+REACH = (
+    1.0  # ranges of the data by which a free run may leave them, on either side: growth that goes on for a while may
+)
+AHEAD = 0.25  # of a series: how far beyond its end a network runs, the tail that is held out by default
+TIMES, SERIES = 50, 4  # of a run at which it is looked at, and series it is tried on
+LINEAR, REST = "the linear ODE", "a return to the mean"
+
+
+def holding(networks: Networks, theta: Tensor, series: Sequence[Series], scales: Scales) -> Tensor:
+    """Which networks (M,) stay within reach of what was measured: a path that leaves the data by more than their range has run
+    away, however well its windows fitted.
+
+    Each runs from the middle of a record to its end, and where no inputs drive it from there on as far as a forecast goes.
+
+    Args:
+        networks: the layout.
+        theta: (M, size), without gradient.
+        series: what they were trained on; four, spread over all, are looked at.
+        scales: of the run.
+    """
+    seen = np.concatenate([scales.scaled(s.y) for s in series])
+    measured = np.isfinite(seen).any(0)
+    low, high = np.nanmin(seen[:, measured], 0), np.nanmax(seen[:, measured], 0)
+    room = REACH * np.maximum(high - low, 1.0)
+    chosen = [series[k] for k in np.unique(np.linspace(0, len(series) - 1, SERIES).round().astype(int))]
+    records, later = list[Series](), list[np.ndarray]()
+    for s in (s for s in chosen if len(s.t) > 3):
+        known, rest = cut(s, len(s.t) // 2)
+        records.append(known)
+        later.append(rest.t[np.unique(np.linspace(0, len(rest.t) - 1, TIMES).round().astype(int))])
+        if s.u is None:
+            records.append(s)
+            later.append(s.t[-1] + (s.t[-1] - s.t[0]) * AHEAD * np.arange(1, TIMES + 1) / TIMES)
+    if not records:
+        return torch.ones(len(theta), dtype=torch.bool)
+    layout, rows = networks.plain(theta)
+    flow = flow_of_rows(layout, rows.repeat_interleave(len(records), 0))
+    paths = forecast(flow, records * len(theta), later * len(theta), scales)
+    inside = [bool(((p[:, measured] >= low - room) & (p[:, measured] <= high + room)).all()) for p in paths]
+    return torch.tensor(inside).view(len(theta), len(records)).all(1)
+
+
+def refuge(networks: Networks, record: Record, series: Sequence[Series], scales: Scales) -> tuple[Tensor, str]:
+    """A row (size,) that holds where no network does, and its name: the linear ODE, or if that runs away a return to the mean."""
+    dim, linear = networks.dim, LinearODE(record).rows
+    rest = torch.cat([-torch.eye(dim), torch.zeros(dim, networks.inputs + 1)], 1).to(linear)
+    rows = torch.zeros(2, networks.size, dtype=torch.float64)
+    for row, found in zip(rows, (linear, rest), strict=True):
+        *_, bias, matrix = row.split(networks.sizes)
+        matrix.copy_(found[:, :-1].flatten())
+        bias.copy_(found[:, -1])
+    holds = holding(networks, rows[:1], series, scales)
+    return (rows[0], LINEAR) if bool(holds[0]) else (rows[1], REST)

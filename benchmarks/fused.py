@@ -33,6 +33,8 @@ from fused_more import MORE
 from fused_timing import Settings, digits, interleaved
 from torch import Tensor
 
+from isocline.engines.fused.build import vector_bytes
+
 OURS = ("fused", "specialised")
 # What a target is against: the best of these groups of methods.
 GROUPS = {
@@ -59,7 +61,8 @@ def missing() -> str:
 
 
 def made() -> str:
-    return origin([name for name in (*PEERS, "jax") if present(name)])
+    told = origin([name for name in (*PEERS, "jax") if present(name)])
+    return told.replace(", one thread.", f", vectors of {8 * vector_bytes()} bits, one thread.")
 
 
 # ---- measuring --------------------------------------------------------------------------------------------------------

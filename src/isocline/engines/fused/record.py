@@ -38,8 +38,8 @@ def record(f: Callable[..., Tensor], inputs: tuple[Tensor, ...], parts: Mapping[
 
     Example:
         >>> y = torch.ones(3)
-        >>> [node.name for node in record(lambda x: torch.tanh(x) * y, (torch.zeros(3),), {}).graph.nodes]
-        ['arg0', 'tanh', 'held0', 'mul', 'output']
+        >>> [node.op for node in record(lambda x: torch.tanh(x) * y, (torch.zeros(3),), {}).graph.nodes]
+        ['placeholder', 'call_function', 'get_attr', 'call_function', 'output']
     """
     recorder = _Recorder(parts)
     for i, x in enumerate(inputs):

@@ -305,7 +305,7 @@ def _solver(model: nn.Module, split: Split, scales: Scales, recipe: Recipe) -> d
     y0 = settled(flow_of(model), [longest.rows(slice(longest.first, longest.first + 12))], scales).requires_grad_()
     inputs = Drive.of([longest], [ends], scales).given(model)
     options: dict[str, Any] = {"rtol": 1e-5, "atol": 1e-6, "batching": "per_sample", "inputs": inputs}
-    sol = solve(model, y0, ts, throw=False, **options)
+    sol = solve(model, y0, ts, engine="auto", throw=False, **options)
     back = None
     if sol.success:
         sol.ys[-1].sum().backward()

@@ -13,7 +13,6 @@ Value = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 MEMORY = 20  # pairs that L-BFGS keeps
 SUFFICIENT, SHORTENED = 1e-4, 15  # Armijo's constant, and trials before a row gives up
-FEW = 1 / 12  # share of the rows that the others do not wait for
 ENOUGH, LATELY = 1e-4, 10  # a row is done once its value falls by less than 1e-4 in the last 10 iterations
 
 
@@ -79,8 +78,6 @@ class LBFGS:
         self.loss, self.gradient = value(theta, torch.arange(len(theta)))
         self.done = ~(self.loss.isfinite() & self.gradient.isfinite().all(1))
         self.past = [self.loss.clone()]
-        self.length = torch.ones_like(self.loss)
-        self.trials = torch.zeros(len(theta), dtype=torch.int64)
 
     def step(self) -> None:
         """One iteration of every row that is not done."""
@@ -93,7 +90,7 @@ class LBFGS:
         slope = torch.where(uphill, -self.gradient.square().sum(1), slope)
         before, gradient = self.theta.clone(), self.gradient.clone()
         moved = self._search(direction, slope)
-        self.done |= self.trials == SHORTENED
+        self.done |= ~moved
         if len(self.past) == LATELY:
             self.done |= self.past[0] - self.loss < self.enough
         self.past = [*self.past, self.loss.clone()][-LATELY:]
@@ -118,36 +115,31 @@ class LBFGS:
         return q.neg_()
 
     def _search(self, direction: Tensor, slope: Tensor) -> Tensor:
-        """Moves each row to a point that is lower enough; which rows found one.
-
-        An evaluation of few rows costs nearly as much as one of all, so the last few do not hold up the others: they go on
-        from the step length they have come to when everybody has the next direction.
-        """
+        """Moves each row to a point that is lower enough; which rows found one."""
         start, base = self.theta.clone(), self.loss.clone()
+        length = torch.ones_like(base)
         active = (~self.done).nonzero().squeeze(1)
-        few = FEW * len(active)
         moved = torch.zeros_like(self.done)
-        while True:
-            length = self.length[active]
-            trial = start[active] + length[:, None] * direction[active]
+        for _ in range(SHORTENED):
+            trial = start[active] + length[active, None] * direction[active]
             loss, gradient = self.value(trial, active)
             good = (
                 loss.isfinite()
                 & gradient.isfinite().all(1)
-                & (loss <= base[active] + SUFFICIENT * length * slope[active])
+                & (loss <= base[active] + SUFFICIENT * length[active] * slope[active])
             )
             found = active[good]
             self.theta[found], self.loss[found], self.gradient[found] = trial[good], loss[good], gradient[good]
-            moved[found], self.length[found], self.trials[found] = True, 1.0, 0
-            active, loss, length = active[~good], loss[~good], length[~good]
+            moved[found] = True
+            active, loss = active[~good], loss[~good]
+            if not len(active):
+                break
             # The lowest point of the parabola through what is known, held between a tenth and a half.
-            bend = loss - base[active] - length * slope[active]
-            best = -slope[active] * length / (2 * bend)
-            self.length[active] = length * torch.where(best.isfinite(), best, 0.1).clamp(0.1, 0.5)
-            self.trials[active] += 1
-            active = active[self.trials[active] < SHORTENED]
-            if len(active) <= few:
-                return moved
+            bend = loss - base[active] - length[active] * slope[active]
+            best = -slope[active] * length[active] / (2 * bend)
+            best = torch.where(best.isfinite(), best, 0.1).clamp(0.1, 0.5)
+            length[active] = length[active] * best
+        return moved
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
@@ -158,8 +150,6 @@ class LBFGS:
             "gradient": self.gradient,
             "done": self.done,
             "past": self.past,
-            "length": self.length,
-            "trials": self.trials,
         }
 
     @classmethod
@@ -170,5 +160,4 @@ class LBFGS:
         self.theta, self.past = theta, list(state["past"])
         self.pairs = [Pair(s, y) for s, y in zip(state["s"], state["y"], strict=True)]
         self.loss, self.gradient, self.done = (state[k] for k in ("loss", "gradient", "done"))
-        self.length, self.trials = state["length"], state["trials"]
         return self

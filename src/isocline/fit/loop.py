@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -67,7 +66,6 @@ class Trainer:
         share: of the steps of each stage.
         networks: their layout; None: that of `Networks`.
         group: processes that train together.
-        warm: networks (size,) by member that take the place of what gradient matching has found.
     """
 
     def __init__(
@@ -80,10 +78,8 @@ class Trainer:
         share: float = 1.0,
         networks: Networks | None = None,
         group: Group = ALONE,
-        warm: Mapping[int, Tensor] | None = None,
     ) -> None:
         self.config, self.batch, self.lead, self.group = config, batch, lead, group
-        self.warm = warm or {}
         self.networks = Networks(batch.dim, config.hidden) if networks is None else networks
         self.objective = Objective(self.networks, batch, penalty, config.continuity, config.noise == "learned", group)
         self.stages = self._plan(share)
@@ -93,8 +89,6 @@ class Trainer:
         self.misfit = self.loss.clone()
         self.history = History()
         self.optimizer: Adam | LBFGS | None = None
-        if not config.matching:
-            self._warm()
         self._windows: tuple[int, Windows] | None = None
 
     def _plan(self, share: float) -> list[Stage]:
@@ -151,8 +145,6 @@ class Trainer:
         finished = isinstance(self.optimizer, LBFGS) and bool(self.optimizer.done.all())
         if self.step >= stage.steps or finished:
             self.stage, self.step = self.stage + 1, 0
-            if stage.kind == "matching":
-                self._warm()
             if self.done or self.now.kind != "polish" or stage.kind != "polish":
                 self.optimizer = None  # else the parts of the polish go on with what L-BFGS knows
             if self.done and stage.kind == "polish" and self._judge_steps(stage) and self.extra < EXTRA:
@@ -178,10 +170,6 @@ class Trainer:
                 self.misfit = finer
                 return halved
             halved, self.optimizer = True, None
-
-    def _warm(self) -> None:
-        for m, network in self.warm.items():
-            self.objective.network(self.theta)[m] = network
 
     def _match(self, stage: Stage) -> None:
         networks = self.objective.network(self.theta)

@@ -126,7 +126,7 @@ def _plan(future: int | None, horizon: int | None, series: bool, folds: int | No
         raise UserError("series: leaves whole series out; expected it without future and horizon")
     if folds is not None and not series:
         raise UserError(
-            f"folds={folds}: the number of groups of series, with series (--series); for rolling origins give future (--future {folds})"
+            f"folds={folds}: the number of groups of series; expected it with series (--series); for rolling origins give future (--future {folds})"
         )
     for name, value, least in (("future", future, 1), ("horizon", horizon, 1), ("folds", folds, 2)):
         if value is not None and value < least:

@@ -73,7 +73,8 @@ template <class T> struct Record {
   T *states = nullptr;
   int64_t count = 0, room = 0;
   std::vector<int32_t> last, seen; // of every sample of the chunk: its last step, its observations
-  std::vector<double> end;         // and where it ended
+  std::vector<double> end;         // where it ended
+  std::vector<T> finish;           // and in which state
   Record() = default;
   Record(const Record &) = delete;
   ~Record() { std::free(steps), std::free(states); }
@@ -171,7 +172,9 @@ static void solve_chunk(const Call<T> &c, const Program<T> &program, int64_t fro
   const bool fsal = c.method.fsal;
   st.jumping = time.jumps != nullptr;
   auto f = [&](int, const T *times, const V<T> *x, V<T> *out) { flow.evaluate(low, times, x, out); };
-  if (record) record->last.assign(to - from, -1), record->seen.assign(to - from, 0), record->end.assign(to - from, 0);
+  if (record)
+    record->last.assign(to - from, -1), record->seen.assign(to - from, 0), record->end.assign(to - from, 0),
+        record->finish.resize((to - from) * n);
 
   // The slope at the start and the first step of every sample, tile by tile.
   std::vector<T> slopes(size_t(to - from) * n);
@@ -208,7 +211,7 @@ static void solve_chunk(const Call<T> &c, const Program<T> &program, int64_t fro
     for (int d = 0; d < n; d++) c.end[i * n + d] = st.lane(st.y, d, l);
     if (record)
       record->last[i - from] = int32_t(last[l]), record->seen[i - from] = int32_t(seen[l]),
-      record->end[i - from] = st.t[l];
+      record->end[i - from] = st.t[l], std::copy_n(c.end + i * n, n, record->finish.data() + (i - from) * n);
     running--;
   };
   auto seat = [&](int l) {

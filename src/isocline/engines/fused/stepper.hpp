@@ -137,15 +137,15 @@ template <class T, int NV> struct Stepper {
     }
   }
   // The way back: g_p += g x_p for a cotangent g of an interpolated state, (degree, n) rows; and once all of a step are in,
-  // those of the slopes, (all stages, n) rows: h Σ_p dense_pi g_p
+  // those of the slopes of some stages, (stages, n) rows: h Σ_p dense_pi g_p
   void gather(const V<T> *g, const V<T> *x, V<T> *into) const {
     for (int p = 0; p < m.degree; p++)
       for (int d = 0; d < n * NV; d += NV, into += NV)
 #pragma GCC unroll 8
         for (int v = 0; v < NV; v++) into[v] += g[d + v] * x[p * NV + v];
   }
-  void scatter(const V<T> *g, V<T> *out) const {
-    for (int i = 0; i < all_stages; i++)
+  void scatter(const V<T> *g, int first, int last, V<T> *out) const {
+    for (int i = first; i < last; i++)
       for (int d = 0; d < n; d++, out += NV) {
         V<T> sum[NV] = {};
         for (int p = 0; p < m.degree; p++)
@@ -156,10 +156,16 @@ template <class T, int NV> struct Stepper {
       }
   }
   // Where in the step times are, from 0 to 1.
-  void place(double *key, V<T> *theta) {
+  void place(double *key, V<T> *theta) { place(key, t, t1, theta); }
+  static void place(double *key, double *from, double *to, V<T> *theta) {
     for (int i = 0; i < ND; i++)
       numbers((T *)theta, i) =
-          __builtin_convertvector((part(key, i) - part(t, i)) / (part(t1, i) - part(t, i)), Numbers);
+          __builtin_convertvector((part(key, i) - part(from, i)) / (part(to, i) - part(from, i)), Numbers);
+  }
+  // h of steps from and to given times.
+  void step_between(double *from, double *to) {
+    for (int i = 0; i < ND; i++)
+      numbers((T *)hv, i) = __builtin_convertvector((part(to, i) - part(from, i)) * part(sign, i), Numbers);
   }
   // The lanes of which something is true, in order; returns how many.
   static int list(const int64_t *truths, int *lanes) {

@@ -209,7 +209,7 @@ static void pull_back_together(const Back<T> &back, const Program<T> &field, con
           f.st.gather(g, powers, gp);
           for (int64_t d = 0; d < size; d++) yb[d] += g[d];
         }
-        f.st.scatter(gp, kb);
+        f.st.scatter(gp, 0, all, kb);
       }
       for (int i = used - 1; i >= 0; i--) {
         with(i);

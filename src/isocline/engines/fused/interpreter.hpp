@@ -94,9 +94,17 @@ struct Code {
   int32_t length, collects, rows;
   const int32_t *picked; // rows of the copies
   void *native;          // a function in the place of what does not collect, or null
+  void *steps;           // of a field, and of a derivative: a function of runs of fixed steps (emit/steps.py), or null
 };
 // Leaves, packed matrices, the rows of a machine in its two memories.
 template <class T> using Native = void (*)(const T *const *, const T *const *, V<T> *, V<T> *);
+// Leaves, a memory of the field, the times of the stages (count, stages), the steps, how many; the state; where states go. And
+// of the way back: where they are, the cotangents of the state and of further inputs, the sums of the leaves.
+template <class T>
+using Steps = void (*)(const T *const *, const V<T> *, const T *, const T *, int64_t, V<T> *, V<T> *);
+template <class T>
+using StepsBack = void (*)(const T *const *, const V<T> *, const T *, const T *, int64_t, const V<T> *, V<T> *, V<T> *,
+                           V<T> *const *);
 
 template <class T> struct Program {
   Code code;
@@ -169,6 +177,17 @@ static __attribute__((noinline)) void binary(const Source<T> &a, const Source<T>
   const V<T> *left = a.rows, *right = b.rows;
   if (left && a.stride && right && b.stride) {
     for (int i = 0; i < count * nv; i++) out[i] = F::template at<T>(left[i], right[i]);
+    return;
+  }
+  const bool one = count == 1;
+  if (left && a.stride && !right && (one || !b.stride)) {
+    const V<T> y = read<T>(b, 0, 0);
+    for (int i = 0; i < count * nv; i++) out[i] = F::template at<T>(left[i], y);
+    return;
+  }
+  if (right && b.stride && !left && (one || !a.stride)) {
+    const V<T> x = read<T>(a, 0, 0);
+    for (int i = 0; i < count * nv; i++) out[i] = F::template at<T>(x, right[i]);
     return;
   }
   for (int i = 0; i < count; i++) {

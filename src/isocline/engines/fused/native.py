@@ -57,6 +57,7 @@ class Code(ctypes.Structure):
         ("rows", ctypes.c_int32),
         ("picked", ctypes.c_void_p),
         ("native", ctypes.c_void_p),
+        ("steps", ctypes.c_void_p),
     ]
 
 
@@ -94,15 +95,15 @@ class Encoded:
                 place.value = operand.value
         self.picked = _ints(picked)
         pointers = ctypes.addressof(self.code), ctypes.addressof(self.picked)
-        self.whole = Code(pointers[0], len(plain), len(collects), program.rows, pointers[1], None)
+        self.whole = Code(pointers[0], len(plain), len(collects), program.rows, pointers[1], None, None)
         self.inputs = _ints([row for _, first, count in program.inputs for row in range(first, first + count)])
         self.outputs = _ints([row for _, rows in program.outputs for row in rows])
         self.sizes = (ctypes.c_int64 * max(1, len(program.leaves)))(*program.leaves)
 
-    def by(self, native: int | None) -> Code:
-        """The code with a function in the place of what does not collect, at this address."""
+    def by(self, native: int | None, steps: int | None = None) -> Code:
+        """The code with functions in the place of what does not collect, and of runs of steps, at these addresses."""
         whole = self.whole
-        return Code(whole.code, whole.length, whole.collects, whole.rows, whole.picked, native)
+        return Code(whole.code, whole.length, whole.collects, whole.rows, whole.picked, native, steps)
 
 
 def _bent(code: list[Instruction], readers: list[Instruction], program: Program) -> list[Instruction]:

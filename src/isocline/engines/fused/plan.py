@@ -131,6 +131,7 @@ class Plan:
 
     Attributes:
         samples, size, observations, width: of a solve; the last one in vectors of a tile's row.
+        tableau: of a method whose steps are the same for all samples, fixed and at common times; else None.
         call, back: what the machine is handed, without the addresses of a solve's tensors.
     """
 
@@ -144,6 +145,8 @@ class Plan:
         call.method = method(problem.solver, isinstance(problem.controller, PID))
         call.control = control(problem.controller, problem.solver, problem.max_steps)
         call.times, tables = times(problem, problem.controller)
+        fixed = call.times.common and not call.times.jumps and not isinstance(problem.controller, PID)
+        self.tableau = problem.solver.tableau if fixed else None
         tolerances = tolerances_of(problem, problem.controller, dtype)
         self.kept = tables, tolerances
         call.size = self.size
@@ -157,9 +160,9 @@ class Plan:
         return Back(derivative=self.field(self.traced.encoded_derivative))
 
     @staticmethod
-    def field(encoded: Encoded, native: int | None = None) -> Field:
-        """A program as the machine takes it, with the address of its compiled function where there is one."""
-        return Field(encoded.by(native), ctypes.addressof(encoded.inputs), ctypes.addressof(encoded.outputs))
+    def field(encoded: Encoded, native: int | None = None, steps: int | None = None) -> Field:
+        """A program as the machine takes it, with the addresses of its compiled functions where there are any."""
+        return Field(encoded.by(native, steps), ctypes.addressof(encoded.inputs), ctypes.addressof(encoded.outputs))
 
     def _width(self, samples: int) -> int:
         """Vectors in a row of a tile: few lanes for few samples, many where there is little to compute."""

@@ -24,6 +24,7 @@ from isocline.engines.fused.plan import (
     NAMES,
     Back,
     Call,
+    Field,
     Job,
     Outcome,
     Path,
@@ -115,7 +116,7 @@ class Run:
             call.driven, call.n_signals = sum(signal.size for signal in self.curves), len(self.signals)
             call.signals = ctypes.addressof(self.curves)
         if engine.specialise and (native := self._native("forward")) is not None:
-            call.field = plan.field(self.traced.encoded, address(native, "field"))
+            call.field = self._compiled_field(native)
 
     @property
     def traced(self) -> Any:
@@ -125,7 +126,12 @@ class Run:
     def _native(self, way: str) -> ctypes.CDLL | None:
         """The compiled functions of a way, "forward" or "backward", where they are there."""
         plan = self.plan
-        return compiled(WAYS[way], plan.traced, plan.dtype, plan.width, self.engine.specialise == "wait")
+        wait = self.engine.specialise == "wait"
+        return compiled(WAYS[way], plan.traced, plan.dtype, plan.width, wait, plan.tableau)
+
+    def _compiled_field(self, native: ctypes.CDLL | None) -> Field:
+        where = (None, None) if native is None else (address(native, "field"), address(native, "steps"))
+        return self.plan.field(self.traced.encoded, *where)
 
     def solve(self, want_tape: bool = False) -> Tensor:
         """Runs it, once: the observations (T, B, N). With a tape it can be pulled back."""
@@ -182,8 +188,9 @@ class Run:
         back.call = self.call
         native = self._native("backward") if self.engine.specialise else None
         if native is not None:
-            back.derivative = plan.field(self.traced.encoded_derivative, address(native, "derivative"))
-        back.call.field = plan.field(self.traced.encoded, None if native is None else address(native, "field"))
+            where = address(native, "derivative"), address(native, "steps_back")
+            back.derivative = plan.field(self.traced.encoded_derivative, *where)
+        back.call.field = self._compiled_field(native)
         back.grads, back.grad_y0, back.grad_u = grads.data_ptr(), grad_y0.data_ptr(), grad_u.data_ptr()
         back.grad_leaves = ctypes.addressof(pointers)
         return back, (grad_y0, grad_tables, grad_u, grad_leaves), (grads, pointers)

@@ -25,6 +25,7 @@ template <class T, int NV> struct Abreast {
   double t, t1, sign;
   T h;
   alignas(64) T times[W];
+  std::vector<T> moments, lengths; // of runs of steps: the times of the stages, the steps
 
   Abreast(const Call<T> &call, const Program<T> &field)
       : c(call), st(c.method, c.control, int(c.size), c.rtol, c.atol), flow(call, field), n(st.n), s(st.s),
@@ -34,6 +35,12 @@ template <class T, int NV> struct Abreast {
     for (int i = 0; i <= all; i++) slot[i] = (V<T> *)((char *)lows.data + flow.bytes() * i);
   }
   int64_t steps() const { return int64_t(grid.size()) - 1; }
+  void look_ahead() {
+    for (int64_t step = 0; step < steps(); step++) {
+      aim(step), lengths.push_back(h);
+      for (int i = 0; i < s; i++) moments.push_back(stage_time(i));
+    }
+  }
   // Samples from `base` on: what of them does not change. Lanes too many are as the last of them.
   int seat(int64_t base, int64_t to) {
     for (int l = 0; l < W; l++)
@@ -101,6 +108,8 @@ static bool solve_together(const Call<T> &c, const Program<T> &program, int64_t 
   const Times &time = c.times;
   const int64_t steps = f.steps(), size = int64_t(n) * NV;
   const int degree = c.method.degree;
+  const auto run = c.n_signals ? nullptr : (Steps<T>)program.code.steps;
+  if (run) f.look_ahead();
   Memory memory(sizeof(V<T>) * (size * (1 + degree) + degree * NV));
   V<T> *inside = (V<T> *)memory.data, *polynomial = inside + size, *powers = polynomial + degree * size, *states = nullptr;
   if (record) record->take_tiles((to - from + W - 1) / W * steps * size * sizeof(V<T>)), states = (V<T> *)record->states;
@@ -116,6 +125,21 @@ static bool solve_together(const Call<T> &c, const Program<T> &program, int64_t 
       for (int d = 0; d < n; d++) f.st.lane(f.state(0), d, l) = c.y0[std::min(base + l, to - 1) * n + d];
     while (seen < time.width && time.keys[seen] <= f.grid[0]) observe(f.state(0));
     for (int64_t step = 0; step < steps; step++) {
+      int64_t last = step; // of a run of steps that are seen at most at its end
+      auto seen_before = [&](double t) { return seen < time.width && time.keys[seen] < t; };
+      while (run && step && last < steps && !seen_before(f.grid[last + 1]) &&
+             !(last > step && seen < time.width && time.keys[seen] == f.grid[last]))
+        last++;
+      if (last > step) {
+        run(program.leaves.data(), f.slot[0], f.moments.data() + step * s, f.lengths.data() + step, last - step, f.state(0),
+            states);
+        if (states) states += (last - step) * size;
+        if (!finite<T>(f.state(0), size)) return false;
+        while (seen < time.width && time.keys[seen] == f.grid[last]) observe(f.state(0));
+        if (last < steps && fsal) f.aim(last), f.run(0, 0);
+        step = last - 1;
+        continue;
+      }
       f.aim(step);
       if (step == 0 || !fsal) f.run(0, 0);
       if (step == 0)
@@ -174,6 +198,10 @@ static void pull_back_together(const Back<T> &back, const Program<T> &field, con
   int used_by_step = 0; // stages that the step depends on
   for (int i = 0; i < s; i++)
     if (f.st.b[i] != 0) used_by_step = i + 1;
+  const auto run = c.n_signals || back.grad_states || !field.code.steps ? nullptr : (StepsBack<T>)slope.code.steps;
+  if (run) f.look_ahead();
+  std::vector<V<T> *> into;
+  for (const auto &lanes : sums.lanes) into.push_back(lanes ? (V<T> *)lanes->data : nullptr);
   int64_t first_key = 0, last_key = 0;
   while (first_key < time.width && time.keys[first_key] <= f.grid[0]) first_key++;
   while (last_key < time.width && time.keys[last_key] <= f.grid.back()) last_key++;
@@ -193,8 +221,19 @@ static void pull_back_together(const Back<T> &back, const Program<T> &field, con
       const int64_t end = seen;
       while (seen > first_key && time.keys[seen - 1] > f.t) seen--;
       const bool inside = seen < end && time.keys[seen] != f.t1;
+      if (run && !inside) { // with the steps before it that nobody sees the end of, or looks into
+        for (int64_t key = seen; key < end; key++) observed(key, lambda, true);
+        int64_t first = step;
+        while (first > 0 && !(seen > first_key && time.keys[seen - 1] > f.grid[first - 1])) first--;
+        states -= (step - first + 1) * size;
+        run(field.leaves.data(), f.slot[0], f.moments.data() + first * s, f.lengths.data() + first, step - first + 1, states, lambda,
+            gu, into.data());
+        step = first;
+        continue;
+      }
       const int used = inside ? all : used_by_step;
       std::memcpy((void *)f.state(0), states -= size, size * sizeof(V<T>));
+      for (int64_t i = 0; i < size; i++) __builtin_prefetch(states + i - 4 * size); // they come from far away
       for (int i = 0; i < used; i++) {
         if (i) f.stage(i, f.state(i));
         f.run(i, i);

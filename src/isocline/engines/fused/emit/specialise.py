@@ -18,10 +18,13 @@ from weakref import WeakKeyDictionary
 import torch
 
 from isocline.engines.fused import build
+from isocline.engines.fused.emit import steps
 from isocline.engines.fused.emit.blocks import Block, blocks, stored, written
+from isocline.engines.fused.emit.values import applied, number, result, uniform
 from isocline.engines.fused.native import Encoded
-from isocline.engines.fused.program import BINARY, UNARY, Instruction, Operand
+from isocline.engines.fused.program import Operand
 from isocline.engines.fused.traced import Traced
+from isocline.solvers.tableau import Tableau
 
 logger = logging.getLogger("isocline")
 TYPES = {torch.float32: "float", torch.float64: "double"}
@@ -61,7 +64,7 @@ def emit(name: str, encoded: Encoded, split: int = 0, kept: Iterable[int] = ()) 
         kept: rows that are to be in memory, beside the outputs and what is collected.
 
     Example:
-        >>> from isocline.engines.fused.program import Program
+        >>> from isocline.engines.fused.program import Instruction, Program
         >>> program = Program([("y", 0, 1)], 2, [Instruction("exp", 1, 1, (Operand("rows", 0),))], [("dy", (1,))])
         >>> "const V<T> r1 = f_exp::at<T>(r0);" in emit("f", Encoded(program))
         True
@@ -69,20 +72,27 @@ def emit(name: str, encoded: Encoded, split: int = 0, kept: Iterable[int] = ()) 
     return FUNCTION.format(name=name, body="\n".join(_Emitter(encoded, split, kept).lines()))
 
 
-def forward(traced: Traced, dtype: torch.dtype, vectors: int) -> str:
-    """The source of the field's function, which leaves its outputs."""
-    return frame(dtype, vectors, emit("field", traced.encoded, traced.program.rows))
+def forward(traced: Traced, dtype: torch.dtype, vectors: int, tableau: Tableau | None = None) -> str:
+    """The source of the field's function, which leaves its outputs; and, of a small field, of runs of a method's fixed steps."""
+    runs = [] if tableau is None else [steps.forward(traced, tableau)]
+    return frame(dtype, vectors, emit("field", traced.encoded, traced.program.rows), *runs)
 
 
-def backward(traced: Traced, dtype: torch.dtype, vectors: int) -> str:
-    """The source of the field's function and its derivative's, for which the former keeps what the latter reads."""
+def backward(traced: Traced, dtype: torch.dtype, vectors: int, tableau: Tableau | None = None) -> str:
+    """The source of the field's function and its derivative's, for which the former keeps what the latter reads; and of runs of
+    steps likewise, forwards and backwards."""
     rows, rest = traced.program.rows, traced.encoded_derivative
     read = {row for one in (*rest.plain, *rest.collects) for row in one.reads()}
     read |= {row for _, out in rest.program.outputs for row in out}
     kept = [row for row in read if row < rows]
-    return frame(
-        dtype, vectors, emit("field", traced.encoded, rows, kept), emit("derivative", traced.encoded_derivative, rows)
-    )
+    runs = [] if tableau is None else [steps.forward(traced, tableau), steps.backward(traced, tableau)]
+    derivative = emit("derivative", traced.encoded_derivative, rows)
+    return frame(dtype, vectors, emit("field", traced.encoded, rows, kept), derivative, *runs)
+
+
+def entry(leaf: int, index: int | str) -> str:
+    """A number of a leaf, the same in all lanes."""
+    return f"all<T>(leaves[{leaf}][{index}])"
 
 
 class _Emitter:
@@ -124,35 +134,16 @@ class _Emitter:
         def read(operand: Operand, i: int) -> str:
             if operand.kind == "rows":
                 return row(operand.at + i)
-            return row(operand.at) if operand.kind == "splat" else _uniform(operand, i)
+            return row(operand.at) if operand.kind == "splat" else uniform(operand, i, entry)
 
         for one in block.code:
             for i in range(one.count):
-                value, r = self._value(one, i, read, row), one.out + i
+                value, r = result(one, i, read, row, entry), one.out + i
                 made.append(f"  const V<T> r{r} = {value};")
                 known.add(r)
                 if r in self.stored:
                     made.append(f"  {self.place(r)} = r{r};")
         return ["for (int v = 0; v < NV; v++) {", *made, "}"]
-
-    def _value(self, one: Instruction, i: int, read: Any, row: Any) -> str:
-        """Row i of an instruction's result."""
-        x = one.operands[0] if one.operands else None
-        if one.op == "copy":
-            return row(one.rows[i])
-        if one.op in ("linear", "linear^T"):
-            assert x is not None
-            start = read(one.operands[1], i) if len(one.operands) > 1 else "V<T>{}"
-            at = [i * one.width + j if one.op == "linear" else j * one.count + i for j in range(one.width)]
-            terms = [f"all<T>(leaves[{one.leaf}][{k}]) * {read(x, j)}" for j, k in enumerate(at)]
-            return " + ".join([start, *terms])
-        if one.op in ("sum", "max"):
-            terms = [read(x, i * one.width + j) for j in range(one.width)]
-            value = terms[0]
-            for term in terms[1:]:
-                value = f"{value} + {term}" if one.op == "sum" else f"f_maximum::at<T>({value}, {term})"
-            return value
-        return _applied(one, [read(operand, i) for operand in one.operands])
 
     def _loop(self, block: Block) -> list[str]:
         """Row i of all of them, in registers."""
@@ -163,10 +154,10 @@ class _Emitter:
             if operand.kind == "rows":
                 place = range(operand.at, operand.at + block.count)
                 return names.get(place) or self.place(operand.at, " + i")
-            return self.place(operand.at) if operand.kind == "splat" else _uniform(operand, "i")
+            return self.place(operand.at) if operand.kind == "splat" else uniform(operand, "i", entry)
 
         for one in block.code:
-            value, name = _applied(one, [read(operand) for operand in one.operands]), f"r{one.out}"
+            value, name = applied(one, [read(operand) for operand in one.operands]), f"r{one.out}"
             made.append(f"  const V<T> {name} = {value};")
             names[written(one)] = name
             if not self.stored.isdisjoint(written(one)):
@@ -208,34 +199,8 @@ class _Emitter:
         if operand.kind in ("rows", "splat"):
             return f"Source<T>{{{self.at(operand.at)}, nullptr, {'NV' if operand.kind == 'rows' else '0'}, 0}}"
         if operand.kind == "number":
-            return f"Source<T>{{nullptr, nullptr, 0, {_number(operand.value)}}}"
+            return f"Source<T>{{nullptr, nullptr, 0, {number(operand.value)}}}"
         return f"Source<T>{{nullptr, leaves[{operand.leaf}] + {operand.at}, {int(operand.kind == 'leaf')}, 0}}"
-
-
-def _applied(one: Instruction, read: list[str]) -> str:
-    """A pointwise instruction on its operands."""
-    if one.op in ("fill", "load"):
-        return read[0]
-    if one.op == "where":
-        return f"pick<T>({read[0]} != 0, {read[1]}, {read[2]})"
-    if one.op == "pow" and one.operands[1].kind == "number" and one.operands[1].value in (2.0, 3.0):
-        return " * ".join(read[:1] * int(one.operands[1].value))
-    assert one.op in UNARY or one.op in BINARY or one.op == "tanh'"
-    name = {"not": "not_", "and": "and_", "or": "or_", "tanh'": "tanh_back"}.get(one.op, one.op)
-    return f"f_{name}::at<T>({', '.join(read)})"
-
-
-def _uniform(operand: Operand, i: int | str) -> str:
-    """A number that is the same for all samples, of row i."""
-    if operand.kind == "number":
-        return f"all<T>({_number(operand.value)})"
-    at = f"{operand.at}" if operand.kind == "entry" else f"{operand.at} + {i}"
-    return f"all<T>(leaves[{operand.leaf}][{at}])"
-
-
-def _number(value: float) -> str:
-    special = {float("inf"): "INFINITY", float("-inf"): "-INFINITY"}.get(value, repr(value))
-    return f"T({'NAN' if value != value else special})"
 
 
 # ---- compiling ----------------------------------------------------------------------------------------------------
@@ -251,9 +216,10 @@ def library(source: str) -> ctypes.CDLL:
     return ctypes.CDLL(str(build.program(compiled_by, name, source)))
 
 
-def address(found: ctypes.CDLL, name: str) -> int:
-    """Where a function by `emit` is."""
-    return ctypes.cast(getattr(found, f"isocline_{name}"), ctypes.c_void_p).value or 0
+def address(found: ctypes.CDLL, name: str) -> int | None:
+    """Where a function is; None where there is none of this name."""
+    function = getattr(found, f"isocline_{name}", None)
+    return None if function is None else ctypes.cast(function, ctypes.c_void_p).value
 
 
 class Pending:
@@ -284,16 +250,18 @@ class Pending:
 PENDING: WeakKeyDictionary[Encoded, dict[Any, Pending]] = WeakKeyDictionary()  # by the field's program; they go with it
 
 
-def compiled(way: Any, traced: Traced, dtype: torch.dtype, vectors: int, wait: bool) -> ctypes.CDLL | None:
+def compiled(
+    way: Any, traced: Traced, dtype: torch.dtype, vectors: int, wait: bool, tableau: Tableau | None = None
+) -> ctypes.CDLL | None:
     """The functions of a field, once they are compiled; the first call has it begun.
 
     Args:
         way: `forward` or `backward`.
-        traced, dtype, vectors: as for these.
+        traced, dtype, vectors, tableau: as for these.
         wait: for the compiler.
     """
     own = PENDING.setdefault(traced.encoded, {})
-    key = (way, dtype, vectors)
+    key = (way, dtype, vectors, tableau)
     if key not in own:
-        own[key] = Pending(way(traced, dtype, vectors))
+        own[key] = Pending(way(traced, dtype, vectors, tableau))
     return own[key].result(wait)

@@ -244,7 +244,7 @@ static void pull_back_chunk(const Back<T> &back, const Program<T> &field, const 
     if (ahead && next.inside)
       for (size_t d = 0; d < row; d++) kb[d] += next.slope[d];
     for (size_t d = 0; d < row; d++) yb[d] = now.began[d] + lambda[d];
-    for (int i = 0; i < used; i++)
+    for (int i = 0; i < used_by_step; i++)
       for (int d = 0; d < n && st.b[i] != 0; d++)
         for (int v = 0; v < NV; v++) kb[i * row + d * NV + v] += st.hv[v] * st.b[i] * lambda[d * NV + v];
     for (int i = used - 1; i >= 0; i--) {

@@ -293,10 +293,8 @@ class Watch:
         stuck = torch.zeros_like(taken)
         if self.at_zero is not None:
             taken, left, right, stuck = self._leave_zero(step, self.at_zero, taken, left, right)
-        if not bool((taken | stuck).any()):
-            self._advance(step, active, values[-1], sign)
-            return None
-        return self._locate(step, taken, left, right, stuck)
+        self._advance(step, active, values[-1], sign)  # all: who has an event is not looked at again
+        return self._locate(step, taken, left, right, stuck) if bool((taken | stuck).any()) else None
 
     def _ahead(self, step: Stretch) -> Tensor:
         """All conditions at the inner points and the end of the step, as few operations as possible: (4, E, R)."""

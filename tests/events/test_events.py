@@ -579,6 +579,20 @@ def test_samples_have_their_own_events_resets_and_ends(gradient):
     assert both.at(stop - 0.01)[3].isfinite().all() and both.at(stop + 0.01)[3].isnan().all()
 
 
+@pytest.mark.parametrize("first", [0.55, 9.0])
+def test_a_sample_finds_its_events_whatever_another_finds_in_the_same_step(first):
+    """One rises at 0.45 and falls at 0.62, in the first quarter of the next step; another may end in the step between."""
+    steady = torch.zeros(2, 1, dtype=F64)
+
+    def condition(t, y):
+        t = t.reshape(-1)
+        return torch.stack([first - t[0], (t[1] - 0.45) * (0.62 - t[1])])
+
+    falls = Event(condition, direction=-1)
+    sol = ic.solve(unit, steady, [0.0, 4.0], events=falls, batching="per_sample", solver="rk4", step=0.3)
+    close(sol.event_ts[0, 1], 0.62)
+
+
 def test_a_sample_that_has_stopped_is_not_evaluated_again():
     sizes = []
 

@@ -115,10 +115,11 @@ def test_a_bounce_moves_with_the_start_of_time(gradient):
 
 
 @pytest.mark.parametrize("batching", ["shared", "per_sample"])
-def test_bounces_without_end_are_noticed(batching):
+@pytest.mark.parametrize("stepping", [{}, {"solver": "rk4", "step": 0.1}], ids=str)
+def test_bounces_without_end_are_noticed(stepping, batching):
     ball = Ball(e=0.5, height=1.0)
     with pytest.raises(ic.SolveError, match=r"events accumulate at t = 1\.2") as caught:
-        ball.solve([0.0, 1.0, 3.0], batching)
+        ball.solve([0.0, 1.0, 3.0], batching, **stepping)
     error = caught.value
     assert set(torch.as_tensor(error.status).reshape(-1).tolist()) == {int(Status.EVENTS_ACCUMULATE)}
     assert error.solution.ys[1].isfinite().all() and error.solution.ys[2].isnan().all()

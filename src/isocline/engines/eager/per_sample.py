@@ -185,7 +185,8 @@ class _Loop:
             self._next_h(step, clipped, accepted, square)
         if events is not None:
             self.h = torch.where(events.withdrawn, math.inf, self.h)  # the next attempt goes to the event
-            leaving, failed = leaving | events.stuck, None if failed is None else failed & ~events.withdrawn
+            unaccepted = events.withdrawn | events.stuck  # for a reason of their own
+            leaving, failed = leaving | events.stuck, None if failed is None else failed & ~unaccepted
         if failed is not None:
             leaving = leaving | failed
         # The one synchronisation of the step.

@@ -272,7 +272,7 @@ class Watch:
 
     def _look(self, step: Stretch, active: Tensor | None, final: Tensor | None) -> Found | None:
         if self.sign is None:
-            self._start(step)
+            self.start(step)
         assert self.sign is not None
         values = torch.cat([self.value.unsqueeze(0), self._ahead(step)])
         ahead = values * self.sign
@@ -326,8 +326,9 @@ class Watch:
             self.at_zero = stays if bool(stays.any()) else None
         self.value, self.sign = value, sign
 
-    def _start(self, step: Stretch) -> None:
-        """Sets value and sign, and where a condition is zero as far as can be told."""
+    @torch.no_grad()
+    def start(self, step: Stretch) -> None:
+        """Before the first step: value and sign, and where a condition is zero as far as can be told."""
         self.value = self.all(step.t, step.y)
         slope = step.hk[0] / (step.t1 - step.t).to(step.y.dtype).unsqueeze(1)
         rate = torch.stack([self.rate(i, step.t, step.y, slope) for i in range(self.count)])

@@ -36,7 +36,7 @@ class Attempt:
     alone: bool
 
 
-def check(y0: Any, batching: str, way_back: Gradient, events: Any = None) -> None:
+def check(y0: Any, batching: str, way_back: Gradient) -> None:
     """CannotFuseError naming what the fused engine does not have, as far as it shows before the field is looked at."""
     if transformed():
         raise CannotFuseError(
@@ -55,8 +55,6 @@ def check(y0: Any, batching: str, way_back: Gradient, events: Any = None) -> Non
             f"engine='fused': its gradients are 'checkpointed', the exact one, and 'backsolve'; take engine='eager' for "
             f"{name!r}"
         )
-    if events is not None:
-        raise CannotFuseError("engine='fused': it has no events; take engine='eager'")
 
 
 def either(

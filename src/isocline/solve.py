@@ -134,8 +134,8 @@ def solve(
         given = {
             name: value for name, value in locals().items() if name not in ("field", "y0", "ts", "engine", "batching")
         }
-        # Signals and doses of all samples may be told from those of each by the batching alone.
-        chosen = batching if inputs is None and doses is None else batching or "shared"
+        # Signals, doses and events of all samples may be told from those of each by the batching alone.
+        chosen = batching if inputs is None and doses is None and events is None else batching or "shared"
         return either(lambda e, b: solve(field, y0, ts, engine=e, batching=b, **given), field, y0, ts, chosen)
     if save is not None:
         given = {name: value for name, value in locals().items() if name not in ("field", "y0", "ts", "save", "dense")}
@@ -191,7 +191,7 @@ def solve(
         )
     way_back = under_transforms(resolve_gradient(gradient), method)
     if engine == "fused":
-        check(y0, batching, way_back, events)
+        check(y0, batching, way_back)
     layout = Layout.of(y0, per_sample=batching == "per_sample")
     times = Times.of(ts, layout)
     vector_field, kinks = drive(field, inputs, layout, args)
@@ -223,12 +223,10 @@ def solve(
         doses.check(layout)
     if place is not None:
         problem.alike = place.keep(problem, way_back, attempt)
-    if fused is not None:
+    if conditions is None:
         trajectory, log = _run(problem, way_back, times, flat, doses, fused), None
-    elif conditions is None:
-        trajectory, log = _run(problem, way_back, times, flat, doses), None
     else:
-        trajectory, log = _run_with_events(problem, way_back, times, flat, conditions, max_events, doses)
+        trajectory, log = _run_with_events(problem, way_back, times, flat, conditions, max_events, doses, fused)
     solution = _solution(problem, times, trajectory, log)
     if dense:
         solution._dense, solution.accepted_ts = dense_path(problem, trajectory, flat)
@@ -284,10 +282,7 @@ def _run(
 ) -> Trajectory:
     run = way_back.run if torch.is_grad_enabled() else eager.integrate
     if fused is not None:
-        from isocline.gradients.fused import integrate, solve_fused  # with what traces fields
-
-        graph = torch.is_grad_enabled()
-        run = partial(solve_fused, way_back=way_back, engine=fused) if graph else partial(integrate, engine=fused)
+        run = _fused(way_back, fused)
     if doses is not None:
         run = doses.around(run)
     if not torch.is_grad_enabled():
@@ -303,6 +298,14 @@ def _run(
     return trajectory
 
 
+def _fused(way_back: Gradient, engine: Fused) -> Callable[[Problem, Tensor], Trajectory]:
+    """Solves by the fused engine, differentiable where a graph is wanted."""
+    from isocline.gradients.fused import integrate, solve_fused  # with what traces fields
+
+    graph = torch.is_grad_enabled()
+    return partial(solve_fused, way_back=way_back, engine=engine) if graph else partial(integrate, engine=engine)
+
+
 def _inside(problem: Problem, t: Tensor, towards: Tensor) -> Tensor:
     """Where f is asked for the gradient of `t`: at a jump just beside it."""
     return beside(problem.field, t, towards.detach(), problem.jump_ts, problem.row_jump_ts)
@@ -316,9 +319,11 @@ def _run_with_events(
     conditions: Conditions,
     max_events: int,
     doses: Dose | None = None,
+    fused: Fused | None = None,
 ) -> tuple[Trajectory, EventLog]:
     if not torch.is_grad_enabled():
-        plain = eager.integrate if doses is None else doses.around(eager.integrate)
+        plain = eager.integrate if fused is None else _fused(way_back, fused)
+        plain = plain if doses is None else doses.around(plain)
         return solve_in_pieces(problem, plain, None, y0.detach(), conditions, max_events)
     ts = times.differentiable
     pieces = itertools.count()
@@ -330,7 +335,8 @@ def _run_with_events(
             method = replace(method, graphs=method.graphs >> done)
         return method.run(piece, start)
 
-    whole = run if doses is None else doses.around(run)
+    whole = run if fused is None else _fused(way_back, fused)
+    whole = whole if doses is None else doses.around(whole)
     trajectory, log = solve_in_pieces(problem, whole, ts, y0, conditions, max_events)
     if ts is not None:
         trajectory.ys = attach_observations(problem.field, _inside(problem, ts, ts[0]), trajectory.ys)

@@ -15,7 +15,15 @@ from isocline import Event, Status
 F64 = torch.float64
 TIGHT = {"rtol": 1e-10, "atol": 1e-12}
 GRADIENTS = ["checkpointed", "backprop", "backsolve"]
+FUSED = pytest.param("fused", marks=pytest.mark.machine)  # samples on their own, by the fused engine
+BATCHINGS = ["shared", "per_sample", FUSED]
 STEPPING = [TIGHT, {"solver": "rk4", "step": 0.1}, {"solver": "dopri5", "max_step": 0.3}]
+
+
+def solve(*args, batching="shared", **kw):
+    if batching == "fused":
+        batching, kw["engine"] = "per_sample", "fused"
+    return ic.solve(*args, batching=batching, **kw)
 
 
 def T(*values, **kw):
@@ -74,7 +82,7 @@ class Ball:
         )
         y0 = torch.stack([self.height, torch.zeros((), dtype=F64)])
         y0 = y0 if batching == "shared" else torch.stack([y0, y0])
-        return ic.solve(
+        return solve(
             lambda t, y: torch.stack([y[(*i, 1)], -self.g + 0 * y[(*i, 1)]], -1),
             y0,
             ts,
@@ -84,7 +92,7 @@ class Ball:
         )
 
 
-@pytest.mark.parametrize("batching", ["shared", "per_sample"])
+@pytest.mark.parametrize("batching", BATCHINGS)
 @pytest.mark.parametrize("stepping", STEPPING, ids=str)
 @pytest.mark.parametrize("gradient", GRADIENTS)
 def test_the_bounces_of_a_ball_and_their_gradients_are_exact(gradient, stepping, batching):
@@ -114,7 +122,7 @@ def test_a_bounce_moves_with_the_start_of_time(gradient):
     close(grads(sol.ys[-1, 0], [t0])[0], -v)
 
 
-@pytest.mark.parametrize("batching", ["shared", "per_sample"])
+@pytest.mark.parametrize("batching", BATCHINGS)
 @pytest.mark.parametrize("stepping", [{}, {"solver": "rk4", "step": 0.1}], ids=str)
 def test_bounces_without_end_are_noticed(stepping, batching):
     ball = Ball(e=0.5, height=1.0)
@@ -128,7 +136,7 @@ def test_bounces_without_end_are_noticed(stepping, batching):
     close(error.solution.event_ts[-1].reshape(-1)[0], end, rtol=0, atol=5e-8)
 
 
-@pytest.mark.parametrize("batching", ["shared", "per_sample"])
+@pytest.mark.parametrize("batching", BATCHINGS)
 def test_a_ball_that_hardly_bounces_does_not_fall_through_the_floor(batching):
     """Its second flight is shorter than any step: e = 1e-5, flights 2 v eⁿ / g."""
     ball = Ball(e=1e-5, radius=1e-9, height=5.0)
@@ -138,7 +146,7 @@ def test_a_ball_that_hardly_bounces_does_not_fall_through_the_floor(batching):
     close(sol.event_ts[1].reshape(-1)[0], ball.bounce(2).item(), rtol=0, atol=1e-9)  # a flight of 2e-5
 
 
-@pytest.mark.parametrize("batching", ["shared", "per_sample"])
+@pytest.mark.parametrize("batching", BATCHINGS)
 def test_max_events_stops_with_its_status(batching):
     with pytest.raises(ic.SolveError, match="max_events"):
         Ball().solve([0.0, 20.0], batching, max_events=5)
@@ -157,7 +165,7 @@ def test_the_example_of_the_documentation_runs():
 
 
 # ---- where events are found --------------------------------------------------------------------------------------
-@pytest.mark.parametrize("batching", ["shared", "per_sample"])
+@pytest.mark.parametrize("batching", BATCHINGS)
 @pytest.mark.parametrize(
     "stepping", [{}, {"solver": "rk4", "step": 0.7}, {"solver": "euler", "max_step": 2.0}], ids=str
 )
@@ -169,7 +177,7 @@ def test_an_event_within_an_ulp_of_an_observation(gradient, stepping, batching):
         ts = [0.0, math.nextafter(5, 0), 5.0, math.nextafter(5, 6), 6.0]
         turn = Event(lambda t, y: y[..., 0], reset=lambda t, y: torch.stack([y[..., 0], -y[..., 1]], -1))
         y0 = T(5.0, -1.0) if batching == "shared" else T(5.0, -1.0)[None]
-        sol = ic.solve(
+        sol = solve(
             lambda t, y: torch.stack([p * y[..., 1], 0 * y[..., 1]], -1),
             y0,
             ts,
@@ -190,13 +198,13 @@ def test_an_event_at_the_final_time_counts_and_one_just_beyond_does_not():
     assert sol.status is Status.SUCCESS and sol.event_ts.numel() == 0
 
 
-@pytest.mark.parametrize("batching", ["shared", "per_sample"])
+@pytest.mark.parametrize("batching", BATCHINGS)
 def test_a_condition_that_only_touches_zero_is_no_event(batching):
     y0 = T(0.0) if batching == "shared" else T(0.0)[None]
     for touch in (0.37, 0.5, 0.123456):
         for stepping in ({}, {"controller": ic.PID(first_step=1.0)}, {"solver": "euler", "step": 0.25}):
             graze = Event(lambda t, y: (y[..., 0] - touch) ** 2)
-            sol = ic.solve(unit, y0, [0.0, 1.0], events=graze, batching=batching, **stepping)
+            sol = solve(unit, y0, [0.0, 1.0], events=graze, batching=batching, **stepping)
             assert sol.event_ts.numel() == 0 and sol.ys.isfinite().all()
 
 
@@ -210,11 +218,11 @@ def test_the_time_of_an_event_without_slope_has_no_gradient_and_says_so():
 
 
 @pytest.mark.parametrize("apart", [1e-1, 1e-2, 1e-3, 1e-5])
-@pytest.mark.parametrize("batching", ["shared", "per_sample"])
+@pytest.mark.parametrize("batching", BATCHINGS)
 def test_two_crossings_within_one_step_are_both_found(batching, apart):
     y0 = T(0.0) if batching == "shared" else T(0.0)[None]
     dip = Event(lambda t, y: (y[..., 0] - 0.37) ** 2 - apart**2, terminal=False)
-    sol = ic.solve(unit, y0, [0.0, 1.0], events=dip, batching=batching, controller=ic.PID(first_step=1.0))
+    sol = solve(unit, y0, [0.0, 1.0], events=dip, batching=batching, controller=ic.PID(first_step=1.0))
     close(sol.event_ts.reshape(-1), [0.37 - apart, 0.37 + apart], rtol=1e-13, atol=1e-13)
 
 
@@ -227,12 +235,12 @@ def test_crossings_at_opposite_ends_of_one_step_are_both_found():
 
 @pytest.mark.parametrize("direction", [1, -1, 0])
 @pytest.mark.parametrize("end", [10.0, -10.0])
-@pytest.mark.parametrize("batching", ["shared", "per_sample"])
+@pytest.mark.parametrize("batching", BATCHINGS)
 def test_direction_counts_along_the_solve_in_both_directions_of_time(batching, end, direction):
     """cos t falls at π/2, 5π/2 and rises at 3π/2, 7π/2 away from 0, forwards and backwards."""
     y0 = T(1.0, 0.0) if batching == "shared" else T(1.0, 0.0)[None]
     event = Event(lambda t, y: y[..., 0], terminal=False, direction=direction)
-    sol = ic.solve(
+    sol = solve(
         lambda t, y: torch.stack([y[..., 1], -y[..., 0]], -1), y0, [0.0, end], events=event, batching=batching, **TIGHT
     )
     sign = math.copysign(1, end)
@@ -241,10 +249,10 @@ def test_direction_counts_along_the_solve_in_both_directions_of_time(batching, e
     close(sol.event_ts.reshape(-1), [sign * t for t in want], rtol=1e-8, atol=0)
 
 
-@pytest.mark.parametrize("batching", ["shared", "per_sample"])
+@pytest.mark.parametrize("batching", BATCHINGS)
 def test_a_zero_at_the_start_is_not_an_event_but_the_next_one_is(batching):
     y0 = T(0.0) if batching == "shared" else T(0.0)[None]
-    sol = ic.solve(
+    sol = solve(
         lambda t, y: torch.cos(t) + 0 * y,
         y0,
         [0.0, 4.0],
@@ -273,13 +281,13 @@ def test_restarting_without_a_jump_goes_on_through_the_surface():
 
 
 @pytest.mark.parametrize("gradient", GRADIENTS)
-@pytest.mark.parametrize("batching", ["shared", "per_sample"])
+@pytest.mark.parametrize("batching", BATCHINGS)
 def test_a_root_at_a_declared_jump_is_reported_once(batching, gradient):
     """N13: y' = 1 before t = 1, a after; y − 1 crosses at the jump, and the solve goes on from it."""
     a = P(2.0)
     y0 = P([0.0]) if batching == "shared" else P([[0.0]])
     event = Event(lambda t, y: y[..., 0] - 1.0, terminal=False)
-    sol = ic.solve(
+    sol = solve(
         lambda t, y: torch.where(t < 1, 1.0, a) + 0 * y,
         y0,
         [0.0, 1.0, 2.0],
@@ -351,7 +359,7 @@ def test_however_flat_or_steep_the_condition_is_the_zero_is_the_same(condition):
 
 
 # ---- several events ----------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("batching", ["shared", "per_sample"])
+@pytest.mark.parametrize("batching", BATCHINGS)
 @pytest.mark.parametrize(
     "stepping", [{"controller": ic.PID(first_step=2.0)}, {"solver": "euler", "step": 2.0}], ids=str
 )
@@ -359,13 +367,13 @@ def test_of_two_events_in_one_step_the_first_in_time_ends_the_solve(stepping, ba
     y0 = T(0.0) if batching == "shared" else T(0.0)[None]
     for times, first in (((1.0, 0.5), 1), ((0.5, 1.0), 0)):
         events = [Event(lambda t, y: t.reshape(y.shape[:-1]) - times[0]), Event(lambda t, y: y[..., 0] - times[1])]
-        sol = ic.solve(unit, y0, [0.0, 5.0], events=events, batching=batching, **stepping)
+        sol = solve(unit, y0, [0.0, 5.0], events=events, batching=batching, **stepping)
         assert sol.event_index.reshape(-1).tolist() == [first]
         close(sol.event_ts.reshape(-1), [0.5], rtol=1e-14, atol=0)
         close(sol.event_ys.reshape(-1), [0.5], rtol=1e-14, atol=0)
 
 
-@pytest.mark.parametrize("batching", ["shared", "per_sample"])
+@pytest.mark.parametrize("batching", BATCHINGS)
 def test_events_at_the_same_time_all_happen(batching):
     y0 = T(0.0) if batching == "shared" else T(0.0)[None]
     events = [
@@ -373,7 +381,7 @@ def test_events_at_the_same_time_all_happen(batching):
         Event(lambda t, y: 3 * y[..., 0] - 1, reset=lambda t, y: 2 * y),
         Event(lambda t, y: y[..., 0] - 3.0),
     ]
-    sol = ic.solve(unit, y0, [0.0, 5.0], events=events, batching=batching)
+    sol = solve(unit, y0, [0.0, 5.0], events=events, batching=batching)
     assert sol.event_index.reshape(-1).tolist() == [0, 1, 2]  # 2 (1/3 + 1) = 8/3, then to 3
     close(sol.event_ts.reshape(-1), [1 / 3, 1 / 3, 2 / 3], rtol=1e-13, atol=0)
 
@@ -392,7 +400,7 @@ def test_without_events_the_solution_has_none():
     assert sol.event_ts.shape == (0,) and sol.event_ys.shape == (0, 1) and sol.status is Status.SUCCESS
 
 
-@pytest.mark.parametrize("batching", ["shared", "per_sample"])
+@pytest.mark.parametrize("batching", BATCHINGS)
 def test_dense_output_passes_through_events(batching):
     ball = Ball()
     sol = ball.solve([0.0, 6.0], batching, dense=True, **TIGHT)
@@ -472,7 +480,7 @@ def kicked_pendulum(batching, gradient, k, damping, angle, kick, y0, ts):
         reset=lambda t, y, damping: torch.stack([y[..., 0], 0.9 * y[..., 1] + kick], -1),
         direction=1,
     )
-    sol = ic.solve(
+    sol = solve(
         lambda t, y, damping: torch.stack([y[..., 1], -k * torch.sin(y[..., 0]) - damping * y[..., 1]], -1),
         y0 if batching == "shared" else torch.stack([y0, y0 + 0.1]),
         ts,
@@ -504,7 +512,7 @@ def differences(batching):
     return like
 
 
-@pytest.mark.parametrize("batching", ["shared", "per_sample"])
+@pytest.mark.parametrize("batching", BATCHINGS)
 @pytest.mark.parametrize("gradient", GRADIENTS)
 def test_gradients_agree_with_differences_in_everything(gradient, batching):
     """y0, all times, args, parameters of field, condition and reset."""
@@ -538,8 +546,9 @@ def test_without_gradients_events_work_in_every_mode():
 
 
 # ---- per-sample batching -----------------------------------------------------------------------------------------
+@pytest.mark.parametrize("batching", ["per_sample", FUSED])
 @pytest.mark.parametrize("gradient", GRADIENTS)
-def test_samples_have_their_own_events_resets_and_ends(gradient):
+def test_samples_have_their_own_events_resets_and_ends(gradient, batching):
     """Samples with 0, 1 and 3 bounces, one that a second event ends: each as it is alone."""
     heights, ends = [9.0, 5.0, 1.0, 4.0], [1.0, 2.0, 2.2, 3.0]
     e, top = P([0.8, 0.7, 0.9, 0.5]), 0.4
@@ -557,9 +566,7 @@ def test_samples_have_their_own_events_resets_and_ends(gradient):
     y0 = torch.stack([T(*heights), torch.zeros(4, dtype=F64)], 1).requires_grad_()
     ts = [T(0.0, end / 3, end) for end in ends]
     f = lambda t, y: torch.stack([y[..., 1], -9.8 + 0 * y[..., 1]], -1)
-    both = ic.solve(
-        f, y0, ts, events=events(lambda x: x), batching="per_sample", gradient=gradient, dense=True, **TIGHT
-    )
+    both = solve(f, y0, ts, events=events(lambda x: x), batching=batching, gradient=gradient, dense=True, **TIGHT)
     assert both.status.tolist() == [0, 0, 0, int(Status.EVENT)] and both.success
     assert (both.event_index >= 0).sum(0).tolist() == [0, 1, 3, 2] and both.event_index[1, 3] == 1
     assert bool((both.event_ts.isnan() == (both.event_index < 0)).all())

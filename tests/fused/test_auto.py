@@ -125,7 +125,6 @@ AWAY = {
     "batch dimension": lambda: ic.solve(decay, Y0[0], TS, engine="auto"),
     "no explicit": lambda: ic.solve(decay, Y0, TS, solver="kvaerno3", **AUTO),
     "'gauss_adjoint'": lambda: ic.solve(decay, Y0, TS, gradient="gauss_adjoint", **AUTO),
-    "no events": lambda: ic.solve(decay, Y0, TS, events=ic.Event(lambda t, y: y[:, 0] - 9), **AUTO),
     "own; pass": lambda: NeuralODE(decay, doses=ic.Dose([0.5], torch.ones(1, 2, dtype=F64)))(Y0, TS),
     "somebody looks on": lambda: ic.solve(decay, Y0, TS, progress=lambda *_: None, **AUTO),
     "only where batching='per_sample'": lambda: ic.solve(decay, Y0, TS, dense=True, engine="auto", batching=None),

@@ -311,7 +311,6 @@ def test_what_it_cannot_take_is_refused_by_name():
         "mixes samples": lambda: ic.solve(lambda t, y: y - y.mean(0), y0, [0.0, 1.0], **FUSED),
         "'gauss_adjoint'": lambda: ic.solve(lambda t, y: -y, y0, [0.0, 1.0], gradient="gauss_adjoint", **FUSED),
         "seminorm": lambda: ic.solve(lambda t, y: -y, y0, [0.0, 1.0], gradient=ic.Backsolve(seminorm=False), **FUSED),
-        "no events": lambda: ic.solve(lambda t, y: -y, y0, [0.0, 1.0], events=ic.Event(lambda t, y: y[:, 0]), **FUSED),
         "computes something else": lambda: ic.solve(lambda t, y: y.detach() * y, y0, [0.0, 1.0], **FUSED),
     }.items():
         with pytest.raises(ValueError, match=says):

@@ -11,6 +11,7 @@ from isocline._types import Tensor
 from isocline.control import Controller, FixedStep
 from isocline.engines.eager import Problem, Trajectory
 from isocline.engines.fused import Fused
+from isocline.engines.fused.events import until_event
 from isocline.engines.fused.lanes import CannotFuseError
 from isocline.engines.fused.path import Steps, look_between
 from isocline.engines.fused.solve import PLAIN, Adjoint, Run, integrate, run_of, solver_refusal
@@ -32,7 +33,17 @@ def solve_fused(problem: Problem, y0: Tensor, way_back: Gradient, engine: Fused 
     run, others = run_of(problem, y0, engine)
     if not any(x.requires_grad for x in (y0, *others)):
         return integrate(problem, y0, engine)
-    if problem.dense:
+    if problem.watch is None:
+        return _solved(run, back, y0, others)
+
+    def finish(run: Run, problem: Problem) -> Trajectory:
+        return _solved(run, back and _Back(problem, back.method), y0, others)
+
+    return until_event(run, finish)
+
+
+def _solved(run: Run, back: Any, y0: Tensor, others: list[Tensor]) -> Trajectory:
+    if run.problem.dense:
         return _dense(run, back, y0, others)
     return run.trajectory(_Solved.apply(run, back, y0, *others))
 
@@ -119,7 +130,7 @@ class _Back:
 
     def adjoint(self, run: Run, ys: Tensor, grads: Tensor) -> list[Tensor]:
         """The cotangents, or what is wrong with them."""
-        found = run.adjoint(ys, grads, self.solver, self.controller)
+        found = run.adjoint(ys, grads, self.problem, self.solver, self.controller)
         run.stats.evaluations_backward += int(found.evaluations.max())
         bad = (found.status != int(Status.SUCCESS)).nonzero()
         if len(bad):

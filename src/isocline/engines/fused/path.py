@@ -64,7 +64,6 @@ class Steps:
             ends = self.t.to(self.dtype), self.t1.to(self.dtype)
             inside = [torch.nextafter(*x).to(self.t.dtype) for x in (ends, ends[::-1])]
             self.low, self.high = torch.where(leaves, inside[0], self.t), torch.where(meets, inside[1], self.t1)
-        run.evaluations += run.accepted * self.solver.tableau.dense_stages  # in place: the statistics hold it
 
     def _taken(self, at: Tensor | slice, field: VectorField, y: Tensor) -> Tensor:
         """h·k of some steps, (r, s, N)."""
@@ -76,6 +75,7 @@ class Steps:
     def hk(self, run: Any, others: Sequence[Tensor]) -> Tensor:
         """h·k of the stages of all, (n, s, N)."""
         field, stages = field_of(run, others), self.solver.tableau.dense_stages
+        run.evaluations += run.accepted * stages  # in place: the statistics hold it
         found = self.y.new_empty(len(self.y), stages, self.y.shape[1])
         for start in range(0, len(self.y), AT_ONCE):
             at = slice(start, start + AT_ONCE)

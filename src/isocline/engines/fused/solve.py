@@ -17,6 +17,7 @@ from isocline.engines.eager.problem import Failure, Problem, Trajectory
 from isocline.engines.fused import Fused
 from isocline.engines.fused.build import library
 from isocline.engines.fused.emit.specialise import address, backward, compiled, forward
+from isocline.engines.fused.events import until_event
 from isocline.engines.fused.lanes import CannotFuseError
 from isocline.engines.fused.native import addresses
 from isocline.engines.fused.path import Steps, look_between
@@ -54,8 +55,6 @@ def refusal(problem: Problem) -> str | None:
         return "its samples share their steps: batching='per_sample' gives each its own"
     if layout.device.type != "cpu" or layout.dtype not in NAMES or not layout.plain:
         return "the state is not one real tensor in single or double precision on the processor"
-    if problem.watch is not None:
-        return "it has events"
     if problem.observer is not None or problem.progress is not None:
         return "somebody looks on"
     if problem.dense and problem.field.common_times is not None:
@@ -80,7 +79,7 @@ class Run:
     """One solve: the tensors that the machine reads and fills."""
 
     def __init__(self, plan: Plan, problem: Problem, y0: Tensor, prepared: Prepared, engine: Fused = PLAIN) -> None:
-        self.plan, self.problem, self.engine, self.y0 = plan, problem, engine, y0
+        self.plan, self.problem, self.engine, self.y0, self.prepared = plan, problem, engine, y0, prepared
         samples, dtype = plan.samples, y0.dtype
         self.ys = y0.new_full((plan.observations, samples, plan.size), torch.nan)
         self.end = torch.empty_like(y0)
@@ -122,6 +121,11 @@ class Run:
     def traced(self) -> Any:
         """The field's program."""
         return self.plan.traced
+
+    def over(self, problem: Problem, y0: Tensor | None = None) -> Run:
+        """One of the same field, of a problem with other times or steps, from the same states or others."""
+        start = self.y0 if y0 is None else y0
+        return Run(Plan(problem, self.traced, self.plan.dtype), problem, start, self.prepared, self.engine)
 
     def _native(self, way: str) -> ctypes.CDLL | None:
         """The compiled functions of a way, "forward" or "backward", where they are there."""
@@ -200,13 +204,16 @@ class Run:
         parts = grad_u.split(widths, 1) if widths else []
         return [grad_y0, *tables, *(g.reshape(s) for g, s in zip(parts, self.shapes, strict=True)), *leaves]
 
-    def adjoint(self, ys: Tensor, grads: Tensor, solver: RungeKutta, controller: Controller) -> Adjoint:
+    def adjoint(
+        self, ys: Tensor, grads: Tensor, problem: Problem, solver: RungeKutta, controller: Controller
+    ) -> Adjoint:
         """The continuous adjoint's cotangents, as of `pull_back`, by a solver and a controller of its own.
 
         Args:
             ys: the observations, and `grads` their cotangents, (T, B, N).
+            problem: says when they are, and where f jumps.
         """
-        problem, ys = self.problem, ys.detach().contiguous()
+        ys = ys.detach().contiguous()
         back, found, _held = self._back(grads)
         counts, back.call.outcome = _outcome(self.plan.samples)
         back.call.method = method(solver, isinstance(controller, PID))
@@ -299,8 +306,15 @@ def integrate(problem: Problem, y0: Tensor, engine: Fused = PLAIN) -> Trajectory
         CannotFuseError: naming what is in the way.
     """
     run, others = run_of(problem, y0, engine)
-    found = run.trajectory(run.solve(want_tape=problem.dense))
-    if not problem.dense:
+    if problem.watch is not None:
+        return until_event(run, lambda run, _: _done(run, others))
+    return _done(run, others)
+
+
+def _done(run: Run, others: Sequence[Tensor]) -> Trajectory:
+    dense = run.problem.dense
+    found = run.trajectory(run.solve(want_tape=dense))
+    if not dense:
         return found
     steps = Steps(run)
     return look_between(found, steps, steps.y, steps.hk(run, others))

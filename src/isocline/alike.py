@@ -22,9 +22,9 @@ from isocline.gradients import Gradient
 from isocline.solvers import RungeKutta
 from isocline.transforms import transformed
 
-MOST = 64  # of a field
+MOST = 256  # of a field
 MOST_TIMES = 1000
-PLAIN, NUMBERS = {type(None), bool, int, float, str}, {int, float}
+PLAIN, NUMBERS, TENSORS = {type(None), bool, int, float, str}, {int, float}, {Tensor, nn.Parameter}
 KNOWN: WeakKeyDictionary[Any, dict[Any, Resolved]] = WeakKeyDictionary()  # by field; they go with it
 
 
@@ -48,9 +48,9 @@ class Resolved:
     alone: bool
     kept: dict[str, Any] = field(default_factory=dict)
 
-    def problem(self, f: Callable[..., Any], given: Tensor) -> Problem:
-        """Of a field, at times `given` as a tensor (T,)."""
-        vector_field = VectorField(f, self.layout)
+    def problem(self, f: Callable[..., Any], given: Tensor, args: tuple[Any, ...]) -> Problem:
+        """Of a field with further arguments, at times `given` as a tensor (T,)."""
+        vector_field = VectorField(f, self.layout, args)
         vector_field.optional, vector_field.common_times = self.optional, given if self.alone else None
         return Problem(vector_field, self.ts, self.solver, self.controller, max_steps=self.max_steps, alike=self.kept)
 
@@ -87,22 +87,22 @@ class Place:
         return found.kept
 
 
-def place(f: Any, y0: Any, ts: Any, *settings: Any) -> Place | None:
+def place(f: Any, y0: Any, ts: Any, args: tuple[Any, ...], *settings: Any) -> Place | None:
     """The place of a solve; None where one cannot be told from others by what they are given.
 
     Args:
-        f, y0, ts: as to `solve`.
+        f, y0, ts, args: as to `solve`.
         settings: all that its result depends on beside these and the numbers in tensors.
     """
-    if type(y0) not in (Tensor, nn.Parameter) or not y0.is_cpu or transformed():
+    if type(y0) not in TENSORS or not y0.is_cpu or transformed():
         return None
-    row = _row(ts)
-    if row is None or not (PLAIN.issuperset(map(type, settings)) or all(map(_settled, settings))):
+    row, further = _row(ts), tuple(map(_told, args))
+    if row is None or None in further or not (PLAIN.issuperset(map(type, settings)) or all(map(_settled, settings))):
         return None
     try:
         thing, more = home(f)
         known = KNOWN.setdefault(thing, {})
-        key = more, y0.shape, y0.dtype, row, torch.get_default_dtype(), *settings
+        key = more, y0.shape, y0.dtype, row, further, torch.get_default_dtype(), *settings
         return Place(known, key, known.get(key))
     except TypeError:  # what cannot be referred to weakly, or be a key
         return None
@@ -115,6 +115,13 @@ def _row(ts: Any) -> Any:
     if type(ts) in (list, tuple) and len(ts) <= MOST_TIMES and NUMBERS.issuperset(map(type, ts)):
         return tuple(ts)
     return None
+
+
+def _told(x: Any) -> Any:
+    """What tells an argument of the field from another but for the numbers in it; None where that takes more."""
+    if type(x) in TENSORS:
+        return (x.shape, x.dtype, x.requires_grad, x.layout) if x.is_cpu else None
+    return (type(x), x) if type(x) in PLAIN else None
 
 
 def _settled(x: Any) -> bool:

@@ -163,11 +163,11 @@ def solve(
         return solve_in_graph(lambda f, s, d, g: _told(f, s, d, g, *options), field, y0, ts, args)
     place = None
     nothing_else = all(x is None for x in (inputs, doses, step_ts, jump_ts, events, observer))
-    if fused is not None and nothing_else and args == () and dense is False and progress is False and not exporting():
+    if fused is not None and nothing_else and dense is False and progress is False and not exporting():
         settings = solver, controller, gradient, rtol, atol, step, max_step, max_steps, max_events
-        place = alike.place(field, y0, ts, fused.specialise, attempt and attempt.alone, batching, *settings)
+        place = alike.place(field, y0, ts, args, fused.specialise, attempt and attempt.alone, batching, *settings)
         if place is not None and place.found is not None:
-            return _solve_again(place.found, field, y0, ts, fused, throw)
+            return _solve_again(place.found, field, y0, ts, args, fused, throw)
     method = for_field(resolve_solver(solver), field)
     if engine == "unrolled" or exporting():
         return solve_unrolled(
@@ -235,11 +235,17 @@ def solve(
 
 
 def _solve_again(
-    resolved: alike.Resolved, field: Callable[..., Any], y0: Tensor, ts: Any, fused: Fused, throw: bool
+    resolved: alike.Resolved,
+    field: Callable[..., Any],
+    y0: Tensor,
+    ts: Any,
+    args: tuple[Any, ...],
+    fused: Fused,
+    throw: bool,
 ) -> Solution:
     """A solve like one before."""
     times = Times(as_times(ts, ragged=False), resolved.ts, None)
-    problem = resolved.problem(field, times.given)
+    problem = resolved.problem(field, times.given, args)
     flat = y0.reshape(len(y0), resolved.layout.size).contiguous()
     trajectory = _run(problem, resolved.way_back, times, flat, fused=fused)
     solution = _solution(problem, times, trajectory)

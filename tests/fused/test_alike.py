@@ -167,3 +167,68 @@ def test_second_derivatives_of_a_repeated_solve():
         first = torch.autograd.grad(ys.square().sum(), y0, create_graph=True)[0]
         found.append(torch.autograd.grad(first.square().sum(), y0)[0])
     assert torch.equal(*found)
+
+
+def carried(t, y, gain, matrix, shift, power=1):
+    """Numbers of each sample, a matrix that all share, a number, and a setting."""
+    return gain * torch.tanh(y @ matrix) ** power - shift
+
+
+def given(seed=0, samples=5, **changes):
+    """Arguments of `carried`."""
+    parts = {"gain": random(samples, 2, seed=seed), "matrix": random(2, 2, seed=seed + 1), "shift": 0.1, "power": 1}
+    return tuple((parts | changes).values())
+
+
+def with_arguments(args, engine="fused", field=carried, y0=None):
+    """The solution, and the gradients by y0 and the tensors among the arguments."""
+    y0 = (random(5, 2) if y0 is None else y0).requires_grad_()
+    tensors = [x for x in args if isinstance(x, torch.Tensor) and x.requires_grad]
+    sol = ic.solve(field, y0, TS, args=args, engine=engine, batching="per_sample", rtol=1e-8, atol=1e-9)
+    return [sol.ys.detach(), *torch.autograd.grad(sol.ys.square().sum(), [y0, *tensors])]
+
+
+def test_arguments_may_change_their_numbers(laid_out):
+    for seed in range(3):
+        args = tuple(x.requires_grad_() if isinstance(x, torch.Tensor) else x for x in given(seed))
+        close(with_arguments(args), with_arguments(args, "eager"))
+    assert len(laid_out) == 1
+
+
+OTHER = {
+    "a number": {"shift": 0.3},
+    "a setting": {"power": 2},
+    "the kind of a number": {"power": True},
+    "what has a gradient": {"matrix": random(2, 2, seed=1).requires_grad_()},
+    "what each sample has": {"gain": random(2, seed=7)},
+    "what all samples have": {"shift": random(5, 2, seed=8)},
+    "a view": {"matrix": random(2, 2, seed=1).t()},
+    "the negative of numbers, lazily": {"gain": torch.complex(random(5, 2), random(5, 2, seed=3)).conj().imag},
+}
+
+
+@pytest.mark.parametrize("name", OTHER)
+def test_other_arguments_are_noticed(name):
+    for _ in range(2):
+        before = with_arguments(given())
+    for _ in range(2):
+        found = with_arguments(given(**OTHER[name]))
+        close(found, with_arguments(given(**OTHER[name]), "eager"))
+    assert torch.equal(with_arguments(given())[0], before[0])
+
+
+def test_arguments_that_are_changed_in_place_are_read_anew():
+    args = given()
+    before = with_arguments(args)[0]
+    args[0].mul_(0.5)
+    after = with_arguments(args)
+    close(after, with_arguments(args, "eager"))
+    assert not torch.allclose(after[0], before)
+
+
+def test_as_many_samples_as_an_argument_has_rows():
+    """Two samples and a matrix of two rows, which all share: whichever engine takes it, before and after other batches."""
+    for samples in (3, 2, 2, 5, 2):
+        y0 = random(samples, 2, seed=samples)
+        args = given(samples=samples)
+        close(with_arguments(args, "auto", y0=y0), with_arguments(args, "eager", y0=y0.detach()))

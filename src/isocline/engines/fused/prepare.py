@@ -40,6 +40,7 @@ class Prepared:
         signals: (knots, coefficients) of its inputs, as `Signal.table` makes them, whose values come before these.
         leaves: the program's leaves as they are now, with their graphs.
         kept: what tells at the next solve whether the program still is the field's; None where that takes more.
+        own, common: which of the field's arguments these come from: tensors with a row for each sample, and without.
     """
 
     traced: Traced
@@ -47,6 +48,8 @@ class Prepared:
     leaves: list[Tensor]
     signals: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     kept: Kept | None = None
+    own: tuple[int, ...] = ()
+    common: tuple[int, ...] = ()
 
 
 KEPT: WeakKeyDictionary[Any, dict[Any, Kept]] = WeakKeyDictionary()  # by field; they go with it
@@ -64,7 +67,7 @@ def prepare(field: VectorField, t: Tensor, y: Tensor) -> Prepared:
     if not field.args:
         return _Reading(field, t, y, ()).prepared()
     f, signals = field.f, []
-    if isinstance(f, Driven):
+    if driven := isinstance(f, Driven):
         f, (field, signals) = f.field, _undriven(field, t)
     leaves = pytree.tree_leaves(field.args)
     batched = {i for i, x in enumerate(leaves) if isinstance(x, Tensor) and x.dim() and x.shape[0] == len(y)}
@@ -75,7 +78,7 @@ def prepare(field: VectorField, t: Tensor, y: Tensor) -> Prepared:
         except CannotFuseError as error:
             refused.append(error)
         else:
-            return Prepared(found.traced, found.further[len(signals) :], found.leaves, signals)
+            return Prepared(found.traced, found.further[len(signals) :], found.leaves, signals) if driven else found
     raise refused[0]
 
 
@@ -205,11 +208,14 @@ class _Reading:
             self._look(kept[key])
         elif self.field.optional:
             raise CannotFuseError("the field holds a tensor that is computed anew for each solve; hand it over in args")
-        return Prepared(traced, self.further, traced.prologue(self.shared), kept=kept.get(key) if lasting else None)
+        return self._as(traced, traced.prologue(self.shared), kept.get(key) if lasting else None)
 
     def _with(self, found: Kept) -> Prepared:
         assert found.traced is not None
-        return Prepared(found.traced, self.further, found.leaves(self.shared), kept=found)
+        return self._as(found.traced, found.leaves(self.shared), found)
+
+    def _as(self, traced: Traced, leaves: list[Tensor], kept: Kept | None) -> Prepared:
+        return Prepared(traced, self.further, leaves, kept=kept, own=self.own, common=self.common)
 
     def _stand_ins(self) -> list[Tensor]:
         """The common arguments with the same graphs behind them as they have."""

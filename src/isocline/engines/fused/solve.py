@@ -284,10 +284,11 @@ def run_of(problem: Problem, y0: Tensor, engine: Fused) -> tuple[Run, list[Tenso
     """
     y, alike = y0.detach().contiguous(), problem.alike
     if alike is not None and "fused" in alike:
-        plan, kept = alike["fused"]
+        plan, kept, own, common = alike["fused"]
         if kept.sure(problem.field.f):
-            prepared = Prepared(plan.traced, [], kept.leaves(()))
-            return Run(plan, problem, y, prepared, engine), prepared.leaves
+            args = problem.field.args
+            prepared = Prepared(plan.traced, [args[i] for i in own], kept.leaves([args[i] for i in common]))
+            return Run(plan, problem, y, prepared, engine), [*prepared.further, *prepared.leaves]
     why = refusal(problem)
     if why is not None:
         raise CannotFuseError(f"the fused engine cannot take this problem: {why}")
@@ -295,7 +296,7 @@ def run_of(problem: Problem, y0: Tensor, engine: Fused) -> tuple[Run, list[Tenso
     others = [*(table for _, table in prepared.signals), *prepared.further, *prepared.leaves]
     plan = Plan(problem, prepared.traced, y.dtype)
     if alike is not None and prepared.kept is not None:
-        alike["fused"] = plan, prepared.kept
+        alike["fused"] = plan, prepared.kept, prepared.own, prepared.common
     return Run(plan, problem, y, prepared, engine), others
 
 

@@ -106,7 +106,7 @@ def test_rows_of_a_batch_are_driven_as_their_field_is():
         field = nets.module(theta[i])
         assert isinstance(field, Field) and field.takes == ("u",)
         torch.testing.assert_close(field(now, y[i], {"u": u[i]}), slopes[i])
-    torch.testing.assert_close(nets.field(now, y[:, 2], {"u": u[:, 2]}, *nets.parts(theta)), slopes[:, 2])
+    torch.testing.assert_close(nets.field(now, y[:, 2], {"u": u[:, 2]}, *nets.handed(theta)), slopes[:, 2])
 
 
 # ---- baselines --------------------------------------------------------------------------------------------------------

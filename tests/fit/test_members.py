@@ -38,8 +38,7 @@ def test_rows_of_a_matrix_are_the_fields_they_came_from(hidden):
     slopes, now = nets.slopes(theta, y), torch.tensor(0.0)
     for m in range(2):
         torch.testing.assert_close(nets.module(theta[m])(now, y[m]), slopes[m])
-        samples = [p.expand(6, *p.shape[1:]) for p in nets.parts(theta[m : m + 1])]
-        torch.testing.assert_close(nets.field(now, y[m], *samples), slopes[m])
+        torch.testing.assert_close(nets.field(now, y[m], *nets.handed(theta[m].expand(6, -1))), slopes[m])
     fresh = torch.cat([p.detach().flatten() for p in Field(3, hidden, 4).parameters()])
     torch.testing.assert_close(nets.begin([4])[0], fresh)
 
@@ -110,9 +109,23 @@ def test_a_gradient_is_that_of_its_member(objective):
         high, low = (loss.value(theta + sign * step, everyone, windows)[0] for sign in (1, -1))
         # Gaps are measured by the noise, which is held there: the derivative by the noise leaves them out.
         if not loss.networks.size <= place < loss.networks.size + 2:
-            assert float((high - low)[1] / 2e-5) == pytest.approx(float(gradient[1, place]), rel=1e-4, abs=1e-6)
+            assert float((high - low)[1] / 2e-5) == pytest.approx(float(gradient[1, place]), rel=1e-6, abs=1e-8)
         assert float((high - low)[0]) == 0
     assert bool(value.isfinite().all())
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_the_derivative_by_the_noise_is_that_of_the_loss(objective, learned):
+    """Without gaps, which hold it."""
+    loss, theta, windows = objective
+    loss, everyone = replace(loss, continuity=0.0, learn_noise=learned), torch.arange(2)
+    gradient = loss.value(theta, everyone, windows)[1]
+    for place in (loss.networks.size, loss.networks.size + 1):
+        step = torch.zeros_like(theta)
+        step[:, place] = 1e-5
+        high, low = (loss.value(theta + sign * step, everyone, windows)[0] for sign in (1, -1))
+        torch.testing.assert_close(gradient[:, place], (high - low) / 2e-5, rtol=1e-6, atol=1e-9)
+        assert bool((gradient[:, place] != 0).all()) is learned
 
 
 def test_some_members_have_the_values_they_have_among_all(objective):

@@ -81,7 +81,7 @@ def test_rows_of_a_batch_are_the_field_with_their_own_numbers():
     now = torch.tensor(0.0)
     for i in range(3):
         torch.testing.assert_close(slopes[i], rows.module(theta[i])(now, x[i]))
-    torch.testing.assert_close(rows.field(now, x[:, 2], *rows.parts(theta)), slopes[:, 2])
+    torch.testing.assert_close(rows.field(now, x[:, 2], *rows.handed(theta)), slopes[:, 2])
     layout, plain = rows.plain(theta)
     torch.testing.assert_close(layout.slopes(plain, x), slopes)
 

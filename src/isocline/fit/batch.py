@@ -76,9 +76,12 @@ class Batch:
         return windows.pick(order[rank < keep].sort().values)
 
 
-def of_members(windows: Windows, members: Tensor, count: int) -> Windows:
-    """The windows of some members, who are then numbered by their place in `members`; `count`: members there are."""
-    place = torch.full((count,), -1)
+def of_members(windows: Windows, members: Tensor, batch: Batch) -> Windows:
+    """The windows of some members of a batch, who are then numbered by their place in `members`, and their knots likewise."""
+    place = torch.full((len(batch.records),), -1)
     place[members] = torch.arange(len(members))
     chosen = windows.pick((place[windows.member] >= 0).nonzero().squeeze(1))
-    return replace(chosen, member=place[chosen.member])
+    member = place[chosen.member]
+    shift = (chosen.member - member) * batch.knots
+    end = torch.where(chosen.end >= 0, chosen.end - shift, -1)
+    return replace(chosen, member=member, start=chosen.start - shift, end=end)

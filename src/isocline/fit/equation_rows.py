@@ -73,6 +73,10 @@ class EquationRows(Networks):
         ]
         return [self.first + self.unit * raw, *weights]
 
+    def handed(self, theta: Tensor) -> tuple[Tensor, ...]:
+        """Rows (B, size) as `field` takes them: in parts."""
+        return tuple(self.parts(theta))
+
     def slopes(self, theta: Tensor, y: Tensor, given: dict[str, Tensor] | None = None) -> Tensor:
         """dx/dt (M, R, dim) of every row at states of its own (M, R, dim), driven by what is given there (M, R, …)."""
         driven = [given] if given is not None and self.takes else []

@@ -48,8 +48,8 @@ def flow_of_rows(networks: Networks, theta: Tensor) -> Flow:
     """Paths of many networks, sample b by the network of row b of θ (B, size); so is sample B + b, and so on."""
 
     def flow(states: Tensor, ts: Tensor, drive: Drive | None = None) -> Tensor:
-        parts = tuple(p.repeat(len(states) // len(theta), *[1] * (p.dim() - 1)) for p in networks.parts(theta))
-        return paths(networks.field, states, ts, drive, parts)
+        rows = theta.repeat(len(states) // len(theta), 1)
+        return paths(networks.field, states, ts, drive, networks.handed(rows))
 
     return flow
 

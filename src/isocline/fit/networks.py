@@ -63,8 +63,8 @@ class Networks:
         size: parameters of one network.
         shrunk: (size,) 1 where a squared parameter costs (weights and inner biases), 0 where it does not (A and the last
             bias): however dear the network, the linear field stays free.
-        field: f(t, y, *parts), or f(t, y, {"u": u}, *parts), with a network for each sample: y (B, dim), u (B, inputs), parts as
-            `parts` gives them. Its attribute `takes` names what of a `Drive` it is given.
+        field: f(t, y, *handed), or f(t, y, {"u": u}, *handed), with a network for each sample: y (B, dim), u (B, inputs), and
+            what `handed` makes of their rows (B, size). Its attribute `takes` names what of a `Drive` it is given.
 
     Example:
         >>> nets = Networks(2, (8,))
@@ -84,7 +84,7 @@ class Networks:
         free = (len(self.shapes) - 2, len(self.shapes) - 1)
         costs = [torch.full((n,), float(i not in free), dtype=torch.float64) for i, n in enumerate(self.sizes)]
         self.shrunk = torch.cat(costs)
-        self.field: Callable[..., Tensor] = _PerSample(inputs)
+        self.field: Callable[..., Tensor] = _PerSample(inputs, self.sizes, self.shapes)
         self.takes: tuple[str, ...] = ("u",) if inputs else ()
 
     def begin(self, seeds: Sequence[int]) -> Tensor:
@@ -94,7 +94,11 @@ class Networks:
 
     def parts(self, theta: Tensor) -> list[Tensor]:
         """(B, size) as weights (B, n, m) and biases (B, n), the matrix A last."""
-        return [p.reshape(-1, *s) for p, s in zip(theta.split(self.sizes, -1), self.shapes, strict=True)]
+        return _parts(theta, self.sizes, self.shapes)
+
+    def handed(self, theta: Tensor) -> tuple[Tensor, ...]:
+        """Rows (B, size) as `field` takes them: whole, since taking a row apart costs the fused engine nothing."""
+        return (theta,)
 
     def slopes(self, theta: Tensor, y: Tensor, given: dict[str, Tensor] | None = None) -> Tensor:
         """dy/dt (M, R, dim) of every network at rows of its own (M, R, dim), `given` what drives it there, (M, R, …)."""
@@ -120,17 +124,22 @@ class Networks:
         return self, theta
 
 
+def _parts(theta: Tensor, sizes: Sequence[int], shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+    return [p.reshape(-1, *shape) for p, shape in zip(theta.split(list(sizes), -1), shapes, strict=True)]
+
+
 class _PerSample:
     """Products and sums, not batched matrix products: these the fused engine knows, and they cost it the same."""
 
-    def __init__(self, inputs: int) -> None:
+    def __init__(self, inputs: int, sizes: Sequence[int], shapes: Sequence[tuple[int, ...]]) -> None:
         self.takes = ("u",) if inputs else ()
+        self.sizes, self.shapes = tuple(sizes), tuple(shapes)
 
-    def __call__(self, t: Tensor, y: Tensor, *parts: Any) -> Tensor:
+    def __call__(self, t: Tensor, y: Tensor, *args: Any) -> Tensor:
         y = y.clamp(-BOUND, BOUND)
         if self.takes:
-            y = torch.cat([y, parts[0]["u"]], -1)
-        *layers, linear = parts[len(self.takes) :]
+            y = torch.cat([y, args[0]["u"]], -1)
+        *layers, linear = _parts(args[-1], self.sizes, self.shapes)
         x = y
         for i in range(0, len(layers), 2):
             x = (layers[i] * x[:, None, :]).sum(-1) + layers[i + 1]

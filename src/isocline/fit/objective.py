@@ -74,20 +74,58 @@ class Objective:
         free = theta[:, self.networks.size : self.networks.size + noise0.shape[1]]
         return noise0 * torch.exp(SPAN * torch.tanh(free))
 
+    def _learned(self, theta: Tensor, members: Tensor, by_noise: Tensor) -> Tensor:
+        """(M, d): derivatives by σ -> by what is learned of it."""
+        if not self.learn_noise:
+            return torch.zeros_like(by_noise)
+        bent = torch.tanh(theta[:, self.networks.size : self.networks.size + self.batch.dim])
+        return torch.ops.aten.tanh_backward(by_noise * self.noise0[members] * torch.exp(SPAN * bent) * SPAN, bent)
+
     def starts(self, theta: Tensor) -> Tensor:
         """(M, knots, d) of θ."""
         d = self.batch.dim
         return theta[:, self.networks.size + d :].view(len(theta), -1, d)
 
+    @torch.no_grad()
     def value(self, theta: Tensor, members: Tensor, windows: Windows) -> tuple[Tensor, Tensor, Tensor]:
-        """Losses (B,), gradients (B, P) and plain mean squares (B,) of some members on their windows."""
-        own = self._of(members, windows)
-        theta = theta.detach().requires_grad_()
-        losses, misfit = self._losses(theta, members, own)
-        losses.sum().backward()
-        assert theta.grad is not None
-        losses, gradient, misfit = self.group.summed(losses.detach(), theta.grad, misfit)
-        return losses, gradient, misfit
+        """Losses (B,), gradients (B, P) and plain mean squares (B,) of some members on their windows.
+
+        The derivative is written out, but for that of the paths: of many operations on few numbers autograd takes as long as
+        the solve.
+        """
+        windows = self._of(members, windows)
+        count, total, gaps, common = windows.count, windows.total, windows.gaps, windows.common
+        if self.group.size > 1:  # this process's share, as parts of means over all
+            windows = windows.pick(torch.arange(len(windows.start))[self.group.share(len(windows.start))])
+        lead = float(self.group.leads)  # what no window has part in is the first process's
+        network, noise = self.network(theta), self.noise(theta, members)
+        starts, variance = self.starts(theta).flatten(0, 1), noise.square()
+        solved, sources = self._paths(network, starts, windows, common)
+        ys = solved.detach().nan_to_num(BOUND, BOUND, -BOUND)
+        error = (ys - windows.observed) * windows.seen
+        squares = self._sum(error.square().sum(0), windows.member, len(theta))
+        share, ratio = 1 / total[:, None], squares / variance
+        loss = (ratio.sum(1) + 2 * lead * (count * noise.log()).sum(1)) / total
+        by_ys = 2 * error * (share / variance).index_select(0, windows.member)
+        by_noise = 2 * lead * share * count / noise - 2 * noise * (share * (ratio / variance))
+        by_starts = torch.zeros_like(starts)
+        end, knot, _ = windows.joints
+        if len(end) and self.continuity:
+            apart, by_end = self._gaps(ys, starts, noise, windows, gaps)
+            loss += apart
+            by_ys.flatten(0, 1).index_add_(0, end, by_end)
+            by_starts.index_add_(0, knot, by_end, alpha=-1)
+        penalty, shrunk = lead * self.penalty[members], self.networks.shrunk
+        loss += penalty * (shrunk * network.square()).sum(1)
+        by_network = torch.zeros_like(network)
+        if sources:
+            by_rows, by_begin = _pulled(solved, by_ys * solved.isfinite(), sources)
+            by_network.index_add_(0, windows.member, by_rows)
+            by_starts.index_add_(0, windows.start, by_begin)
+        by_network += penalty[:, None] * shrunk * (2 * network)
+        gradient = torch.cat([by_network, self._learned(theta, members, by_noise), by_starts.view(len(theta), -1)], 1)
+        loss, gradient, misfit = self.group.summed(loss, gradient, squares.sum(1) / total)
+        return loss, gradient, misfit
 
     def _of(self, members: Tensor, windows: Windows) -> Windows:
         """Those of some members; as long as a search goes on with the same ones, found again."""
@@ -97,40 +135,37 @@ class Objective:
             self._picked = windows, {}
         known, key = self._picked[1], tuple(members.tolist())
         found = known.pop(key, None)
-        known[key] = of_members(windows, members, len(self.batch.records)) if found is None else found
+        known[key] = of_members(windows, members, self.batch) if found is None else found
         if len(known) > PICKED:
             del known[next(iter(known))]  # what was not asked for the longest
         return known[key]
 
-    def _losses(self, theta: Tensor, members: Tensor, windows: Windows) -> tuple[Tensor, Tensor]:
-        """Those of this process's share of the windows, as parts of means over all; what no window has part in is the first's."""
-        count, gaps = windows.count, windows.gaps
-        total = count.sum(1).clamp(min=1)
-        common = windows.common
-        if self.group.size > 1:
-            windows = windows.pick(torch.arange(len(windows.start))[self.group.share(len(windows.start))])
-        # Knots are numbered through all members of the batch; here through those that are asked.
-        shift = (windows.member - members[windows.member]) * self.batch.knots
-        starts, noise = self.starts(theta).flatten(0, 1), self.noise(theta, members)
-        ys = self._paths(theta, starts[windows.start + shift], windows, common).nan_to_num(BOUND, BOUND, -BOUND)
-        error = (ys - windows.observed) * windows.seen
-        squares = self._sum(error.square().sum(0), windows.member, len(theta))
-        lead = float(self.group.leads)
-        # Half-way through a doubling a gap is measured by the noise, which must not grow to make gaps cheap: detached.
-        fit = ((squares / noise.square()).sum(1) + 2 * lead * (count * noise.log()).sum(1)) / total
-        inner = windows.inner
-        if len(inner) and self.continuity:
-            gap = ys[windows.last[inner], inner] - starts[windows.end[inner] + shift[inner]]
-            gap = (gap / noise.detach()[windows.member[inner]]).square().mean(1)
-            fit = fit + self.continuity * self._sum(gap[:, None], windows.member[inner], len(theta)).squeeze(1) / gaps
-        size = (self.networks.shrunk * self.network(theta).square()).sum(1)
-        return fit + lead * self.penalty[members] * size, (squares.sum(1) / total).detach()
+    def _gaps(
+        self, ys: Tensor, starts: Tensor, noise: Tensor, windows: Windows, count: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """(B,) their part of the loss, and (J, d) its derivative by where windows end.
 
-    def _paths(self, theta: Tensor, starts: Tensor, windows: Windows, common: Tensor | None) -> Tensor:
-        """(T, W, d); `common` as of the windows of all processes, so that all step alike."""
-        if not len(starts):
-            return theta.new_zeros(*windows.y.shape)
-        parts = tuple(self.networks.parts(self.network(theta)[windows.member]))
+        Half-way through a doubling a gap is measured by the noise, which must not grow to make gaps cheap: it is held.
+        """
+        end, knot, member = windows.joints
+        sd = noise.index_select(0, member)
+        gap = (ys.flatten(0, 1).index_select(0, end) - starts.index_select(0, knot)) / sd
+        mean = self._sum(gap.square().mean(1, keepdim=True), member, len(noise)).squeeze(1)
+        weight = (self.continuity / count).index_select(0, member)[:, None] / gap.shape[1]
+        return self.continuity * mean / count, 2 * gap * weight / sd
+
+    def _paths(
+        self, network: Tensor, starts: Tensor, windows: Windows, common: Tensor | None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """(T, W, d), and the networks (W, size) and starts (W, d) that autograd leads them back to; none without windows.
+
+        Args:
+            network, starts: (B, size), and (B·knots, d).
+            common: as of the windows of all processes, so that all step alike.
+        """
+        if not len(windows.start):
+            return network.new_zeros(*windows.y.shape), []
+        rows, begin = network.index_select(0, windows.member), starts.index_select(0, windows.start)
         # The graphs of these short solves fit in memory, and stepping together saves half the time where it can be done.
         options: dict[str, Any] = {
             "solver": "rk4",
@@ -140,14 +175,23 @@ class Objective:
             "throw": False,
         }
         field, driven = windows.drive.into(self.networks.field)
-        if common is None or any(driven.values()):  # each window has inputs and doses of its own
-            sol = solve(field, starts, windows.ts, args=parts, batching="per_sample", **driven, **options)
-        else:
-            sol = solve(field, starts, common, args=parts, batching=None, **options)
+        with torch.enable_grad():
+            args = self.networks.handed(rows.requires_grad_())
+            begin.requires_grad_()
+            if common is None or any(driven.values()):  # each window has inputs and doses of its own
+                sol = solve(field, begin, windows.ts, args=args, batching="per_sample", **driven, **options)
+            else:
+                sol = solve(field, begin, common, args=args, batching=None, **options)
         self.evaluations += int(torch.as_tensor(sol.stats.evaluations).sum())
-        return sol.ys
+        return sol.ys, [rows, begin]
 
     @staticmethod
     def _sum(values: Tensor, member: Tensor, count: int) -> Tensor:
         """(W, d) summed over the windows of each member."""
         return values.new_zeros(count, values.shape[1]).index_add(0, member, values)
+
+
+def _pulled(ys: Tensor, cotangents: Tensor, sources: list[Tensor]) -> tuple[Tensor, ...]:
+    """Cotangents of paths -> of what they come from."""
+    with torch.enable_grad():  # of a sum: handed cotangents, PyTorch loads a computer algebra to look at their sizes
+        return torch.autograd.grad((ys * cotangents).sum(), sources, materialize_grads=True)

@@ -69,14 +69,20 @@ class Windows:
         return self.seen.new_zeros(self.members, self.y.shape[2]).index_add(0, self.member, self.seen.sum(0))
 
     @cached_property
-    def inner(self) -> Tensor:
-        """Which end at a knot."""
-        return (self.end >= 0).nonzero().squeeze(1)
+    def total(self) -> Tensor:
+        """(M,) observations of every member in all columns; at least 1."""
+        return self.count.sum(1).clamp(min=1)
+
+    @cached_property
+    def joints(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(J,) each, of the windows that end at a knot: where among T·W times that is, the knot, and the member."""
+        inner = (self.end >= 0).nonzero().squeeze(1)
+        return self.last[inner] * len(self.end) + inner, self.end[inner], self.member[inner]
 
     @cached_property
     def gaps(self) -> Tensor:
         """(M,) how many of every member do; at least 1."""
-        return torch.bincount(self.member[self.inner], minlength=self.members).clamp(min=1)
+        return torch.bincount(self.joints[2], minlength=self.members).clamp(min=1).to(self.y)
 
     @cached_property
     def members(self) -> int:

@@ -39,6 +39,10 @@ def test_rows_of_a_matrix_are_the_fields_they_came_from(hidden):
     for m in range(2):
         torch.testing.assert_close(nets.module(theta[m])(now, y[m]), slopes[m])
         torch.testing.assert_close(nets.field(now, y[m], *nets.handed(theta[m].expand(6, -1))), slopes[m])
+    cotangent = torch.randn(slopes.shape, generator=torch.Generator().manual_seed(2), dtype=theta.dtype)
+    sources = theta.clone().requires_grad_()
+    want = torch.autograd.grad((nets.slopes(sources, y) * cotangent).sum(), sources)[0]
+    torch.testing.assert_close(nets.slopes_and_back(theta, y)[1](cotangent), want)
     fresh = torch.cat([p.detach().flatten() for p in Field(3, hidden, 4).parameters()])
     torch.testing.assert_close(nets.begin([4])[0], fresh)
 

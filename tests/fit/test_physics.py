@@ -82,6 +82,10 @@ def test_rows_of_a_batch_are_the_field_with_their_own_numbers():
     for i in range(3):
         torch.testing.assert_close(slopes[i], rows.module(theta[i])(now, x[i]))
     torch.testing.assert_close(rows.field(now, x[:, 2], *rows.handed(theta)), slopes[:, 2])
+    step = 1e-5 * torch.randn(theta.shape, dtype=F64, generator=torch.Generator().manual_seed(1))
+    change = rows.slopes(theta + step, x) - rows.slopes(theta - step, x)
+    by_theta = rows.slopes_and_back(theta, x)[1](torch.ones_like(x))
+    torch.testing.assert_close(2 * (by_theta * step).sum(1), change.sum((1, 2)), rtol=1e-6, atol=1e-12)
     layout, plain = rows.plain(theta)
     torch.testing.assert_close(layout.slopes(plain, x), slopes)
 

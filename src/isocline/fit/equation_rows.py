@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -77,10 +77,23 @@ class EquationRows(Networks):
         """Rows (B, size) as `field` takes them: in parts."""
         return tuple(self.parts(theta))
 
-    def slopes(self, theta: Tensor, y: Tensor, given: dict[str, Tensor] | None = None) -> Tensor:
-        """dx/dt (M, R, dim) of every row at states of its own (M, R, dim), driven by what is given there (M, R, …)."""
+    def slopes_and_back(
+        self, theta: Tensor, y: Tensor, given: dict[str, Tensor] | None = None
+    ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """dx/dt (M, R, dim) of every row at states of its own (M, R, dim), driven by what is given there (M, R, …), and what
+        takes their cotangents back to θ (M, size)."""
         driven = [given] if given is not None and self.takes else []
-        return self.field(y.new_zeros(()), y, *driven, *(p.unsqueeze(1) for p in self.parts(theta)))
+        with torch.enable_grad():
+            theta = theta.detach().requires_grad_()
+            slopes = self.field(y.new_zeros(()), y, *driven, *(p.unsqueeze(1) for p in self.parts(theta)))
+
+        def back(g: Tensor) -> Tensor:
+            with (
+                torch.enable_grad()
+            ):  # of a sum: handed cotangents, PyTorch loads a computer algebra to look at their sizes
+                return torch.autograd.grad((slopes * g).sum(), theta, materialize_grads=True)[0]
+
+        return slopes.detach(), back
 
     def module(self, theta: Tensor) -> Physics:
         """One row (size,) as a module."""

@@ -102,14 +102,30 @@ class Networks:
 
     def slopes(self, theta: Tensor, y: Tensor, given: dict[str, Tensor] | None = None) -> Tensor:
         """dy/dt (M, R, dim) of every network at rows of its own (M, R, dim), `given` what drives it there, (M, R, …)."""
+        return self.slopes_and_back(theta, y, given)[0]
+
+    def slopes_and_back(
+        self, theta: Tensor, y: Tensor, given: dict[str, Tensor] | None = None
+    ) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """`slopes`, and what takes their cotangents (M, R, dim) back to θ (M, size)."""
         *layers, linear = self.parts(theta)
         if given is not None and self.inputs:
             y = torch.cat([y, given["u"]], -1)
-        x = y
+        last, xs = len(layers) - 2, [y]
         for i in range(0, len(layers), 2):
-            x = torch.baddbmm(layers[i + 1][:, None], x, layers[i].mT)
-            x = torch.tanh(x) if i < len(layers) - 2 else x
-        return torch.baddbmm(x, y, linear.mT)
+            x = torch.baddbmm(layers[i + 1][:, None], xs[-1], layers[i].mT)
+            xs.append(torch.tanh(x) if i < last else x)
+
+        def back(g: Tensor) -> Tensor:
+            grads = [y.mT.bmm(g).mT]
+            for i in range(last, -1, -2):
+                x = xs[i // 2]
+                grads += [g.sum(1), x.mT.bmm(g).mT]
+                if i:
+                    g = torch.ops.aten.tanh_backward(g.bmm(layers[i]), x)
+            return torch.cat([part.flatten(1) for part in reversed(grads)], 1)
+
+        return torch.baddbmm(xs[-1], y, linear.mT), back
 
     def module(self, theta: Tensor) -> nn.Module:
         """One row (size,) as a module."""

@@ -38,18 +38,18 @@ class Slopes:
         self.x, self.target = columns.pop("x"), columns.pop("slopes")
         self.given = columns
 
+    @torch.no_grad()
     def value(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Mean squares (M,) and gradients (M, size) of all networks (M, size)."""
-        theta = theta.detach().requires_grad_()
-        size = (self.networks.shrunk * theta.square()).sum(1)
-        misfit = torch.zeros_like(size)
+        misfit, gradient = torch.zeros_like(theta[:, 0]), torch.zeros_like(theta)
         if self.weight:
-            slopes = self.networks.slopes(theta, self.x, self.given)
-            misfit = self.weight * (slopes - self.target).square().mean((1, 2))
-        loss = misfit + self.penalty * float(self.group.leads) * size
-        loss.sum().backward()
-        assert theta.grad is not None
-        misfit, gradient = self.group.summed(misfit.detach(), theta.grad)
+            slopes, back = self.networks.slopes_and_back(theta, self.x, self.given)
+            error = slopes - self.target
+            misfit = self.weight * error.square().mean((1, 2))
+            gradient = back(2 * error * (self.weight / error[0].numel()))
+        if self.group.leads:
+            gradient = gradient + self.penalty[:, None] * self.networks.shrunk * (2 * theta)
+        misfit, gradient = self.group.summed(misfit, gradient)
         return misfit, gradient
 
 

@@ -135,6 +135,8 @@ def test_the_derivative_by_the_noise_is_that_of_the_loss(objective, learned):
 def test_some_members_have_the_values_they_have_among_all(objective):
     loss, theta, windows = objective
     value, gradient, misfit = loss.value(theta, torch.arange(2), windows)
+    plain = loss.losses(theta, torch.arange(2), windows)
+    assert all(torch.equal(a, b) for a, b in zip(plain, (value, misfit), strict=True))
     for m in range(2):
         alone = loss.value(theta[m : m + 1], torch.tensor([m]), windows)
         for a, b in zip(alone, (value, gradient, misfit), strict=True):

@@ -160,9 +160,9 @@ class Trainer:
         windows, members = self.batch.some(self._of_level(stage.level), self.config.seed), torch.arange(len(self.theta))
         halved = False
         while True:
-            _, _, misfit = self.objective.value(self.theta, members, windows)
+            _, misfit = self.objective.losses(self.theta, members, windows)
             self.objective.max_step /= 2
-            self.loss, _, finer = self.objective.value(self.theta, members, windows)
+            self.loss, finer = self.objective.losses(self.theta, members, windows)
             off = (finer - misfit).abs() / misfit
             best = self.best
             if max(float(off.median()), float(off[best])) <= OFF or self.objective.max_step < LEAST_STEP:

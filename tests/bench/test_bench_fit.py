@@ -77,6 +77,20 @@ def test_parts_with_one_table_share_a_fit(tmp_path, monkeypatch):
     assert len(calls) == 2  # of the second seed alone
 
 
+def test_bands_are_judged_by_what_is_measured_and_errors_by_the_truth(tmp_path):
+    def both(path):
+        (task,) = decay(path)
+        noisy = task.train.assign(x=task.train["x"] + 0.1 * np.random.default_rng(0).standard_normal(30))
+        task = replace(task, train=noisy, settings={"members": 3})
+        yield task
+        yield replace(task, part="far off", measured=[y + 100.0 for _, y in task.later])
+
+    settings = {**QUICK, "matching": 100, "polish": 40}
+    truth, far = run([replace(DECAY, tasks=both)], 1, tmp_path / "f", tell=lambda text: None, settings=settings)
+    assert far["error"] == truth["error"]
+    assert far["inside"] == {"80": 0.0, "95": 0.0} and truth["inside"]["95"] > 0.5
+
+
 def test_a_broken_line_in_the_middle_is_named(tmp_path):
     path = tmp_path / "fit.jsonl"
     append(path, {"a": 1})
@@ -142,6 +156,8 @@ def test_the_oscillator_s_truth_is_on_its_limit_cycle_and_the_noise_is_ten_perce
         (t, truth), record = task.later[0], task.records[0]
         assert np.abs(truth[:, 0]).max() == pytest.approx(2.0, abs=0.03)
         assert t[0] == pytest.approx(record.t[-1] + record.t[1]) and len(task.train) == 84
+        (measured,) = task.measured
+        assert (measured - truth).std() / truth.std() == pytest.approx(0.1, rel=0.35)  # of 28 rows, two states
         period = truth[:14] - truth[14:]
         assert np.abs(period).max() < 1e-3  # it repeats after what is called its period
 

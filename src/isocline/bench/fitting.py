@@ -130,7 +130,8 @@ def _scored(one: DataSet, task: Task, out: Path) -> Line:
     if bands is not None:
         apart = np.concatenate(run_.ensemble.spread(task.records, later, scales))
         record = scales.scaled(np.concatenate([s.y for s in taught]))
-        judged = of_bands(bands, paths[NEURAL], apart, scales.scaled(seen), record)
+        measured = np.concatenate(task.measured) if task.measured else seen
+        judged = of_bands(bands, paths[NEURAL], apart, scales.scaled(measured), record)
         line["inside"] = {level: row["coverage"] for level, row in judged.items()}
         line["score"] = {level: number(row["score"]) for level, row in judged.items()}
     return line

@@ -32,6 +32,7 @@ class Task:
         train: the table, columns `time`, `id` where there are several series, then the states.
         records: what each forecast starts from, in the order of the table's states, hidden ones last.
         later: (times (n,), states (n, d)) after each, NaN where nothing is compared.
+        measured: (n, d) what is measured then, where `later` has the truth; empty: the same. Bands are for measurements.
         settings: of `isocline.fit`, where they are not the defaults. Tasks that follow each other with one table (the same
             object) and the same settings share a fit.
     """
@@ -41,6 +42,7 @@ class Task:
     records: list[Series]
     later: list[tuple[np.ndarray, np.ndarray]]
     settings: dict[str, Any] = field(default_factory=dict)
+    measured: list[np.ndarray] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -252,7 +254,8 @@ MU, PERIOD, NOISE, COUNT = 2.0, 7.62987, 0.1, 10
 
 
 def _van_der_pol(each: int, periods: float) -> Callable[[Path], Iterator[Task]]:
-    """Ten draws of noise and phase, `each` rows a period: 84 rows teach, the rest of the periods is compared with the truth."""
+    """Ten draws of noise and phase, `each` rows a period: 84 rows teach, the rest of the periods is compared with the truth, and
+    the bands with measurements of it, for a band that is to hold those holds nearly all of the truth."""
 
     def draws(path: Path) -> Iterator[Task]:
         rows = 84
@@ -265,7 +268,8 @@ def _van_der_pol(each: int, periods: float) -> Callable[[Path], Iterator[Task]]:
             truth = solve(oscillator.field, y0, ts, solver="dopri8", engine="auto", rtol=1e-9, atol=1e-9).ys[1:].numpy()
             noisy = truth + NOISE * truth.std(0) * rng.standard_normal(truth.shape)
             frame = pd.DataFrame({"time": t, "x": noisy[:, 0], "y": noisy[:, 1]})[:rows]
-            yield Task(f"draw {k}", frame, [Series("", t[:rows], noisy[:rows])], [(t[rows:], truth[rows:])])
+            records, later = [Series("", t[:rows], noisy[:rows])], [(t[rows:], truth[rows:])]
+            yield Task(f"draw {k}", frame, records, later, measured=[noisy[rows:]])
 
     return draws
 

@@ -155,7 +155,7 @@ def test_widths_of_the_tile(count, gradient, monkeypatch):
     from isocline.engines.fused.plan import Plan
 
     found = []
-    for width in (1, 2, 8):
+    for width in (0, 1, 2, 8):
         monkeypatch.setattr(Plan, "_width", lambda self, samples, width=width: width)
         net, y0 = Net(), random(count, 2).requires_grad_()
         options = {"gradient": gradient, "batching": "per_sample", "engine": "fused", "rtol": 1e-8, "atol": 1e-8}
@@ -173,7 +173,7 @@ def test_widths_of_the_tile_of_few_rows(size, monkeypatch):
     from isocline.engines.fused.plan import Plan
 
     found = []
-    for width in (1, 2, 8):
+    for width in (0, 1, 2, 8):
         monkeypatch.setattr(Plan, "_width", lambda self, samples, width=width: width)
         net, y0 = MLP((size, 7, size), seed=3, dtype=F64), random(5, size)
         with torch.no_grad():

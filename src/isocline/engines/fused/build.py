@@ -26,6 +26,8 @@ HERE = Path(__file__).parent
 logger = logging.getLogger("isocline")
 SOURCES = (
     "machine.cpp",
+    "lane.cpp",
+    "alone.hpp",
     "adjoint.hpp",
     "path.hpp",
     "together.hpp",
@@ -211,14 +213,17 @@ def _compiled(compiled_by: list[str], name: str, source: Path, what: str) -> Pat
 
 def _both(command: list[str], path: Path) -> subprocess.CompletedProcess[str]:
     """Compiles the machine of either precision, side by side, and links them; as the one that failed, or the last, ended."""
-    objects = {size: str(path.with_name(f"{size}.o")) for size in (4, 8)}
-    source = str(HERE / "machine.cpp")
+    parts = [(name, size) for name in ("machine", "lane") for size in (4, 8)]
+    objects = [str(path.with_name(f"{name}{size}.o")) for name, size in parts]
+
+    def compiled(part: tuple[str, int], into: str) -> subprocess.CompletedProcess[str]:
+        name, size = part
+        return _run([*command, f"-DISO_SIZE={size}", "-c", str(HERE / f"{name}.cpp"), "-o", into])
+
     with ThreadPoolExecutor(2) as pool:
-        parts = pool.map(
-            lambda size: _run([*command, f"-DISO_SIZE={size}", "-c", source, "-o", objects[size]]), objects
-        )
-    failed = [done for done in parts if done.returncode]
-    return failed[0] if failed else _run([*command, *objects.values(), "-o", str(path), *_libraries(command)])
+        done = list(pool.map(compiled, parts, objects))
+    failed = [one for one in done if one.returncode]
+    return failed[0] if failed else _run([*command, *objects, "-o", str(path), *_libraries(command)])
 
 
 def _libraries(flags: Sequence[str]) -> list[str]:

@@ -3,29 +3,39 @@
 #include "adjoint.hpp"
 #include "path.hpp"
 
-// Widths of a tile, in vectors.
+// Widths of a tile, in vectors; 0: one lane (lane.cpp).
 #define WIDTHS(X) X(1) X(2) X(8)
+#define ALONE(T)                                                                                                       \
+  int isocline_solve_alone_##T(const Call<T> *, Tape<T> **, int);                                                      \
+  int isocline_pull_back_alone_##T(const Back<T> *, const Tape<T> *, int);                                             \
+  int isocline_path_alone_##T(const Call<T> *, const Tape<T> *, const Path<T> *);                                      \
+  int isocline_adjoint_alone_##T(const Adjoint<T> *, int);
 
 #define BORDER(T)                                                                                                      \
+  ALONE(T)                                                                                                             \
   void isocline_evaluate_##T(const Code *code, const T *const *leaves, int n_leaves, const int64_t *sizes,             \
                              const int32_t *in, int n_in, const T *inputs, const int32_t *out, int n_out, T *outputs,  \
                              T **collected, int64_t samples) {                                                         \
     evaluate<T, 2>(*code, leaves, n_leaves, sizes, in, n_in, inputs, out, n_out, outputs, collected, samples);         \
   }                                                                                                                    \
   int isocline_solve_##T(int width, const Call<T> *call, Tape<T> **tape, int threads) {                                \
+    if (!width) return isocline_solve_alone_##T(call, tape, threads);                                                  \
     switch (width) { WIDTHS(SOLVE) }                                                                                   \
     return -1;                                                                                                         \
   }                                                                                                                    \
   void isocline_free_##T(Tape<T> *tape) { delete tape; }                                                               \
   int isocline_pull_back_##T(int width, const Back<T> *back, const Tape<T> *tape, int threads) {                       \
+    if (!width) return isocline_pull_back_alone_##T(back, tape, threads);                                              \
     switch (width) { WIDTHS(PULL_BACK) }                                                                               \
     return -1;                                                                                                         \
   }                                                                                                                    \
   int isocline_path_##T(int width, const Call<T> *call, const Tape<T> *tape, const Path<T> *into, int) {                \
+    if (!width) return isocline_path_alone_##T(call, tape, into);                                                      \
     switch (width) { WIDTHS(PATH) }                                                                                    \
     return -1;                                                                                                         \
   }                                                                                                                    \
   int isocline_adjoint_##T(int width, const Adjoint<T> *job, int threads) {                                            \
+    if (!width) return isocline_adjoint_alone_##T(job, threads);                                                       \
     switch (width) { WIDTHS(ADJOINT) }                                                                                 \
     return -1;                                                                                                         \
   }

@@ -27,6 +27,29 @@ Pointer = ctypes.c_void_p
 METHODS: dict[tuple[int, bool], Any] = {}  # by tableau, which is kept, and whether steps adapt
 CONTROLS: dict[Any, Any] = {}
 TOLERANCES: dict[Any, list[Tensor]] = {}  # laid out
+MOST_ALONE = 3  # samples
+# About how many cycles a stage takes: what lies between two evaluations, an instruction, one of its vectors.
+BETWEEN, CALLED = 250, 20
+COSTS: dict[str, int] = dict.fromkeys(
+    [
+        "exp",
+        "expm1",
+        "log",
+        "log1p",
+        "sin",
+        "cos",
+        "tan",
+        "sinh",
+        "cosh",
+        "tanh",
+        "atan",
+        "sigmoid",
+        "softplus",
+        "erf",
+        "pow",
+    ],
+    15,
+)
 
 
 class Method(ctypes.Structure):
@@ -130,7 +153,7 @@ class Plan:
         dtype: of the state.
 
     Attributes:
-        samples, size, observations, width: of a solve; the last one in vectors of a tile's row.
+        samples, size, observations, width: of a solve; the last one in vectors of a tile's row, 0 for tiles of one lane.
         tableau: of a method whose steps are the same for all samples, fixed and at common times; else None.
         call, back: what the machine is handed, without the addresses of a solve's tensors.
     """
@@ -165,12 +188,24 @@ class Plan:
         return Field(encoded.by(native, steps), ctypes.addressof(encoded.inputs), ctypes.addressof(encoded.outputs))
 
     def _width(self, samples: int) -> int:
-        """Vectors in a row of a tile: few lanes for few samples, many where there is little to compute."""
+        """Vectors in a row of a tile: few lanes for few samples, one for fewer yet, many where there is little to compute."""
         lanes = vector_bytes() // (4 if self.name == "float" else 8)
+        if samples <= MOST_ALONE and self._alone(samples, lanes):
+            return 0
         # A vector more a row has more lanes standing still at the end, and products that are quicker by a tenth.
         if 1.1 * -(-samples // lanes) < 2 * -(-samples // (2 * lanes)):
             return 1
         return 8 if self.traced.program.rows <= 48 and samples >= 16 * lanes else 2
+
+    def _alone(self, samples: int, lanes: int) -> bool:
+        """Whether samples are done earlier one by one, with vectors of rows, than side by side in a tile (alone.hpp)."""
+        tile = alone = BETWEEN
+        for one in self.traced.program.code:
+            each, vectors = COSTS.get(one.op, 1), -(-one.count // lanes)
+            if one.op in ("linear", "linear^T"):
+                each, vectors = one.width, 1.5 * vectors
+            tile, alone = tile + CALLED + one.count * each, alone + 2 * CALLED + vectors * each
+        return 1.35 * samples * alone <= tile
 
 
 def times(problem: Problem, controller: Controller) -> tuple[Times, list[Tensor]]:

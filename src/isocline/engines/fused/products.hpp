@@ -24,7 +24,8 @@ template <class T> INLINE V<T> read(const Source<T> &s, int i, int v) {
 
 struct Memory {
   void *data;
-  explicit Memory(size_t bytes) : data(std::aligned_alloc(64, std::max<size_t>(64, (bytes + 63) / 64 * 64))) {
+  // With room behind for the rest of a vector that is read whole.
+  explicit Memory(size_t bytes) : data(std::aligned_alloc(64, (bytes + 127) / 64 * 64)) {
     if (!data) throw std::bad_alloc();
     std::memset(data, 0, bytes);
   }

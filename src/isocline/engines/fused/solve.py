@@ -80,6 +80,7 @@ class Run:
 
     def __init__(self, plan: Plan, problem: Problem, y0: Tensor, prepared: Prepared, engine: Fused = PLAIN) -> None:
         self.plan, self.problem, self.engine, self.y0, self.prepared = plan, problem, engine, y0, prepared
+        self.width = plan.width or 1 if engine.specialise else plan.width  # what is compiled has whole vectors
         samples, dtype = plan.samples, y0.dtype
         self.ys = y0.new_full((plan.observations, samples, plan.size), torch.nan)
         self.end = torch.empty_like(y0)
@@ -131,7 +132,7 @@ class Run:
         """The compiled functions of a way, "forward" or "backward", where they are there."""
         plan = self.plan
         wait = self.engine.specialise == "wait"
-        return compiled(WAYS[way], plan.traced, plan.dtype, plan.width, wait, plan.tableau)
+        return compiled(WAYS[way], plan.traced, plan.dtype, self.width, wait, plan.tableau)
 
     def _compiled_field(self, native: ctypes.CDLL | None) -> Field:
         where = (None, None) if native is None else (address(native, "field"), address(native, "steps"))
@@ -149,7 +150,7 @@ class Run:
 
     def _run(self, what: str, *arguments: Any) -> int:
         """What the machine returns: how many samples failed."""
-        found = getattr(library(), f"isocline_{what}_{self.plan.name}")(self.plan.width, *arguments, threads())
+        found = getattr(library(), f"isocline_{what}_{self.plan.name}")(self.width, *arguments, threads())
         if found < 0:
             raise MemoryError("the fused engine ran out of memory; take fewer samples at once, or gradient='backsolve'")
         return found

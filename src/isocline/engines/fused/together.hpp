@@ -66,7 +66,7 @@ template <class T, int NV> struct Abreast {
     if (c.n_signals) std::memcpy(times, (const void *)row, sizeof times), flow.driven(times);
     flow.machine.run();
   }
-  static V<T> all_lanes(T x) { return ::all<T>(x); }
+  static V<T> all_lanes(T x) { return x - V<T>{}; }
   // out = y + h Σ weights_j k_j
   void combined(const Weights<T> &weights, V<T> *out) {
     const V<T> *y = state(0);
@@ -263,7 +263,7 @@ static void pull_back_together(const Back<T> &back, const Program<T> &field, con
           for (int j = used - 1; j > i; j--) {
             const T a = f.st.a[j * all + i];
             if (a == 0) continue;
-            const V<T> *gx = of_y(j, d), by = ::all<T>(a * f.h);
+            const V<T> *gx = of_y(j, d), by = f.all_lanes(a * f.h);
 #pragma GCC unroll 8
             for (int v = 0; v < NV; v++) sum[v] += by * gx[v];
           }

@@ -12,6 +12,7 @@ from isocline import experiments
 PAGE = Path(__file__).with_suffix(".md")
 RESULTS = Path(__file__).parents[1] / "results"
 SOURCE = "../src/isocline/experiments"
+ENGINES = Path(__file__).parents[1] / "benchmarks" / "engines.json"
 
 HEAD = """# The experiments: published and ours
 
@@ -21,7 +22,9 @@ same command. This page is written by `docs/experiments.py` from the records tha
 [results/](../results/): the last full run of each.
 
 *published* is the number in the source. *bound* is what a perfect model would score where that is known: an entropy, a noise
-level, a closed form. Times are processor time, on the machine and the threads named, which had other work beside.
+level, a closed form. Times are processor time, on the machine and the threads named, which had other work beside. *Both
+engines*: processor time of a whole run with `engine="auto"`, the models' default, and with the eager engine in its place, one
+after the other ([the table](../benchmarks/engines.md)), where that was measured.
 """
 
 
@@ -71,11 +74,13 @@ def plainly(note: str) -> str:
 
 def contents(runs: dict[str, dict[str, Any] | None]) -> list[str]:
     """The list of all experiments."""
-    lines = ["| experiment | what, after whom | time |", "|---|---|---|"]
+    lines = ["| experiment | what, after whom | time | both engines |", "|---|---|---|---|"]
+    both = json.loads(ENGINES.read_text(encoding="utf-8"))["full"]
     for name, run in runs.items():
         experiment = experiments.find(name)
         what = cell(experiment.title, experiment.source)
-        lines.append(f"| [{name}](#{name}) | {what} | {took(run) if run else 'not run yet'} |")
+        auto_eager = " and ".join(map(duration, both[name])) if name in both else ""
+        lines.append(f"| [{name}](#{name}) | {what} | {took(run) if run else 'not run yet'} | {auto_eager} |")
     return lines
 
 

@@ -130,9 +130,10 @@ def test_shares_add_up_also_where_some_have_none(noise):
             assert all(torch.allclose(f, w, rtol=1e-10, atol=1e-12) for f, w in zip(found, want, strict=True))
 
 
-def test_one_goes_on_with_what_several_have_kept(tmp_path, alone):
+@pytest.mark.parametrize(("count", "phase"), [(40, "choosing"), (60, "fitting")])  # 40: while series are left out
+def test_one_goes_on_with_what_several_have_kept(tmp_path, alone, count, phase):
     def part(recipe):
-        steps = iter(range(30))
+        steps = iter(range(count))
         assert recipe.run(lambda r: None, lambda: next(steps, None) is None) == "interrupted"
 
     folders = [tmp_path / "run", tmp_path / "nowhere"]  # only the first writes: the second's is not even there
@@ -141,7 +142,7 @@ def test_one_goes_on_with_what_several_have_kept(tmp_path, alone):
     assert not folders[1].exists()
     recipe = recipe_of(Group(), tmp_path / "run")
     recipe.load()
-    assert recipe.phase == "fitting"  # and what was chosen is kept
+    assert recipe.phase == phase and recipe.choice is not None  # what was chosen is kept
     assert close(run(recipe).trainer.theta, alone.trainer.theta)
 
 

@@ -76,7 +76,7 @@ def test_from_a_given_state_members_start_alike(circle, tmp_path):
     _, rows, _ = predict(circle, times=times, start=start, bands=True)
     kept = json.loads((circle / "bands.json").read_text())
     scales = json.loads((circle / "config.json").read_text())["scales"]["states"]
-    width = [2 * kept["factors"][0] * n * s["sd"] for n, s in zip(kept["noise"], scales, strict=True)]
+    width = [2 * f * n * s["sd"] for f, n, s in zip(kept["factors"][0], kept["noise"], scales, strict=True)]
     np.testing.assert_allclose(np.array(rows[0][5:7]) - np.array(rows[0][3:5]), width, rtol=1e-6)
     assert (np.array(rows[1][5:7]) - np.array(rows[1][3:5]) > width).all()
 

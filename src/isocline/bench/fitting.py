@@ -18,7 +18,7 @@ from isocline.fit import Config, UserError
 from isocline.fit.autoregression import equal_steps
 from isocline.fit.files import place
 from isocline.fit.fitted import Fitted
-from isocline.fit.judge import NEURAL, number
+from isocline.fit.judge import NEURAL, distances, number
 from isocline.fit.reading.table import Series
 from isocline.fit.rivals import all_equal, model_forecaster, rivals
 from isocline.fit.run import fit, read_as
@@ -131,7 +131,9 @@ def _scored(one: DataSet, task: Task, out: Path) -> Line:
         apart = np.concatenate(run_.ensemble.spread(task.records, later, scales))
         record = scales.scaled(np.concatenate([s.y for s in taught]))
         measured = np.concatenate(task.measured) if task.measured else seen
-        judged = of_bands(bands, paths[NEURAL], apart, scales.scaled(measured), record)
+        known = {s.id for s in taught} >= {r.id for r in task.records}
+        away = None if known else distances(run_.ensemble, task.records, [len(t) for t in later], scales)
+        judged = of_bands(bands, paths[NEURAL], apart, scales.scaled(measured), record, away)
         line["inside"] = {level: row["coverage"] for level, row in judged.items()}
         line["score"] = {level: number(row["score"]) for level, row in judged.items()}
     return line

@@ -108,7 +108,8 @@ def markdown(rows: Sequence[dict[str, Any]], command: str, date: str, where: dic
         "Silverbox: in millivolts). "
         "Of seeds the median, and in brackets the quartiles; of the parts of a set the mean. Bold: the lowest of a row. Failed: "
         "fits whose forecast is not finite. In 80 % and 95 %: the share of what was measured then inside the bands (of van der Pol, of "
-        "the truth with its noise, which is what a band is for: of the truth alone it holds more). Seconds: the median, "
+        "the truth with its noise, which is what a band is for: of the truth alone it holds more); one forecast has few values that do "
+        "not depend on each other, and its share is far from exact. Seconds: the median, "
         "as they passed, with whatever else the machine had to do.",
         "",
         f"`{command}`, {date}; " + f"{where['cpu']}, one core; isocline {where['isocline']}, torch {where['torch']}.",

@@ -1,4 +1,4 @@
-"""Bands: how far members on perturbed data part, the noise, and a factor that makes them cover held-out blocks.
+"""Bands: how far members on perturbed data part, the noise, and factors that make them cover what was held out.
 
 The spread of networks that differ in their seed alone covers 9-15 % where it says 80: they agree, and are wrong together.
 """
@@ -6,8 +6,10 @@ The spread of networks that differ in their seed alone covers 9-15 % where it sa
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,16 +17,24 @@ from torch import Tensor
 
 LEVELS = (0.8, 0.95)
 WORSE = 1.5  # times the misfit (root mean square) of the best, above which a member is left out
+ANGLES = 20_001  # of the rule by which a quantile of Student's t is found, to six digits
+
+Factors = tuple[tuple[float, ...], tuple[float, ...]]  # for the levels 0.8 and 0.95, of every state
 
 
 @dataclass(frozen=True)
 class Bands:
-    """Half-widths of the bands: factor · √(spread² + noise²), in scaled coordinates.
+    """Half-widths of the bands, in scaled coordinates: factor · √(spread² + noise²), and of a series that was not learned from
+    factor · √(spread² + noise² + distance²), where the distance is how far from all that was learned it begins.
+
+    Every state has factors of its own: one whose noise is not what it seems would else make the bands of all others wrong.
 
     Attributes:
-        factors: for the levels 0.8 and 0.95.
+        factors: for the levels 0.8 and 0.95, of every state.
         noise: (d,), of an observation.
         points: on held-out blocks that the factors were calibrated on; 0 where they are those of a normal distribution.
+        unseen: factors for series that were not learned from; None where no series could be left out to find them.
+        series: that were left out for those, each in its turn.
 
     Example:
         >>> bands = Bands.normal([0.3, 0.4])
@@ -32,35 +42,100 @@ class Bands:
         array([[0.38, 0.51]])
     """
 
-    factors: tuple[float, float]
+    factors: Factors
     noise: tuple[float, ...]
     points: int = 0
+    unseen: Factors | None = None
+    series: int = 0
 
     @staticmethod
-    def normal(noise: list[float]) -> Bands:
+    def normal(noise: Sequence[float]) -> Bands:
         """Without calibration."""
-        return Bands(_normal(), tuple(noise))
+        first, second = _normal()
+        return Bands(((first,) * len(noise), (second,) * len(noise)), tuple(noise))
 
     @staticmethod
-    def calibrated(ratios: np.ndarray, noise: list[float]) -> Bands:
-        """From |error| / √(spread² + noise²) of held-out points (n,): the split-conformal quantiles, never below normal ones.
+    def calibrated(ratios: np.ndarray, noise: Sequence[float], unseen: Sequence[np.ndarray] = ()) -> Bands:
+        """From what was held out.
 
-        The points of a block depend on each other, so this is a correction and no guarantee.
+        Of blocks of known series the factors are the split-conformal quantiles, never below normal ones; the points of a block
+        depend on each other, so this is a correction and no guarantee. Of series that were left out it is the series that are
+        exchangeable with a new one: each counts the same, however long, and as they are few their quantile is taken times that
+        of Student's t, with as many degrees of freedom as there are series, over the normal one.
+
+        Args:
+            ratios: (n, d) |error| / √(spread² + noise²) on the blocks, NaN where nothing was observed. A state that was not
+                observed there has the quantile of all others.
+            noise: (d,), the one in the ratios.
+            unseen: of every series that was left out (n, d) |error| / √(spread² + noise² + distance²).
 
         Source:
-            Vovk, Gammerman & Shafer (2005), Algorithmic Learning in a Random World; Lei et al. (2018), JASA 113, eq. 5.
+            Vovk, Gammerman & Shafer (2005), Algorithmic Learning in a Random World; Lei et al. (2018), JASA 113, eq. 5. Distances
+            in the score: Papadopoulos, Vovk & Gammerman (2011), JAIR 40, section 4.
         """
-        ratios = np.sort(ratios[np.isfinite(ratios)])
-        n = len(ratios)
-        if not n:
-            return Bands.normal(noise)
-        at = [min(n, math.ceil((n + 1) * level)) - 1 for level in LEVELS]
-        first, second = (max(float(ratios[i]), z) for i, z in zip(at, _normal(), strict=True))
-        return Bands((first, second), tuple(noise), n)
+        points = int(np.isfinite(ratios).sum())
+        bands = Bands.normal(noise)
+        if points:
+            bands = Bands(_by_state([ratios], 0, _normal()), tuple(noise), points)
+        known = [r for r in unseen if np.isfinite(r).any()]
+        if len(known) < 2:
+            return bands
+        return Bands(bands.factors, bands.noise, points, _by_state(known, len(known), (0.0, 0.0)), len(known))
 
-    def half_widths(self, spread: np.ndarray, level: float) -> np.ndarray:
-        """(…, d) from the spread (…, d) of the members."""
-        return self.factors[LEVELS.index(level)] * np.sqrt(spread**2 + np.array(self.noise) ** 2)
+    @staticmethod
+    def from_dict(kept: Mapping[str, Any]) -> Bands:
+        """From what `dataclasses.asdict` made, also by way of JSON."""
+        factors, unseen = (
+            None if pair is None else (tuple(pair[0]), tuple(pair[1])) for pair in (kept["factors"], kept["unseen"])
+        )
+        assert factors is not None
+        return Bands(factors, tuple(kept["noise"]), kept["points"], unseen, kept["series"])
+
+    def half_widths(self, spread: np.ndarray, level: float, distance: np.ndarray | float | None = None) -> np.ndarray:
+        """(…, d) from the spread (…, d) of the members; of a series that was not learned from with its distance (…, 1)."""
+        at, squares = LEVELS.index(level), spread**2 + np.array(self.noise) ** 2
+        if distance is None or self.unseen is None:
+            return np.array(self.factors[at]) * np.sqrt(squares)
+        return np.array(self.unseen[at]) * np.sqrt(squares + np.square(distance))
+
+
+def _by_state(units: Sequence[np.ndarray], degrees: int, least: tuple[float, float]) -> Factors:
+    """Of ratios (n, d) unit by unit, each unit counting the same."""
+    first, second = (
+        tuple(max(_factor([u[:, i] for u in units], units, level, degrees), low) for i in range(units[0].shape[1]))
+        for level, low in zip(LEVELS, least, strict=True)
+    )
+    return first, second
+
+
+def _factor(column: list[np.ndarray], units: Sequence[np.ndarray], level: float, degrees: int) -> float:
+    chosen = [c[np.isfinite(c)] for c in (column if any(np.isfinite(c).any() for c in column) else units)]
+    chosen = [c for c in chosen if len(c)]
+    if not degrees:
+        values = np.sort(chosen[0])
+        return float(values[min(len(values), math.ceil((len(values) + 1) * level)) - 1])
+    values, weights = (
+        np.concatenate(chosen),
+        np.concatenate([np.full(len(c), 1 / len(c) / len(chosen)) for c in chosen]),
+    )
+    order = np.argsort(values)
+    at = int(np.searchsorted(np.cumsum(weights[order]), level - 1e-9))
+    return float(values[order[min(at, len(values) - 1)]]) * student(level, degrees) / _normal()[LEVELS.index(level)]
+
+
+def student(level: float, degrees: int) -> float:
+    """Half-width of the interval about 0 that holds a share of Student's t.
+
+    t = √ν tan φ, and φ has the density cos^(ν − 1) φ.
+
+    Example:
+        >>> round(student(0.95, 2), 3), round(student(0.8, 12), 3)
+        (4.303, 1.356)
+    """
+    angle = np.linspace(0.0, math.pi / 2, ANGLES)
+    density = np.cos(angle) ** (degrees - 1)
+    share = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
+    return math.sqrt(degrees) * math.tan(float(np.interp(level * share[-1], share, angle)))
 
 
 def _normal() -> tuple[float, float]:

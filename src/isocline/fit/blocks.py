@@ -1,4 +1,4 @@
-"""Held-out blocks spread over the record: what chooses the penalty, and what the bands are calibrated on.
+"""Held-out blocks spread over the record: what chooses the penalty, and what the bands are calibrated on; and whole series.
 
 One segment at the end is a poor judge: on the cascaded tanks its order of settings hardly agrees with that of another
 record. Here every block is forecast by networks that have seen everything else, before it and after it.
@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from isocline.fit.reading.table import Series
-from isocline.fit.split import cut
+from isocline.fit.split import cut, looked_at
 
 SHARE = 0.15  # of a series that a block takes
 FIRST = 0.25  # of a series before the first block, to start from
 BLOCKED = 14  # rows from which a series has blocks of its own; of shorter ones the second half is a block
 SCORED, ROWS = 32, 200  # series a fold is scored on, and rows of a block
 PIECE = 5  # rows a remaining piece has at least
+GROUPS, QUARTER = 3, 4  # groups of series that are left out, and what part of all series is one
 
 
 @dataclass
@@ -55,6 +56,28 @@ def folds(series: Sequence[Series], count: int) -> list[Fold]:
                 fold.taught.append(s)
     out = [f for f in out if f.taught and any(np.isfinite(b.y).any() for b in f.blocks)]
     return [_scored(f) for f in out] if len(out) == count else []
+
+
+def without_series(series: Sequence[Series]) -> list[Fold]:
+    """Three folds that lack a quarter of the series each, drawn by lot, and at least one; of two series two folds; of one none.
+
+    Of a series that is left out the first rows are what precedes the block: what a forecast of a new series may look at.
+    """
+    usable = [s for s in series if s.complete and len(s.t) >= 2 * PIECE and looked_at(s) > s.first + 1]
+    size = max(1, len(usable) // QUARTER)
+    order = np.random.default_rng(0).permutation(len(usable))
+    groups = [order[k : k + size] for k in range(0, GROUPS * size, size)] if len(usable) > 1 else []
+    out = []
+    for group in groups:
+        if len(group):
+            out_of_it = {id(usable[i]) for i in group}
+            fold = Fold([s for s in series if id(s) not in out_of_it])
+            for i in group:
+                before, block = cut(usable[i], looked_at(usable[i]))
+                fold.before.append(before)
+                fold.blocks.append(block)
+            out.append(_scored(fold))
+    return out
 
 
 def _block(fold: Fold, s: Series, begin: int, end: int) -> None:

@@ -38,27 +38,38 @@ class Choice:
     Attributes:
         penalty: the chosen one.
         errors: by penalty, as configured: root mean square error on the blocks, in scaled units.
-        noise: (d,) of an observation, scaled; the perturbation of the final members.
-        ratios: (n,) |error| / √(spread² + noise²) of the chosen penalty, on all points of all blocks.
+        noise: (d,) of an observation, scaled; that of the ratios and of the bands, and the perturbation of the final members.
+        ratios: (n, d) |error| / √(spread² + noise²) of the chosen penalty, on all rows of all blocks; NaN where nothing was
+            observed.
+        unseen: of every series that was left out as a whole (n, d) the same, with how far from all others it begins; None
+            before they were.
     """
 
     penalty: float
     errors: list[float]
     noise: list[float]
     ratios: np.ndarray
+    unseen: list[np.ndarray] | None = None
 
     def state(self) -> dict[str, Any]:
         """For a checkpoint."""
-        return {**vars(self), "ratios": torch.tensor(self.ratios)}
+        unseen = self.unseen and [torch.tensor(r) for r in self.unseen]
+        return {**vars(self), "ratios": torch.tensor(self.ratios), "unseen": unseen}
 
     @staticmethod
     def of_state(state: dict[str, Any]) -> Choice:
         """From a checkpoint."""
-        return Choice(**{**state, "ratios": state["ratios"].numpy()})
+        unseen = state["unseen"] and [r.numpy() for r in state["unseen"]]
+        return Choice(state["penalty"], state["errors"], state["noise"], state["ratios"].numpy(), unseen)
 
 
 def candidates(
-    config: Config, folds: Sequence[Fold], scales: Scales, networks: Networks, group: Group = ALONE
+    config: Config,
+    folds: Sequence[Fold],
+    scales: Scales,
+    networks: Networks,
+    group: Group = ALONE,
+    share: float = SHARE,
 ) -> Trainer:
     """A training of `EACH` networks for every penalty and fold, ordered by network, penalty, fold."""
     records = [guessed(Record.of(f.taught, scales, config.window), networks) for f in folds]
@@ -71,7 +82,7 @@ def candidates(
     penalty = torch.tensor(config.penalty, dtype=torch.float64).repeat_interleave(len(records)).repeat(EACH)
     seeds = [config.seed * 1000 + j for j in range(EACH) for _ in members]
     batch = Batch([*members, *noisy])
-    return Trainer(config, batch, penalty, seeds, lead=len(members), share=SHARE, networks=networks, group=group)
+    return Trainer(config, batch, penalty, seeds, lead=len(members), share=share, networks=networks, group=group)
 
 
 def choose(config: Config, folds: Sequence[Fold], scales: Scales, trainer: Trainer) -> Choice:
@@ -81,30 +92,29 @@ def choose(config: Config, folds: Sequence[Fold], scales: Scales, trainer: Train
         trainer: as `candidates` made it, trained.
     """
     shape = (EACH, len(config.penalty), len(folds))
-    theta = trainer.objective.network(trainer.theta).view(*shape, -1)
     noise = trainer.objective.noise(trainer.theta).view(*shape, -1)[0].mean(1)  # (penalties, d)
-    misfit = trainer.misfit.view(shape)
-    errors, ratios = [], []
+    errors, ratios, count = [], [], len(folds)
     for p in range(len(config.penalty)):
         parts = [
-            _errors(trainer, theta[:, p, k], kept(misfit[:, p, k]).numpy(), fold, scales)
-            for k, fold in enumerate(folds)
+            errors_of(trainer, p * count + k, len(config.penalty) * count, fold, scales) for k, fold in enumerate(folds)
         ]
-        error = np.concatenate([e for e, _ in parts])
-        total = np.sqrt(np.concatenate([s for _, s in parts]) ** 2 + noise[p].numpy() ** 2)
-        seen = ~np.isnan(error)
-        errors.append(math.sqrt(float(np.square(np.minimum(error[seen], LOST)).mean())))
-        ratios.append((error / total)[seen])
+        error, spread = (np.concatenate(part) for part in zip(*parts, strict=True))
+        errors.append(math.sqrt(float(np.square(np.minimum(error[~np.isnan(error)], LOST)).mean())))
+        ratios.append(np.where(np.isinf(error), LOST, error) / np.sqrt(spread**2 + noise[p].numpy() ** 2))
     near = [p for p, e in enumerate(errors) if e <= (1 + CLOSE) * min(errors)]
     chosen = max(near, key=lambda p: config.penalty[p])
     return Choice(config.penalty[chosen], errors, noise[chosen].tolist(), ratios[chosen])
 
 
-def _errors(
-    trainer: Trainer, theta: torch.Tensor, good: np.ndarray, fold: Fold, scales: Scales
-) -> tuple[np.ndarray, np.ndarray]:
-    """|error| of the mean path and the spread of all good networks (n, d) on a fold; NaN where nothing was observed."""
-    theta = theta[torch.tensor(good)]
+def errors_of(trainer: Trainer, place: int, places: int, fold: Fold, scales: Scales) -> tuple[np.ndarray, np.ndarray]:
+    """|error| of the mean path and the spread (n, d) on a fold; NaN where nothing was observed, inf where the path is lost.
+
+    Args:
+        trainer: of `EACH` networks for so many places, ordered by network and place; of one the good ones count.
+        place: of the networks that have not seen the fold's blocks.
+    """
+    every = trainer.objective.network(trainer.theta).view(EACH, places, -1)
+    theta = every[:, place][kept(trainer.misfit.view(EACH, places)[:, place])]
     series, count = len(fold.blocks), len(theta)
     rows = theta.repeat_interleave(series, 0)
     flow = flow_of_rows(trainer.networks, rows)
@@ -115,5 +125,7 @@ def _errors(
         own = np.where(np.isfinite(own), own, np.inf)
         with np.errstate(invalid="ignore"):
             error = np.abs(own.mean(0) - scales.scaled(block.y))
-        out.append((np.where(np.isnan(block.compared), np.nan, np.nan_to_num(error, nan=np.inf)), spread_of(own)))
-    return np.concatenate([e for e, _ in out]), np.concatenate([s for _, s in out])
+        error = np.where(np.isnan(block.compared), np.nan, np.where(np.isfinite(error), error, np.inf))
+        out.append((error, spread_of(own)))
+    errors, spreads = (np.concatenate(part) for part in zip(*out, strict=True))
+    return errors, spreads

@@ -22,6 +22,7 @@ from isocline.fit.networks import Networks
 from isocline.fit.physics import model_of
 from isocline.fit.reading.table import Series
 from isocline.fit.scale import Scales
+from isocline.fit.unseen import begins_at
 
 
 @dataclass(frozen=True)
@@ -33,12 +34,14 @@ class Ensemble:
         networks: the layout of the members' parameters.
         members: (M, size) parameters of networks fitted to perturbed data; no rows without bands.
         bands: how to make bands of their spread; None without bands.
+        learned: (R, d) scaled states that were learned from, of many some; None without bands.
     """
 
     model: nn.Module
     networks: Networks
     members: Tensor
     bands: Bands | None
+    learned: np.ndarray | None = None
 
     @property
     def flow(self) -> Flow:
@@ -60,12 +63,22 @@ class Ensemble:
         """(M, d) states of all members at the first row of one record."""
         return settled(self.crowd, [record] * len(self.members), scales)
 
-    def intervals(self, path: np.ndarray, spread: np.ndarray, scales: Scales) -> dict[str, np.ndarray]:
-        """Bounds (n, d) in the table's units: "low80", "high80", "low95", "high95" about a scaled path (n, d)."""
+    def distance(self, record: Series, scales: Scales) -> float:
+        """How far from all that was learned a forecast of a record begins that was not learned from, scaled."""
+        return 0.0 if self.learned is None else begins_at(record, self.learned, scales)
+
+    def intervals(
+        self, path: np.ndarray, spread: np.ndarray, scales: Scales, distance: float | None = None
+    ) -> dict[str, np.ndarray]:
+        """Bounds (n, d) in the table's units: "low80", "high80", "low95", "high95" about a scaled path (n, d).
+
+        Args:
+            distance: of a series that was not learned from, where it begins; None of one that was.
+        """
         assert self.bands is not None
         out = {}
         for level in LEVELS:
-            half = self.bands.half_widths(spread, level)
+            half = self.bands.half_widths(spread, level, distance)
             out[f"low{100 * level:.0f}"] = scales.unscaled(path - half)
             out[f"high{100 * level:.0f}"] = scales.unscaled(path + half)
         return out
@@ -76,7 +89,7 @@ class Ensemble:
         weights = {k: v.detach().contiguous() for k, v in self.model.state_dict().items()}
         place(folder / "model.safetensors", lambda aside: aside.write_bytes(save(weights)))
         if self.bands is not None:
-            members = {"members": self.members.contiguous()}
+            members = {"members": self.members.contiguous(), "learned": torch.tensor(self.learned)}
             place(folder / "members.safetensors", lambda aside: aside.write_bytes(save(members)))
             write(folder / "bands.json", json.dumps(asdict(self.bands), indent=1))
 
@@ -89,5 +102,5 @@ class Ensemble:
         if not (folder / "bands.json").exists():
             return Ensemble(model, networks, torch.zeros(0, networks.size, dtype=torch.float64), None)
         kept = json.loads((folder / "bands.json").read_text(encoding="utf-8"))
-        bands = Bands(tuple(kept["factors"]), tuple(kept["noise"]), kept["points"])
-        return Ensemble(model, networks, load_file(folder / "members.safetensors")["members"], bands)
+        saved = load_file(folder / "members.safetensors")
+        return Ensemble(model, networks, saved["members"], Bands.from_dict(kept), saved["learned"].numpy())

@@ -85,9 +85,15 @@ def judge(
     if ensemble is not None and ensemble.bands is not None:
         spread = np.concatenate(ensemble.spread(trains, [h.t for h in held], scales))
         seen, record = (scales.scaled(np.concatenate([s.compared for s in part])) for part in (held, split.taught))
-        bands = of.of_bands(ensemble.bands, np.concatenate(forecasts[name]), spread, seen, record)
+        away = None if split.learned[chosen[0]] else distances(ensemble, trains, [len(h.t) for h in held], scales)
+        bands = of.of_bands(ensemble.bands, np.concatenate(forecasts[name]), spread, seen, record, away)
         judged.bands = {level: {k: number(v) for k, v in row.items()} for level, row in bands.items()}
     return judged
+
+
+def distances(ensemble: Ensemble, records: Sequence[Series], counts: Sequence[int], scales: Scales) -> np.ndarray:
+    """(n, 1) where forecasts of records begin that were not learned from, for all rows of each."""
+    return np.repeat([ensemble.distance(r, scales) for r in records], counts)[:, None]
 
 
 def _lost(name: str, paths: Sequence[np.ndarray], held: Sequence[Series], table: Table) -> list[str]:

@@ -55,7 +55,8 @@ def predict(
             (with the inputs there) from whose end to go on; None: the end of each record, from a state settled
             on its last rows.
         bands: after the states, the bounds of their 80 and 95 % bands: "x low80", "x high80", "x low95", "x high95". From
-            a given state the networks of the ensemble start alike; from the end of the record each from its own.
+            a given state the networks of the ensemble start alike, and the bands of a run of several series are those of one
+            that was not learned from; from the end of the record each starts from its own.
         inputs: a table with the times (and series) and the values there of what drives the system; of a run with inputs,
             where its own table does not have them up to the last time; of one with doses, those from the start on.
 
@@ -80,7 +81,8 @@ def predict(
     if start is None:
         saved = json.loads((folder / "states.json").read_text(encoding="utf-8"))
     elif config.hidden_states or config.lags:
-        saved = end_states(fitted.ensemble, _given_record(start, fitted), scales)
+        given = _given_record(start, fitted)
+        saved = end_states(fitted.ensemble, given, scales, [False] * len(given))
     else:
         saved = None
     starts = _given_starts(Path(str(start)), fitted) if saved is None else _saved_starts(saved)
@@ -94,7 +96,7 @@ def predict(
     rows: list[list[Any]] = []
     lost = []
     for name, ts in wanted.items():
-        begin, state, members = starts[name]
+        begin, state, members, away = starts[name]
         later = ts[ts > begin]
         at = np.concatenate([[begin], later])
         grid = torch.tensor(at - begin) / scales.tau
@@ -107,7 +109,7 @@ def predict(
             lost.append(f"{of}the forecast is finite only up to {config.time} {clock.text(at[good].max())}")
         y = y[:, : len(shown)]
         if bands:
-            found = _bounds(fitted.ensemble, path, members, grid, drive, scales)
+            found = _bounds(fitted.ensemble, path, members, grid, drive, scales, away)
             y = np.concatenate([y, *(bound[:, : len(shown)] for bound in found)], 1)
         keep = good & np.concatenate([[bool((ts == begin).any())], np.ones(len(later), dtype=bool)])
         for t, values in zip(at[keep], y[keep], strict=True):
@@ -116,12 +118,18 @@ def predict(
 
 
 def _bounds(
-    ensemble: Ensemble, path: np.ndarray, states: Tensor, grid: Tensor, drive: Drive, scales: Scales
+    ensemble: Ensemble,
+    path: np.ndarray,
+    states: Tensor,
+    grid: Tensor,
+    drive: Drive,
+    scales: Scales,
+    distance: float | None,
 ) -> list[np.ndarray]:
     """Each of `BOUNDS` (n, d) about a scaled path (n, d), from the states (M, d) of the members where it begins."""
     count, grids = len(states), grid.expand(len(states), -1)
     paths = ensemble.crowd(states, grids, drive.repeat(count)).movedim(1, 0) if len(grid) > 1 else states[:, None]
-    bounds = ensemble.intervals(path, spread_of(paths.numpy()), scales)
+    bounds = ensemble.intervals(path, spread_of(paths.numpy()), scales, distance)
     return [bounds[name] for name in BOUNDS]
 
 
@@ -216,8 +224,8 @@ def _given_inputs(path: Path, fitted: Fitted) -> dict[str, Inputs]:
 
 
 # ---- where to start ---------------------------------------------------------------------------------------------------
-# By series: the time, the state (d,) of the model and those (M, d) of the members.
-Starts = dict[str, tuple[float, Tensor, Tensor]]
+# By series: the time, the state (d,) of the model and those (M, d) of the members, and the distance from what was learned.
+Starts = dict[str, tuple[float, Tensor, Tensor, float | None]]
 
 
 def _saved_starts(saved: dict[str, dict[str, Any]]) -> Starts:
@@ -226,6 +234,7 @@ def _saved_starts(saved: dict[str, dict[str, Any]]) -> Starts:
             s["t"],
             torch.tensor(s["state"], dtype=torch.float64),
             torch.tensor(s.get("members", []), dtype=torch.float64),
+            s.get("distance"),
         )
         for name, s in saved.items()
     }
@@ -280,7 +289,9 @@ def _given_starts(path: Path, fitted: Fitted) -> Starts:
         if name in out:
             of = f" for series {name!r}" if config.id else ""
             raise UserError(f"{path}: line {line}: a second starting row{of}; expected one")
-        out[name] = (float(t), state, state.expand(len(fitted.ensemble.members), -1))
+        begin = Series(name, np.array([t]), scales.unscaled(state.numpy()[None]))
+        away = fitted.ensemble.distance(begin, scales)
+        out[name] = (float(t), state, state.expand(len(fitted.ensemble.members), -1), away)
     return out
 
 

@@ -1,9 +1,13 @@
-"""The recipe: choose by held-out blocks, then fit everything; a checkpoint every few seconds, the same numbers after a break."""
+"""The recipe: choose by held-out blocks, then fit everything; a checkpoint every few seconds, the same numbers after a break.
+
+Between the two some series are left out as wholes, for bands of series that nobody has learned from.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,7 @@ from torch import Tensor
 
 from isocline.fit.bands import Bands, kept
 from isocline.fit.batch import Batch
-from isocline.fit.blocks import folds
+from isocline.fit.blocks import folds, without_series
 from isocline.fit.choose import Choice, candidates, choose
 from isocline.fit.config import Config
 from isocline.fit.ensemble import Ensemble
@@ -24,6 +28,7 @@ from isocline.fit.loop import Trainer
 from isocline.fit.reach import holding, refuge
 from isocline.fit.reading.table import Series
 from isocline.fit.scale import Scales
+from isocline.fit.unseen import learned_rows, newcomers, unseen_ratios
 from isocline.fit.windows import Record
 
 CHECKPOINT = "checkpoint.pt"
@@ -46,7 +51,7 @@ class Recipe:
         record: of all training rows, in scaled units.
         trainer: the training that is under way.
         choice: what the blocks said; None before, and where there are none.
-        stages: of the training of candidates, once it is over.
+        stages: of the training of candidates, and without some of the series, once they are over.
         holds: (M,) which networks stay within reach of the data when they run freely, once the training is over.
         refuge: what takes the place of the networks, a row of theirs and its name, where none of the starts does.
     """
@@ -62,6 +67,7 @@ class Recipe:
         self.config, self.scales, self.folder, self.group = config, scales, folder, group
         self.record = Record.of(series, scales, config.window)
         self.folds = folds(series, config.blocks) if config.blocks else []
+        self.without = without_series(series) if self.folds and config.members else []
         self.networks = networks_of(config, scales, self.record)
         self.record = guessed(self.record, self.networks)
         self.choice: Choice | None = None
@@ -70,12 +76,22 @@ class Recipe:
         self.holds: Tensor | None = None
         self.refuge: tuple[Tensor, str] | None = None
         self.before = 0.0  # seconds of earlier sessions
-        self.trainer = candidates(config, self.folds, scales, self.networks, group) if self.choosing else self._final()
+        self.trainer = self._next()
 
     @property
     def choosing(self) -> bool:
-        """Whether the training under way is that of candidates: where a penalty is to be chosen, or bands calibrated."""
-        return bool(self.folds) and self.choice is None and (len(self.config.penalty) > 1 or self.config.members > 0)
+        """Whether networks without a part of the record are trained: where a penalty is to be chosen, or bands calibrated."""
+        if self.choice is None:
+            return bool(self.folds) and (len(self.config.penalty) > 1 or self.config.members > 0)
+        return bool(self.without) and self.choice.unseen is None
+
+    def _next(self) -> Trainer:
+        """What is to be trained, after what is known."""
+        if not self.choosing:
+            return self._final()
+        if self.choice is None:
+            return candidates(self.config, self.folds, self.scales, self.networks, self.group)
+        return newcomers(self.config, self.choice, self.without, self.scales, self.networks, self.group)
 
     def _final(self) -> Trainer:
         """Starts on the data as they are, members on the data with noise added."""
@@ -100,9 +116,9 @@ class Recipe:
         reason = "done"
         while self.choosing or not self.trainer.done:
             if self.trainer.done:
-                self.stages = self.trainer.told()
-                self.choice = self.group.told(lambda: choose(self.config, self.folds, self.scales, self.trainer))
-                self.trainer = self._final()
+                self.stages = self._stages()
+                self.choice = self.group.told(self._chosen)
+                self.trainer = self._next()
                 continue
             if self.group.any(stop()):
                 reason = "interrupted"
@@ -119,6 +135,8 @@ class Recipe:
         if not self.choosing and self.trainer.done:
             self._look_ahead()
         if self.choosing:  # nothing of the candidates is a model of the record: what a second can give
+            if self.choice is not None:
+                self.stages, self.without = self._stages(), []
             self.trainer = self._final()
             while not self.trainer.done and self.trainer.now.kind == "matching":
                 self.trainer.advance()
@@ -139,10 +157,22 @@ class Recipe:
     def told(self) -> list[dict[str, Any]]:
         """All stages so far, with the phase they belong to."""
         if self.choosing:
-            return [{"phase": "choosing", **s} for s in self.trainer.told()]
+            return [{"phase": "choosing", **s} for s in self._stages()]
         return [{"phase": "choosing", **s} for s in self.stages] + [
             {"phase": "fitting", **s} for s in self.trainer.told()
         ]
+
+    def _stages(self) -> list[dict[str, Any]]:
+        """Those of the choosing so far."""
+        if self.choice is None:
+            return self.trainer.told()
+        return self.stages + [{**s, "name": f"series left out, {s['name']}"} for s in self.trainer.told()]
+
+    def _chosen(self) -> Choice:
+        """What the networks say that were just trained."""
+        if self.choice is None:
+            return choose(self.config, self.folds, self.scales, self.trainer)
+        return replace(self.choice, unseen=unseen_ratios(self.choice, self.without, self.scales, self.trainer))
 
     @property
     def phase(self) -> str:
@@ -158,9 +188,12 @@ class Recipe:
         layout, rows = trainer.networks.plain(good)
         if len(good) < FEWEST:
             return Ensemble(model, layout, rows[:0], None)
-        noise = trainer.objective.noise(trainer.theta).detach()[trainer.best].tolist()
-        bands = Bands.calibrated(self.choice.ratios, noise) if self.choice else Bands.normal(noise)
-        return Ensemble(model, layout, rows, bands)
+        learned = learned_rows(self.series, self.scales)
+        if self.choice is None:
+            bands = Bands.normal(trainer.objective.noise(trainer.theta).detach()[trainer.best].tolist())
+        else:  # with the noise of the ratios: what whole records leave is more than what the pieces between blocks do
+            bands = Bands.calibrated(self.choice.ratios, self.choice.noise, self.choice.unseen or ())
+        return Ensemble(model, layout, rows, bands, learned)
 
     def _good(self) -> Tensor:
         """Which members (bool) fit well, and stay within reach as the model does."""
@@ -232,5 +265,5 @@ class Recipe:
         self.before, self.stages = whole["seconds"], whole["stages"]
         if whole["choice"]:
             self.choice = Choice.of_state(whole["choice"])
-            self.trainer = self._final()
+            self.trainer = self._next()
         self.trainer.load(whole["trainer"])

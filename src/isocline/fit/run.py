@@ -315,7 +315,7 @@ def _go(
     if known is not None:
         report["parameters"] = known
     ensemble.write(folder)
-    write(folder / "states.json", json.dumps(end_states(ensemble, table.series, scales)))
+    write(folder / "states.json", json.dumps(end_states(ensemble, table.series, scales, split.learned)))
     write(folder / "report.json", json.dumps(report, indent=1, allow_nan=False))
     if page:
         write_page(report, Fitted.of(folder, kept, config, scales, ensemble))
@@ -350,11 +350,14 @@ def _module(fitted: Fitted) -> str | None:
         return None
 
 
-def end_states(ensemble: Ensemble, series: list[Series], scales: Scales) -> dict[str, dict[str, Any]]:
-    """By series: the state at its last observation, settled on its last rows: where a forecast starts; and the members'."""
+def end_states(
+    ensemble: Ensemble, series: list[Series], scales: Scales, learned: Sequence[bool]
+) -> dict[str, dict[str, Any]]:
+    """By series: the state at its last observation, settled on its last rows: where a forecast starts; and the members'. Of one
+    that was not learned from, how far from all that was those rows are."""
     out: dict[str, dict[str, Any]] = {}
     for first in range(0, len(series), 200):
-        group = series[first : first + 200]
+        group, taught = series[first : first + 200], learned[first : first + 200]
         anchors = [anchor(s, scales) for s in group]
         states = _ends(ensemble.flow, anchors, scales)
         count = len(ensemble.members)
@@ -369,6 +372,7 @@ def end_states(ensemble: Ensemble, series: list[Series], scales: Scales) -> dict
                     out[a.id]["doses"] = known.doses.to_dict()
             if others is not None:
                 out[a.id]["members"] = others[:, i].tolist()
+                out[a.id]["distance"] = None if taught[i] else ensemble.distance(a, scales)
     return out
 
 

@@ -95,7 +95,12 @@ def interval_scores(low: np.ndarray, high: np.ndarray, seen: np.ndarray, level: 
 
 
 def of_bands(
-    bands: Bands, path: np.ndarray, spread: np.ndarray, seen: np.ndarray, record: np.ndarray
+    bands: Bands,
+    path: np.ndarray,
+    spread: np.ndarray,
+    seen: np.ndarray,
+    record: np.ndarray,
+    distance: np.ndarray | None = None,
 ) -> dict[str, dict[str, float]]:
     """How good the bands about a path are, by level ("80", "95"): the share of the observations inside, the mean width, the
     mean interval score, and that of a band that knows nothing of time: between the quantiles of the training part.
@@ -103,8 +108,9 @@ def of_bands(
     Args:
         path, spread, seen: (n, d), scaled; `seen` NaN where nothing was observed.
         record: (m, d) rows of the training part, scaled.
+        distance: (n, 1) of series that were not learned from, where they begin; None of others.
     """
-    halves = {f"{100 * level:.0f}": bands.half_widths(spread, level) for level in LEVELS}
+    halves = {f"{100 * level:.0f}": bands.half_widths(spread, level, distance) for level in LEVELS}
     return of_bounds({level: (path - half, path + half) for level, half in halves.items()}, seen, record)
 
 

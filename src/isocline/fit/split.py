@@ -95,10 +95,7 @@ def _group(table: Table, text: str, given: str) -> Cuts:
 
 def _whole(table: Table, held: list[bool]) -> Cuts:
     """Of held series a few first rows may be looked at."""
-    sizes = [
-        min(_looked_at(s), max(2, len(s.t) // 4)) if out else len(s.t)
-        for s, out in zip(table.series, held, strict=True)
-    ]
+    sizes = [looked_at(s) if out else len(s.t) for s, out in zip(table.series, held, strict=True)]
     return [(n, len(s.t)) for n, s in zip(sizes, table.series, strict=True)], [not out for out in held]
 
 
@@ -138,8 +135,9 @@ def _numbers(text: str, given: str) -> tuple[int, int, int | None]:
     return fold, count, horizon
 
 
-def _looked_at(s: Series) -> int:
-    return HIDDEN_ANCHOR if s.hidden.any() else ANCHOR + s.first
+def looked_at(s: Series) -> int:
+    """How many first rows of a series that is held out may be looked at."""
+    return min(HIDDEN_ANCHOR if s.hidden.any() else ANCHOR + s.first, max(2, len(s.t) // 4))
 
 
 def _share(n: int, share: float) -> int:

@@ -199,18 +199,21 @@ def _paths(ensemble: Ensemble, split: Split, scales: Scales, recipe: Recipe) -> 
             end = held.t[min(len(held.t), MAX_POINTS) - 1]
             out.append(_fine(flow, start, state, start.t[0], train.t[-1], end, FINE, scales, "forecast"))
             if ensemble.bands is not None:
-                out[-1] |= _bounds(ensemble, start, train.t[-1], out[-1], scales)
+                away = None if split.learned[number_] else ensemble.distance(train, scales)
+                out[-1] |= _bounds(ensemble, start, out[-1], scales, away)
     return out
 
 
-def _bounds(ensemble: Ensemble, start: Series, begin: float, path: dict[str, Any], scales: Scales) -> dict[str, Any]:
+def _bounds(
+    ensemble: Ensemble, start: Series, path: dict[str, Any], scales: Scales, distance: float | None
+) -> dict[str, Any]:
     """The bands about a forecast, and the members' own."""
     t, y = np.array(path["t"]), np.array(path["y"])
     whole = np.concatenate([[start.t[0]], t[t > start.t[0]]])
     ts, states = torch.tensor((whole - whole[0]) / scales.tau), ensemble.settled(start, scales)
     drive = Drive.of([start], [whole], scales).repeat(len(states))
     paths = ensemble.crowd(states, ts.expand(len(states), -1), drive).movedim(1, 0).numpy()[:, -len(t) :]
-    bounds = ensemble.intervals(scales.scaled(y), spread_of(paths), scales)
+    bounds = ensemble.intervals(scales.scaled(y), spread_of(paths), scales, distance)
     some = np.unique(np.linspace(0, len(t) - 1, SPREAD).round().astype(int))
     members = {"t": t[some].tolist(), "y": [plain(scales.unscaled(path[some])) for path in paths]}
     return {**{name: plain(values) for name, values in bounds.items()}, "members": members}

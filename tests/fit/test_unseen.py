@@ -11,11 +11,13 @@ from series import rotation, table_of
 from isocline.fit import Config, fit, predict, recipe
 from isocline.fit.bands import LEVELS
 from isocline.fit.blocks import without_series
+from isocline.fit.choose import LOST, choose
 from isocline.fit.fitted import Fitted
 from isocline.fit.reading.table import Series
+from isocline.fit.recipe import Recipe
 from isocline.fit.run import resume
 from isocline.fit.scale import Scales
-from isocline.fit.unseen import distance, learned_rows
+from isocline.fit.unseen import distance, learned_rows, unseen_ratios
 
 T = np.arange(30) * 0.4
 QUICK = Config(
@@ -72,6 +74,21 @@ def test_of_many_rows_some_stand_for_all():
     rows = scales.unscaled(learned_rows(table.series, scales))
     assert len(rows) == 2000
     assert rows[0] == pytest.approx(rotation(t)[0]) and rows[-1] == pytest.approx(rotation(t)[-1])
+
+
+def test_a_path_that_runs_away_counts_as_lost_and_not_as_infinitely_far_off():
+    table = table_of((T, rotation(T)), (T, rotation(T, phase=1.0)))
+    scales = Scales.of(table, table.series, "linear")
+    recipe_ = Recipe(QUICK, table.series, scales)
+    networks = recipe_.trainer.objective.network(recipe_.trainer.theta)
+    networks.zero_()
+    networks[:, -4:] = 400.0 * torch.eye(2, dtype=torch.float64).flatten()
+    choice = choose(QUICK, recipe_.folds, scales, recipe_.trainer)
+    assert choice.errors == pytest.approx([LOST])
+    most = LOST / np.array(choice.noise)
+    assert choice.ratios == pytest.approx(np.broadcast_to(most, choice.ratios.shape))
+    for ratios in unseen_ratios(choice, recipe_.without, scales, recipe_.trainer):
+        assert (ratios < most).all()  # the distance is in the denominator, too
 
 
 # ---- a run ------------------------------------------------------------------------------------------------------------

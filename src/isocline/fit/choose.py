@@ -99,8 +99,9 @@ def choose(config: Config, folds: Sequence[Fold], scales: Scales, trainer: Train
             errors_of(trainer, p * count + k, len(config.penalty) * count, fold, scales) for k, fold in enumerate(folds)
         ]
         error, spread = (np.concatenate(part) for part in zip(*parts, strict=True))
-        errors.append(math.sqrt(float(np.square(np.minimum(error[~np.isnan(error)], LOST)).mean())))
-        ratios.append(np.where(np.isinf(error), LOST, error) / np.sqrt(spread**2 + noise[p].numpy() ** 2))
+        error = np.minimum(error, LOST)
+        errors.append(math.sqrt(float(np.nanmean(np.square(error)))))
+        ratios.append(error / np.sqrt(spread**2 + noise[p].numpy() ** 2))
     near = [p for p, e in enumerate(errors) if e <= (1 + CLOSE) * min(errors)]
     chosen = max(near, key=lambda p: config.penalty[p])
     return Choice(config.penalty[chosen], errors, noise[chosen].tolist(), ratios[chosen])

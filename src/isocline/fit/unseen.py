@@ -76,5 +76,5 @@ def unseen_ratios(choice: Choice, folds: Sequence[Fold], scales: Scales, trainer
         ends = np.cumsum([len(b.t) for b in fold.blocks])[:-1]
         for before, e, s in zip(fold.before, np.split(error, ends), np.split(spread, ends), strict=True):
             away = begins_at(before, learned, scales)
-            out.append(np.where(np.isinf(e), LOST, e) / np.sqrt(s**2 + np.square(choice.noise) + away**2))
+            out.append(np.minimum(e, LOST) / np.sqrt(s**2 + np.square(choice.noise) + away**2))
     return out

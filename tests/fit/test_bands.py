@@ -46,6 +46,17 @@ def test_few_points_are_enough_for_their_largest_only():
     assert Bands.calibrated(np.array([[5.0], [1.0], [9.0]]), [1.0]).factors == ((9.0,), (9.0,))
 
 
+@pytest.mark.parametrize("members", [3, 4, 8])
+def test_without_calibration_the_spread_of_few_members_holds_what_is_like_them(members):
+    paths = np.random.default_rng(members).standard_normal((members + 1, 40_000, 1))
+    bands = Bands.of_few([0.0], members)
+    assert bands.points == 0
+    spread, off = spread_of(paths[1:]), np.abs(paths[0])
+    for level in LEVELS:
+        # About a known middle, as the model's path is: a share of 40,000 has a standard deviation of at most 0.002.
+        assert np.mean(off <= bands.half_widths(spread, level)) == pytest.approx(level, abs=0.01)
+
+
 def test_spread_and_noise_add_as_variances():
     bands = Bands(((1.0,), (2.0,)), (3.0,))
     assert float(bands.half_widths(np.array([[4.0]]), 0.95)[0, 0]) == pytest.approx(10.0)

@@ -32,7 +32,7 @@ class Bands:
     Attributes:
         factors: for the levels 0.8 and 0.95, of every state.
         noise: (d,), of an observation.
-        points: on held-out blocks that the factors were calibrated on; 0 where they are those of a normal distribution.
+        points: on held-out blocks that the factors were calibrated on; 0 where there were none, and they are quantiles.
         unseen: factors for series that were not learned from; None where no series could be left out to find them.
         series: that were left out for those, each in its turn.
 
@@ -52,6 +52,13 @@ class Bands:
     def normal(noise: Sequence[float]) -> Bands:
         """Without calibration."""
         first, second = _normal()
+        return Bands(((first,) * len(noise), (second,) * len(noise)), tuple(noise))
+
+    @staticmethod
+    def of_few(noise: Sequence[float], members: int) -> Bands:
+        """Without calibration, where nothing could be held out: the spread is a standard deviation of few members, so what is
+        measured is within so many of it as Student's t says, with one degree of freedom less than there are members."""
+        first, second = (student(level, members - 1) for level in LEVELS)
         return Bands(((first,) * len(noise), (second,) * len(noise)), tuple(noise))
 
     @staticmethod

@@ -6,8 +6,8 @@ The spread of networks that differ in their seed alone covers 9-15 % where it sa
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any
 
@@ -51,15 +51,13 @@ class Bands:
     @staticmethod
     def normal(noise: Sequence[float]) -> Bands:
         """Without calibration."""
-        first, second = _normal()
-        return Bands(((first,) * len(noise), (second,) * len(noise)), tuple(noise))
+        return Bands(_same(normal, len(noise)), tuple(noise))
 
     @staticmethod
     def of_few(noise: Sequence[float], members: int) -> Bands:
         """Without calibration, where nothing could be held out: the spread is a standard deviation of few members, so what is
         measured is within so many of it as Student's t says, with one degree of freedom less than there are members."""
-        first, second = (student(level, members - 1) for level in LEVELS)
-        return Bands(((first,) * len(noise), (second,) * len(noise)), tuple(noise))
+        return Bands(_same(lambda level: student(level, members - 1), len(noise)), tuple(noise))
 
     @staticmethod
     def calibrated(ratios: np.ndarray, noise: Sequence[float], unseen: Sequence[np.ndarray] = ()) -> Bands:
@@ -83,11 +81,11 @@ class Bands:
         points = int(np.isfinite(ratios).sum())
         bands = Bands.normal(noise)
         if points:
-            bands = Bands(_by_state([ratios], 0, _normal()), tuple(noise), points)
+            bands = Bands(_by_state([ratios], _of_points), tuple(noise), points)
         known = [r for r in unseen if np.isfinite(r).any()]
         if len(known) < 2:
             return bands
-        return Bands(bands.factors, bands.noise, points, _by_state(known, len(known), (0.0, 0.0)), len(known))
+        return replace(bands, unseen=_by_state(known, _of_series), series=len(known))
 
     @staticmethod
     def from_dict(kept: Mapping[str, Any]) -> Bands:
@@ -106,28 +104,45 @@ class Bands:
         return np.array(self.unseen[at]) * np.sqrt(squares + np.square(distance))
 
 
-def _by_state(units: Sequence[np.ndarray], degrees: int, least: tuple[float, float]) -> Factors:
-    """Of ratios (n, d) unit by unit, each unit counting the same."""
+def _same(factor: Callable[[float], float], states: int) -> Factors:
+    """For all states."""
+    first, second = map(factor, LEVELS)
+    return (first,) * states, (second,) * states
+
+
+def _by_state(units: Sequence[np.ndarray], quantile: Callable[[list[np.ndarray], float], float]) -> Factors:
+    """Of the ratios (n, d) of some units, state by state; of one that none of them has seen, that of all states."""
     first, second = (
-        tuple(max(_factor([u[:, i] for u in units], units, level, degrees), low) for i in range(units[0].shape[1]))
-        for level, low in zip(LEVELS, least, strict=True)
+        tuple(quantile(_seen([u[:, i] for u in units]) or _seen(units), level) for i in range(units[0].shape[1]))
+        for level in LEVELS
     )
     return first, second
 
 
-def _factor(column: list[np.ndarray], units: Sequence[np.ndarray], level: float, degrees: int) -> float:
-    chosen = [c[np.isfinite(c)] for c in (column if any(np.isfinite(c).any() for c in column) else units)]
-    chosen = [c for c in chosen if len(c)]
-    if not degrees:
-        values = np.sort(chosen[0])
-        return float(values[min(len(values), math.ceil((len(values) + 1) * level)) - 1])
-    values, weights = (
-        np.concatenate(chosen),
-        np.concatenate([np.full(len(c), 1 / len(c) / len(chosen)) for c in chosen]),
-    )
+def _seen(units: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """What is a number in each, of those that have one."""
+    return [u[np.isfinite(u)] for u in units if np.isfinite(u).any()]
+
+
+def _of_points(units: list[np.ndarray], level: float) -> float:
+    """The split-conformal quantile of all points, at least the normal one."""
+    values = np.sort(np.concatenate(units))
+    found = values[min(len(values), math.ceil((len(values) + 1) * level)) - 1]
+    return max(float(found), normal(level))
+
+
+def _of_series(units: list[np.ndarray], level: float) -> float:
+    """The quantile of points of which all of a series weigh what all of another do, for as few series as there are."""
+    values = np.concatenate(units)
+    weights = np.concatenate([np.full(len(u), 1 / len(u)) for u in units])
     order = np.argsort(values)
-    at = int(np.searchsorted(np.cumsum(weights[order]), level - 1e-9))
-    return float(values[order[min(at, len(values) - 1)]]) * student(level, degrees) / _normal()[LEVELS.index(level)]
+    at = int(np.searchsorted(np.cumsum(weights[order]), (level - 1e-9) * len(units)))
+    return float(values[order[min(at, len(values) - 1)]]) * student(level, len(units)) / normal(level)
+
+
+def normal(level: float) -> float:
+    """Half-width of the interval about 0 that holds a share of the standard normal distribution."""
+    return NormalDist().inv_cdf(0.5 + level / 2)
 
 
 def student(level: float, degrees: int) -> float:
@@ -143,11 +158,6 @@ def student(level: float, degrees: int) -> float:
     density = np.cos(angle) ** (degrees - 1)
     share = np.concatenate([[0.0], np.cumsum(density[1:] + density[:-1])])
     return math.sqrt(degrees) * math.tan(float(np.interp(level * share[-1], share, angle)))
-
-
-def _normal() -> tuple[float, float]:
-    first, second = (NormalDist().inv_cdf(0.5 + level / 2) for level in LEVELS)
-    return first, second
 
 
 def spread_of(paths: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ import re
 
 import pytest
 import torch
+from caches import own_cache
 from fused_fields import FIELDS, Field
 from torch import nn
 
@@ -18,19 +19,9 @@ from isocline.engines.fused.plan import Plan
 from isocline.engines.fused.trace import trace
 from isocline.nn import MLP
 
-pytestmark = pytest.mark.machine
+pytestmark = [pytest.mark.machine, pytest.mark.usefixtures(own_cache.__name__)]
 
 F32, F64 = torch.float32, torch.float64
-
-
-@pytest.fixture(autouse=True, scope="module")
-def own_cache(tmp_path_factory):
-    """Neither read nor filled: the user's, but for the machine."""
-    build.library()
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("cache")
-        patch.setattr(build, "folder", lambda: folder)
-        yield folder
 
 
 def random(*shape, seed=0):

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from caches import own_cache
 from fused_fields import FIELDS, Field
 from torch import nn
 
 import isocline as ic
-from isocline.engines.fused import build
 from isocline.engines.fused.emit import steps
 from isocline.engines.fused.lanes import LANES
 from isocline.engines.fused.plan import Plan
@@ -14,18 +14,8 @@ from isocline.engines.fused.trace import trace
 from isocline.nn import MLP
 from isocline.solvers import RK4, Tsit5
 
-pytestmark = pytest.mark.machine
+pytestmark = [pytest.mark.machine, pytest.mark.usefixtures(own_cache.__name__)]
 F32, F64 = torch.float32, torch.float64
-
-
-@pytest.fixture(autouse=True, scope="module")
-def own_cache(tmp_path_factory):
-    """Neither read nor filled: the user's, but for the machine."""
-    build.library()
-    with pytest.MonkeyPatch.context() as patch:
-        folder = tmp_path_factory.mktemp("cache")
-        patch.setattr(build, "folder", lambda: folder)
-        yield folder
 
 
 class Driven(nn.Module):

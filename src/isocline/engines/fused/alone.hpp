@@ -140,14 +140,7 @@ template <class T> struct Program {
   std::vector<std::vector<T>> packed;
 
   Program(const Code &given, const T *const *leaf, int count) : code(given), leaves(leaf, leaf + count) {
-    for (int i = 0; i < code.length; i++) {
-      const Instruction &c = code.code[i];
-      if (c.op != OP_linear && c.op != OP_linear_T) continue;
-      if (size_t(c.packed) >= packed.size()) packed.resize(c.packed + 1);
-      if (!packed[c.packed].empty()) continue;
-      if (c.op == OP_linear) pack_columns<T>(leaves[c.leaf], c.count, c.width, c.width, 1, packed[c.packed]);
-      else pack_columns<T>(leaves[c.leaf], c.count, c.width, 1, c.count, packed[c.packed]);
-    }
+    pack_all<T>(code, leaves, packed, pack_columns<T>);
   }
 };
 

@@ -106,6 +106,20 @@ template <class T>
 using StepsBack = void (*)(const T *const *, const V<T> *, const T *, const T *, int64_t, const V<T> *, V<T> *, V<T> *,
                            V<T> *const *);
 
+// The matrices of a program, each once.
+template <class T, class F>
+static void pack_all(const Code &code, const std::vector<const T *> &leaves, std::vector<std::vector<T>> &packed, F pack) {
+  for (int i = 0; i < code.length; i++) {
+    const Instruction &c = code.code[i];
+    if (c.op != OP_linear && c.op != OP_linear_T) continue;
+    if (size_t(c.packed) >= packed.size()) packed.resize(c.packed + 1);
+    if (!packed[c.packed].empty()) continue;
+    // linear: W (count, width); its transpose: W is (width, count).
+    const bool turned = c.op == OP_linear_T;
+    pack(leaves[c.leaf], c.count, c.width, turned ? 1 : c.width, turned ? c.count : 1, packed[c.packed]);
+  }
+}
+
 template <class T> struct Program {
   Code code;
   std::vector<const T *> leaves;
@@ -113,15 +127,7 @@ template <class T> struct Program {
   std::vector<const T *> matrices;    // where they are
 
   Program(const Code &given, const T *const *leaf, int count) : code(given), leaves(leaf, leaf + count) {
-    for (int i = 0; i < code.length; i++) {
-      const Instruction &c = code.code[i];
-      if (c.op != OP_linear && c.op != OP_linear_T) continue;
-      if (size_t(c.packed) >= packed.size()) packed.resize(c.packed + 1);
-      if (!packed[c.packed].empty()) continue;
-      // linear: W (count, width); its transpose: W is (width, count).
-      if (c.op == OP_linear) pack<T>(leaves[c.leaf], c.count, c.width, c.width, 1, packed[c.packed]);
-      else pack<T>(leaves[c.leaf], c.count, c.width, 1, c.count, packed[c.packed]);
-    }
+    pack_all<T>(code, leaves, packed, pack<T>);
     for (auto &matrix : packed) matrices.push_back(matrix.data());
   }
 };

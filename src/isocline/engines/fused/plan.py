@@ -16,6 +16,7 @@ from isocline.engines.eager.problem import Problem
 from isocline.engines.fused.build import vector_bytes
 from isocline.engines.fused.lanes import CannotFuseError
 from isocline.engines.fused.native import Code, Encoded
+from isocline.engines.fused.program import UNARY
 from isocline.engines.fused.timetable import timetable
 from isocline.engines.fused.traced import Traced
 from isocline.solution import Status
@@ -30,26 +31,8 @@ TOLERANCES: dict[Any, list[Tensor]] = {}  # laid out
 MOST_ALONE = 3  # samples
 # About how many cycles a stage takes: what lies between two evaluations, an instruction, one of its vectors.
 BETWEEN, CALLED = 250, 20
-COSTS: dict[str, int] = dict.fromkeys(
-    [
-        "exp",
-        "expm1",
-        "log",
-        "log1p",
-        "sin",
-        "cos",
-        "tan",
-        "sinh",
-        "cosh",
-        "tanh",
-        "atan",
-        "sigmoid",
-        "softplus",
-        "erf",
-        "pow",
-    ],
-    15,
-)
+QUICK = {"neg", "abs", "sign", "sqrt", "rsqrt", "reciprocal", "not"}
+COSTS = {op: 15 for op in (*UNARY, "pow", "atan2") if op not in QUICK}
 
 
 class Method(ctypes.Structure):

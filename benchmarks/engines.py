@@ -18,6 +18,7 @@ import resource
 import subprocess
 import sys
 import tempfile
+from datetime import date
 from pathlib import Path
 
 from common import origin, table
@@ -63,15 +64,15 @@ def main() -> None:
     for name in options.names:
         found = [seconds(name, code, options.data, not options.full) for code in (AUTO, EAGER)]
         if None not in found:
-            kept["full" if options.full else "quick"][name] = found
+            kept["full" if options.full else "quick"][name] = [*found, date.today().isoformat()]
             file.write_text(json.dumps(kept, indent=1) + "\n")
         print(name, *(x if x is None else round(x, 1) for x in found), flush=True)
     rows = [
-        [name, run, f"{auto:.1f}", f"{eager:.1f}", f"{eager / auto:.2f}"]
+        [name, run, f"{auto:.1f}", f"{eager:.1f}", f"{eager / auto:.2f}", day]
         for run, of_run in kept.items()
-        for name, (auto, eager) in sorted(of_run.items())
+        for name, (auto, eager, day) in sorted(of_run.items())
     ]
-    head = ["experiment", "run", "auto, s", "eager, s", "eager / auto"]
+    head = ["experiment", "run", "auto, s", "eager, s", "eager / auto", "measured"]
     text = (__doc__ or "").split("\n\n", 2)[2]
     options.out.write_text(f"# The experiments with both engines\n\n{origin()}\n{text}\n{table(head, rows)}")
 

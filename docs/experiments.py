@@ -79,7 +79,7 @@ def contents(runs: dict[str, dict[str, Any] | None]) -> list[str]:
     for name, run in runs.items():
         experiment = experiments.find(name)
         what = cell(experiment.title, experiment.source)
-        auto_eager = " and ".join(map(duration, both[name])) if name in both else ""
+        auto_eager = " and ".join(map(duration, both[name][:2])) if name in both else ""
         lines.append(f"| [{name}](#{name}) | {what} | {took(run) if run else 'not run yet'} | {auto_eager} |")
     return lines
 

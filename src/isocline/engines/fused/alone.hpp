@@ -85,10 +85,10 @@ template <class T, class F> static void binary(const From<T> &a, const From<T> &
   for (int i = 0; i < count; i += WIDTH<T>) put<T>(out + i, F::template at<T>(a(i, count), b(i, count)), count - i);
 }
 
-// A matrix (m, k) column by column, every one as long as whole vectors.
+// A matrix (m, k) column by column, every one as long as whole vectors; the last rows are read from where they begin.
 template <class T> static void pack_columns(const T *w, int m, int k, int64_t s, int64_t d, std::vector<T> &out) {
   const int length = padded<T>(m);
-  out.assign(size_t(length) * k, T(0));
+  out.assign(size_t(length) * k + WIDTH<T>, T(0));
   for (int j = 0; j < k; j++)
     for (int i = 0; i < m; i++) out[size_t(j) * length + i] = w[i * s + j * d];
 }

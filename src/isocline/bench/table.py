@@ -19,6 +19,7 @@ from isocline.fit.judge import NEURAL
 from isocline.fit.rivals import AUTO, LAST, LINEAR, MEAN, SEASON
 
 RIVALS = (LAST, MEAN, SEASON, AUTO, LINEAR)
+LOST = 1e300  # in the place of an infinite error, with which quantiles cannot count
 
 
 def summarized(lines: Sequence[Line]) -> list[dict[str, Any]]:
@@ -82,10 +83,11 @@ def _mean(errors: Sequence[float | None]) -> float | None:
 
 
 def _quartiles(errors: Sequence[float | None]) -> list[float | None]:
-    """First quartile, median, third; of none that is finite, None."""
-    values = np.array([_number(e) for e in errors])
-    with np.errstate(invalid="ignore"):
-        return [_finite(q) for q in np.quantile(values, [0.25, 0.5, 0.75], method="closest_observation")]
+    """First quartile, median, third, the quartiles outwards to the next error: of three they are the best and the worst. None
+    where that is infinite."""
+    values = np.minimum([_number(e) for e in errors], LOST)
+    found = (np.quantile(values, q, method=m) for q, m in ((0.25, "lower"), (0.5, "linear"), (0.75, "higher")))
+    return [None if q >= LOST / 1000 else float(q) for q in found]
 
 
 def write_tables(lines: Sequence[Line], folder: Path, command: str, date: str) -> list[dict[str, Any]]:
@@ -106,7 +108,7 @@ def markdown(rows: Sequence[dict[str, Any]], command: str, date: str, where: dic
         "Forecasts of what a table did not hold, by `isocline fit` as it comes: no setting was chosen by what is forecast. Errors: "
         "root mean square over the standard deviation of the training part (of lynx and hare: of the natural logarithms; of the "
         "Silverbox: in millivolts). "
-        "Of seeds the median, and in brackets the quartiles; of the parts of a set the mean. Bold: the lowest of a row. Failed: "
+        "Of seeds the median, and in brackets the quartiles, outwards to the next fit; of the parts of a set the mean. Bold: the lowest of a row. Failed: "
         "fits whose forecast is not finite. In 80 % and 95 %: the share of what was measured then inside the bands (of van der Pol, of "
         "the truth with its noise, which is what a band is for: of the truth alone it holds more); one forecast has few values that do "
         "not depend on each other, and its share is far from exact. Seconds: the median, "

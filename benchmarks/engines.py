@@ -32,18 +32,8 @@ EAGER = f"from isocline import fusing; fusing.missing.append(fusing.NoMachineErr
 def seconds(name: str, code: str, data: str, quick: bool) -> float | None:
     """Of the processor for one run; None where it fails, as without its data."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            sys.executable,
-            "-c",
-            code,
-            "reproduce",
-            name,
-            "--threads",
-            "1",
-            "--out",
-            folder,
-            *(["--quick"] if quick else []),
-        ]
+        command = [sys.executable, "-c", code, "reproduce", name, "--threads", "1", "--out", folder]
+        command += ["--quick"] if quick else []
         environment = {**os.environ, "ISOCLINE_DATA": data, "OMP_NUM_THREADS": "1"}
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(command, capture_output=True, check=False, env=environment)

@@ -88,9 +88,8 @@ class EquationRows(Networks):
             slopes = self.field(y.new_zeros(()), y, *driven, *(p.unsqueeze(1) for p in self.parts(theta)))
 
         def back(g: Tensor) -> Tensor:
-            with (
-                torch.enable_grad()
-            ):  # of a sum: handed cotangents, PyTorch loads a computer algebra to look at their sizes
+            # Of a sum: handed cotangents, PyTorch loads a computer algebra to look at their sizes.
+            with torch.enable_grad():
                 return torch.autograd.grad((slopes * g).sum(), theta, materialize_grads=True)[0]
 
         return slopes.detach(), back

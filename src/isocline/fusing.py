@@ -6,12 +6,14 @@ import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import Tensor
 
 from isocline.engines.fused.build import NoMachineError
+from isocline.engines.fused.counts import Counted
 from isocline.engines.fused.lanes import CannotFuseError
 from isocline.engines.fused.watch import home
 from isocline.gradients import Backprop, Backsolve, Checkpointed, Gradient
@@ -70,18 +72,13 @@ def either(
     alone = batching is None and has_samples(y0, ts)
     if not missing:
         try:
-            solution = run(Attempt(alone), "per_sample" if alone else batching or "shared")
-        except SolveError as error:
             if alone:
-                together(error.solution)
-                error.status = error.solution.status
+                return of_whole_batch(partial(run, Attempt(True), "per_sample"))
+            return run(Attempt(False), batching or "shared")
+        except SolveError:
             raise
         except Exception as error:  # of the field itself too: the eager engine meets it again, and says it better
             note(field, error)
-        else:
-            if alone:
-                together(solution)
-            return solution
     return run("eager", batching or "shared")
 
 
@@ -91,11 +88,26 @@ def has_samples(y0: Any, ts: Any) -> bool:
     return common and isinstance(y0, Tensor) and y0.dim() > 1 and len(y0) > 0
 
 
+def of_whole_batch(run: Callable[[], Solution]) -> Solution:
+    """A solve whose samples step on their own, told as that of one batch; so are its errors."""
+    try:
+        solution = run()
+    except SolveError as error:
+        together(error.solution)
+        error.status = error.solution.status
+        raise
+    together(solution)
+    return solution
+
+
 def together(solution: Solution) -> None:
     """Statistics and status of a whole batch in place of its samples'."""
     stats, status = solution.stats, solution.status
-    for name in ("evaluations", "accepted", "rejected", "jacobians"):
-        setattr(stats, name, Count.of(getattr(stats, name)))
+    if isinstance(stats, Counted):
+        stats.together = True
+    else:
+        for name in ("evaluations", "accepted", "rejected", "jacobians"):
+            setattr(stats, name, Count.of(getattr(stats, name)))
     if isinstance(status, Tensor):
         solution.status = Status(int(status[failed(status)][0])) if solution.message else Status.SUCCESS
 

@@ -145,6 +145,7 @@ class Solution:
     event_index: Any = None
     saved: Any = None
     _dense: DensePath | None = field(default=None, repr=False)
+    _alike: Any = field(default=None, repr=False, compare=False)  # what it was resolved to, for the next
 
     @property
     def success(self) -> bool:

@@ -15,14 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from isocline import alike
+from isocline.alike import Resolved, like_before
 from isocline.autocast import outside_autocast
 from isocline.control import PID, Controller, FixedStep, Observer
 from isocline.doses import Dose
 from isocline.engines import eager
 from isocline.engines.eager import Problem, Trajectory
 from isocline.engines.eager.dense import dense_path
-from isocline.engines.eager.diagnosis import diagnose, diagnose_rows
+from isocline.engines.eager.diagnosis import report
 from isocline.engines.fused import Fused
 from isocline.events import Conditions, Event
 from isocline.field import Layout
@@ -33,16 +33,17 @@ from isocline.in_graph import describe, fits, solve_in_graph
 from isocline.inputs import drive
 from isocline.pieces import EventLog, solve_in_pieces
 from isocline.save import solve_and_save
-from isocline.solution import Solution, SolveError, Stats, Status, failed
+from isocline.solution import Solution, Stats, Status
 from isocline.solvers import RungeKutta, Solver, snake_case
 from isocline.solvers.additive import for_field
-from isocline.times import Times, as_times
+from isocline.times import Times
 from isocline.transforms import exporting, outside_graphs, under_transforms
 from isocline.unrolled import solve_unrolled
 
 ENGINES = ("auto", "eager", "fused", "unrolled")
 
 
+@like_before
 @functools.partial(outside_graphs, inside=fits)
 @outside_autocast
 def solve(
@@ -161,13 +162,6 @@ def solve(
     ):
         options = (solver, controller, gradient, rtol, atol, step, max_step, step_ts, max_steps, throw)
         return solve_in_graph(lambda f, s, d, g: _told(f, s, d, g, *options), field, y0, ts, args)
-    place = None
-    nothing_else = all(x is None for x in (inputs, doses, step_ts, jump_ts, events, observer))
-    if fused is not None and nothing_else and dense is False and progress is False and not exporting():
-        settings = solver, controller, gradient, rtol, atol, step, max_step, max_steps, max_events
-        place = alike.place(field, y0, ts, args, fused.specialise, attempt and attempt.alone, batching, *settings)
-        if place is not None and place.found is not None:
-            return _solve_again(place.found, field, y0, ts, args, fused, throw)
     method = for_field(resolve_solver(solver), field)
     if engine == "unrolled" or exporting():
         return solve_unrolled(
@@ -221,8 +215,10 @@ def solve(
         if not isinstance(doses, Dose):
             raise TypeError(f"doses: expected a Dose, got {type(doses).__name__}; write doses=Dose(ts, amounts)")
         doses.check(layout)
-    if place is not None:
-        problem.alike = place.keep(problem, way_back, attempt)
+    resolved = None
+    nothing_else = all(x is None for x in (inputs, doses, step_ts, jump_ts, events, observer))
+    if fused is not None and nothing_else and dense is False and progress is False:
+        resolved = Resolved.of(problem, way_back, attempt, fused, throw)
     if conditions is None:
         trajectory, log = _run(problem, way_back, times, flat, doses, fused), None
     else:
@@ -230,26 +226,8 @@ def solve(
     solution = _solution(problem, times, trajectory, log)
     if dense:
         solution._dense, solution.accepted_ts = dense_path(problem, trajectory, flat)
-    _report(problem, trajectory, flat.detach(), solution, throw)
-    return solution
-
-
-def _solve_again(
-    resolved: alike.Resolved,
-    field: Callable[..., Any],
-    y0: Tensor,
-    ts: Any,
-    args: tuple[Any, ...],
-    fused: Fused,
-    throw: bool,
-) -> Solution:
-    """A solve like one before."""
-    times = Times(as_times(ts, ragged=False), resolved.ts, None)
-    problem = resolved.problem(field, times.given, args)
-    flat = y0.reshape(len(y0), resolved.layout.size).contiguous()
-    trajectory = _run(problem, resolved.way_back, times, flat, fused=fused)
-    solution = _solution(problem, times, trajectory)
-    _report(problem, trajectory, flat.detach(), solution, throw)
+    solution._alike = resolved
+    report(problem, trajectory, flat.detach(), solution, throw)
     return solution
 
 
@@ -440,28 +418,6 @@ def _empty(problem: Problem, times: Times, y0: Tensor) -> Solution:
     if problem.field.layout.batch is not None:
         status = torch.zeros(len(y0), dtype=torch.int64, device=y0.device)
     return Solution(times.given, problem.field.layout.unflatten(y0.expand(count, *y0.shape)), Stats(), status)
-
-
-def _report(problem: Problem, trajectory: Trajectory, y0: Tensor, solution: Solution, throw: bool) -> None:
-    """Refines the status, writes the message, raises."""
-    if isinstance(trajectory.status, Status):
-        if trajectory.status.success:
-            return
-        assert trajectory.failure is not None
-        if torch._C._functorch.is_batchedtensor(trajectory.failure.y):  # which shows no numbers
-            solution.status, t = trajectory.status, trajectory.failure.t
-            solution.message = (
-                f"solve: stopped at t = {t:.6g}: {trajectory.status.message}, for one of the samples that vmap maps over; "
-                f"batching='per_sample' solves each by itself and says which"
-            )
-        else:
-            solution.status, solution.message = diagnose(problem, trajectory.status, trajectory.failure, y0)
-    else:
-        if trajectory.failure is None or not bool(trajectory.status.any()) or not bool(failed(trajectory.status).any()):
-            return
-        solution.status, solution.message = diagnose_rows(problem, trajectory, y0)
-    if throw:
-        raise SolveError(solution.message, solution.status, solution)
 
 
 def _bar() -> Callable[[float, float, int], None]:

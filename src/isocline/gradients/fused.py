@@ -42,13 +42,20 @@ def solve_fused(problem: Problem, y0: Tensor, way_back: Gradient, engine: Fused 
     return until_event(run, finish)
 
 
+def observed(run: Run, way_back: Gradient, y0: Tensor, others: list[Tensor]) -> Tensor:
+    """The observations (T, B, N) of a run without events and not `dense`, differentiable where a graph is wanted."""
+    if not torch.is_grad_enabled() or not any(x.requires_grad for x in (y0, *others)):
+        return run.solve()
+    return _Solved.apply(run, _Back(run.problem, way_back) if isinstance(way_back, Backsolve) else None, y0, *others)
+
+
 def _solved(run: Run, back: Any, y0: Tensor, others: list[Tensor]) -> Trajectory:
     if run.problem.dense:
         return _dense(run, back, y0, others)
     return run.trajectory(_Solved.apply(run, back, y0, *others))
 
 
-__all__ = ["integrate", "solve_fused"]
+__all__ = ["integrate", "observed", "run_of", "solve_fused"]
 
 
 class _Solved(torch.autograd.Function):
@@ -73,7 +80,7 @@ class _Solved(torch.autograd.Function):
             return None, None, *replay.pull_back(run, tensors, cotangents[0], graph)
         if back is not None:
             return None, None, *back.adjoint(run, ys, cotangents[0])
-        run.stats.evaluations_backward += run.call.method.stages * int(run.accepted.max())
+        run.stats.passes += 1
         return None, None, *run.pull_back(cotangents[0])
 
 
@@ -108,7 +115,7 @@ class _SolvedDensely(torch.autograd.Function):
                 "available: take engine='eager' for them"
             )
         states, *direct = run.steps.pull_back(run, tensors[1:], grad_hk)
-        run.stats.evaluations_backward += run.call.method.stages * int(run.accepted.max())
+        run.stats.passes += 1
         of_y0, *through = run.pull_back(grad_ys, grad_y + states)
         return None, of_y0, *(a + b.view_as(a) for a, b in zip(direct, through, strict=True))
 

@@ -13,10 +13,36 @@ from isocline.control import PID
 from isocline.control.initial_step import Tolerance
 from isocline.engines.eager.problem import Failure, Problem, Trajectory
 from isocline.field import Layout
-from isocline.solution import Status
+from isocline.solution import Solution, SolveError, Status
 from isocline.solution import failed as failures
 
 GROWTH = 1e4  # a state this many times larger than it began (or than 1) has blown up
+
+
+def report(problem: Problem, trajectory: Trajectory, y0: Tensor, solution: Solution, throw: bool) -> None:
+    """Refines the status of a solution that is none, writes its message, raises it where it is to be thrown."""
+    if isinstance(trajectory.status, Status):
+        if trajectory.status.success:
+            return
+        assert trajectory.failure is not None
+        if torch._C._functorch.is_batchedtensor(trajectory.failure.y):  # which shows no numbers
+            solution.status, t = trajectory.status, trajectory.failure.t
+            solution.message = (
+                f"solve: stopped at t = {t:.6g}: {trajectory.status.message}, for one of the samples that vmap maps over; "
+                f"batching='per_sample' solves each by itself and says which"
+            )
+        else:
+            solution.status, solution.message = diagnose(problem, trajectory.status, trajectory.failure, y0)
+    else:
+        if (
+            trajectory.failure is None
+            or not bool(trajectory.status.any())
+            or not bool(failures(trajectory.status).any())
+        ):
+            return
+        solution.status, solution.message = diagnose_rows(problem, trajectory, y0)
+    if throw:
+        raise SolveError(solution.message, solution.status, solution)
 
 
 def diagnose(problem: Problem, status: Status, failure: Failure, y0: Tensor, where: str = "") -> tuple[Status, str]:

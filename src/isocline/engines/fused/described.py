@@ -146,10 +146,14 @@ def solve(
     ys = run.solve(want_tape=tape)
     trajectory = run.trajectory(ys)
     shaped = ys.reshape(len(ys), *y0.shape)
-    status = trajectory.status
+    counts, status = run.counts, trajectory.status
     if bool(failed(status).any()):
         status = _failed(run, trajectory, ts, flat, shaped, described(what)[0].throw)
-    return shaped, torch.stack([status, run.accepted, run.rejected, run.evaluations]), _token(run if tape else None)
+    return (
+        shaped,
+        torch.stack([status, counts.accepted, counts.rejected, counts.evaluations]),
+        _token(run if tape else None),
+    )
 
 
 def _failed(run: Run, trajectory: Trajectory, ts: Tensor, flat: Tensor, ys: Tensor, throw: bool) -> Tensor:

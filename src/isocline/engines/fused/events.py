@@ -46,7 +46,7 @@ def until_event(run: Any, finish: Callable[[Any, Problem], Trajectory]) -> Traje
     plain = replace(problem, watch=None)
     with torch.no_grad():
         found, evaluations = _search(run)
-    ended, status, rejected = found.hit | found.stuck, found.ahead.status.clone(), found.ahead.rejected
+    ended, status, rejected = found.hit | found.stuck, found.ahead.counts.status.clone(), found.ahead.counts.rejected
     if bool(ended.any()):
         status[found.hit], status[found.stuck] = int(Status.EVENT), int(Status.EVENTS_ACCUMULATE)
         ts, hit, cut = problem.ts, found.hit.unsqueeze(1), found.cut(problem.ts)
@@ -74,7 +74,7 @@ def _search(run: Any) -> tuple[_Look, Tensor]:
         ahead.solve(want_tape=True)
         found = _Look(ahead)
         evaluations = evaluations + found.evaluations
-        open_ = (ahead.status == int(Status.MAX_STEPS)) & ~found.hit & ~found.stuck
+        open_ = (ahead.counts.status == int(Status.MAX_STEPS)) & ~found.hit & ~found.stuck
         if most == problem.max_steps or not bool(open_.any()):
             return found, evaluations
         most, ahead = most * FURTHER, run.over(problem)
@@ -96,15 +96,15 @@ class _Look:
     def __init__(self, ahead: Any) -> None:
         self.ahead, self.problem = ahead, ahead.problem
         self.watch = Watch(*(getattr(self.problem.watch, name) for name in ("conditions", "fired", "residual")))
-        ts, batch = self.problem.ts, len(ahead.status)
+        ts, batch = self.problem.ts, ahead.counts.samples
         self.start, self.y0 = ts[:, 0].clone(), ahead.y0
         self.end = ts.gather(1, (~ts.isnan()).sum(1, keepdim=True) - 1).squeeze(1)
-        t, self.h = (x.view(torch.float64) for x in ahead.counts[4:])
-        self.t, self.evaluations = t.to(ts.dtype), ahead.evaluations.clone()
+        counts = ahead.counts
+        self.t, self.h, self.evaluations = counts.t.to(ts.dtype), counts.h, counts.evaluations.clone()
         self.hit, self.stuck = torch.zeros(2, batch, dtype=torch.bool)
         self.fired = torch.zeros(self.watch.count, batch, dtype=torch.bool)
         self.in_step = torch.zeros(batch, dtype=torch.int64)  # which of its steps holds the event
-        if not int(ahead.accepted.max()) or not ahead.call.control.max_steps:
+        if not int(ahead.counts.accepted.max()) or not ahead.call.control.max_steps:
             return
         self.steps, self.place, self.ends = _table(ahead)
         self.curve = _curve(self.problem.solver.tableau, ahead.y0.dtype)
@@ -113,7 +113,7 @@ class _Look:
         again = ahead.over(self.again(torch.cat([self.start.unsqueeze(1), times], 1)))
         # (K, P, B, N): at the curve's points of every step.
         self.states = again.solve()[1:].unflatten(0, (count, -1))
-        self.evaluations += again.evaluations
+        self.evaluations += again.counts.evaluations
         self.watch.begin(self.start, self.y0)
         every = len(self.curve.nodes) // (len(INNER) + 1)
         times = times.t().unflatten(0, (count, -1))
@@ -202,8 +202,8 @@ class _Look:
             ts = torch.stack([start, torch.where(moves, self.t, torch.nan)], 1)
             again = self.ahead.over(replace(self.again(ts), row_step_ts=ts[:, :0], controller=at_once), y0)
             y = again.solve(want_tape=True)[1]
-            self.evaluations += again.evaluations + moves
-            if int(again.accepted.max()) > 1:
+            self.evaluations += again.counts.evaluations + moves
+            if int(again.counts.accepted.max()) > 1:
                 parts = torch.cat([parts, _table(again)[2]], 1)
             if not tries:
                 break
@@ -217,9 +217,9 @@ class _Look:
 
 def _table(run: Any) -> tuple[Steps, Tensor, Tensor]:
     """The accepted steps of a solve with its tape; which of them are those of each sample, and their ends, NaN for none: (B, K)."""
-    steps, column = Steps(run), torch.arange(int(run.accepted.max()))
+    steps, column = Steps(run), torch.arange(int(run.counts.accepted.max()))
     place = (steps.first.unsqueeze(1) + column).clamp(max=len(steps.t) - 1)
-    return steps, place, steps.t1[place].masked_fill(column >= run.accepted.unsqueeze(1), torch.nan)
+    return steps, place, steps.t1[place].masked_fill(column >= run.counts.accepted.unsqueeze(1), torch.nan)
 
 
 class _Curve(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from array import array
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -134,9 +135,9 @@ def _ints(values: Sequence[int]) -> Any:
     return (ctypes.c_int32 * max(1, len(values)))(*values)
 
 
-def addresses(tensors: Sequence[Tensor]) -> Any:
+def addresses(tensors: Sequence[Tensor]) -> array[int]:
     """Pointers to their numbers, for C."""
-    return (ctypes.c_void_p * max(1, len(tensors)))(*(x.data_ptr() for x in tensors))
+    return array("Q", [x.data_ptr() for x in tensors])
 
 
 def evaluate(
@@ -158,9 +159,14 @@ def evaluate(
     widths = [len(rows) for _, rows in program.outputs]
     found = given.new_empty(samples, sum(widths))
     collected = [torch.zeros_like(leaf) for leaf in flat]
+    pointers = addresses(flat), addresses(collected)
+    given_at, found_at, leaves_at, collected_at = (
+        ctypes.c_void_p(at)
+        for at in (given.data_ptr(), found.data_ptr(), *(array_.buffer_info()[0] for array_ in pointers))
+    )
     getattr(library(), f"isocline_evaluate_{suffix}")(
-        ctypes.byref(encoded.by(native)), addresses(flat), len(flat), encoded.sizes,
-        encoded.inputs, given.shape[1], ctypes.c_void_p(given.data_ptr()),
-        encoded.outputs, sum(widths), ctypes.c_void_p(found.data_ptr()), addresses(collected), ctypes.c_int64(samples),
+        ctypes.byref(encoded.by(native)), leaves_at, len(flat), encoded.sizes,
+        encoded.inputs, given.shape[1], given_at,
+        encoded.outputs, sum(widths), found_at, collected_at, ctypes.c_int64(samples),
     )  # fmt: skip
     return dict(zip((name for name, _ in program.outputs), found.split(widths, 1), strict=True)), collected

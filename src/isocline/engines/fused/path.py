@@ -58,7 +58,7 @@ class Steps:
     def __init__(self, run: Any) -> None:
         self.solver, self.dtype = run.problem.solver, run.problem.field.time_dtype
         self.first, self.t, self.t1, leaves, meets, self.y = run.path()
-        self.rows = torch.arange(len(run.accepted)).repeat_interleave(run.accepted)
+        self.rows = torch.arange(run.counts.samples).repeat_interleave(run.counts.accepted)
         self.low, self.high = self.t, self.t1
         if bool((leaves | meets).any()):  # f is asked beside a jump
             ends = self.t.to(self.dtype), self.t1.to(self.dtype)
@@ -75,7 +75,7 @@ class Steps:
     def hk(self, run: Any, others: Sequence[Tensor]) -> Tensor:
         """h·k of the stages of all, (n, s, N)."""
         field, stages = field_of(run, others), self.solver.tableau.dense_stages
-        run.evaluations += run.accepted * stages  # in place: the statistics hold it
+        run.counts.evaluations += run.counts.accepted * stages
         found = self.y.new_empty(len(self.y), stages, self.y.shape[1])
         for start in range(0, len(self.y), AT_ONCE):
             at = slice(start, start + AT_ONCE)

@@ -14,6 +14,7 @@ from isocline.control import PID, Controller
 from isocline.control.initial_step import Tolerance
 from isocline.engines.eager.problem import Problem
 from isocline.engines.fused.build import vector_bytes
+from isocline.engines.fused.counts import Outcome
 from isocline.engines.fused.lanes import CannotFuseError
 from isocline.engines.fused.native import Code, Encoded
 from isocline.engines.fused.program import UNARY
@@ -67,12 +68,6 @@ class Times(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("samples", "width", "stops_width", "common")),
         *((name, Pointer) for name in ("keys", "stops", "sign", "jumps")),
     ]
-
-
-class Outcome(ctypes.Structure):
-    """Where the counts of every sample go."""
-
-    _fields_ = [(name, Pointer) for name in ("status", "accepted", "rejected", "evaluations", "t", "h")]
 
 
 class Signal(ctypes.Structure):

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from isocline.control import PID, Controller
 from isocline.engines.eager.problem import Failure, Problem, Trajectory
 from isocline.engines.fused import Fused
 from isocline.engines.fused.build import library
+from isocline.engines.fused.counts import Counted, Counts
 from isocline.engines.fused.emit.specialise import address, backward, compiled, forward
 from isocline.engines.fused.events import until_event
 from isocline.engines.fused.lanes import CannotFuseError
@@ -27,7 +29,6 @@ from isocline.engines.fused.plan import (
     Call,
     Field,
     Job,
-    Outcome,
     Path,
     Plan,
     Pointer,
@@ -38,7 +39,6 @@ from isocline.engines.fused.plan import (
     tolerances_of,
 )
 from isocline.engines.fused.prepare import Prepared, prepare
-from isocline.solution import Stats
 from isocline.solvers import RungeKutta
 from isocline.solvers.runge_kutta import ExplicitRungeKutta
 
@@ -83,11 +83,9 @@ class Run:
         self.width = plan.width or 1 if engine.specialise else plan.width  # what is compiled has whole vectors
         samples, dtype = plan.samples, y0.dtype
         self.ys = y0.new_full((plan.observations, samples, plan.size), torch.nan)
-        self.end = torch.empty_like(y0)
-        self.counts, outcome = _outcome(samples)
+        self.counts = Counts(samples, samples * plan.size * y0.itemsize)
+        self.stats = Counted(self.counts, plan.call.method.stages)
         self.steps: Steps | None = None  # of a dense output
-        self.status, self.accepted, self.rejected, self.evaluations, *_ = self.counts
-        self.stats = Stats(accepted=self.accepted, rejected=self.rejected, evaluations=self.evaluations)
         self.leaves = [
             leaf
             if leaf.grad_fn is None and leaf.dtype is dtype and leaf.is_contiguous()
@@ -96,8 +94,9 @@ class Run:
         ]
         self.pointers = addresses(self.leaves)
         call = self.call = Call.from_buffer_copy(plan.call)
-        call.outcome, call.leaves = outcome, ctypes.addressof(self.pointers)
-        call.y0, call.end = y0.data_ptr(), self.end.data_ptr()
+        call.outcome = self.counts.outcome()
+        call.y0, call.end = y0.data_ptr(), call.outcome.status + self.counts.behind
+        call.leaves = self.pointers.buffer_info()[0]
         call.ys = self.ys.data_ptr()  # what a graph's node holds must not hold its output: `solve` lets go of it
         self.shapes = [x.shape for x in prepared.further]
         self.signals = [(knots.contiguous(), table.detach().contiguous()) for knots, table in prepared.signals]
@@ -117,6 +116,14 @@ class Run:
             call.signals = ctypes.addressof(self.curves)
         if engine.specialise and (native := self._native("forward")) is not None:
             call.field = self._compiled_field(native)
+
+    @cached_property
+    def end(self) -> Tensor:
+        """The states (B, N) where the samples stopped."""
+        if not self.y0.numel():
+            return torch.empty_like(self.y0)
+        memory, count = self.counts, self.y0.numel()
+        return torch.frombuffer(memory.memory, dtype=self.y0.dtype, count=count, offset=memory.behind).view_as(self.y0)
 
     @property
     def traced(self) -> Any:
@@ -159,7 +166,8 @@ class Run:
         """The accepted steps, sample by sample, of a solve with a tape: where those of each begin (B,); times from and to,
         whether f jumps at either, (n,); states where they began (n, N)."""
         assert self.tape is not None
-        first, count = self.accepted.cumsum(0) - self.accepted, int(self.accepted.sum())
+        accepted = self.counts.accepted
+        first, count = accepted.cumsum(0) - accepted, int(accepted.sum())
         times, jumps = torch.empty(2, count, dtype=torch.float64), torch.empty(2, count, dtype=torch.bool)
         found = (first, *times, *jumps, self.end.new_empty(count, self.plan.size))
         into = Path(*(x.data_ptr() for x in found))
@@ -181,9 +189,10 @@ class Run:
     def _back(self, grads: Tensor) -> tuple[Back, Any, Any]:
         """What the machine is handed, the tensors it fills, and what must outlast the call beside them."""
         plan = self.plan
-        grads = grads.to(plan.dtype).contiguous()
-        grad_y0 = torch.zeros_like(self.end)
-        grad_u = grad_y0.new_zeros(plan.samples, self.call.further)
+        if grads.dtype is not plan.dtype or not grads.is_contiguous():
+            grads = grads.to(plan.dtype).contiguous()
+        grad_y0 = torch.zeros_like(self.y0)
+        grad_u = grad_y0.new_zeros(plan.samples, self.call.further) if self.shapes else None
         grad_leaves = [torch.zeros_like(leaf) for leaf in self.leaves]
         grad_tables = [torch.zeros_like(table) for _, table in self.signals]
         for curve, table in zip(self.curves if self.signals else (), grad_tables, strict=True):
@@ -196,13 +205,19 @@ class Run:
             where = address(native, "derivative"), address(native, "steps_back")
             back.derivative = plan.field(self.traced.encoded_derivative, *where)
         back.call.field = self._compiled_field(native)
-        back.grads, back.grad_y0, back.grad_u = grads.data_ptr(), grad_y0.data_ptr(), grad_u.data_ptr()
-        back.grad_leaves = ctypes.addressof(pointers)
+        back.grads, back.grad_y0 = grads.data_ptr(), grad_y0.data_ptr()
+        if grad_u is not None:
+            back.grad_u = grad_u.data_ptr()
+        back.grad_leaves = pointers.buffer_info()[0]
         return back, (grad_y0, grad_tables, grad_u, grad_leaves), (grads, pointers)
 
-    def _split(self, grad_y0: Tensor, tables: list[Tensor], grad_u: Tensor, leaves: list[Tensor]) -> list[Tensor]:
+    def _split(
+        self, grad_y0: Tensor, tables: list[Tensor], grad_u: Tensor | None, leaves: list[Tensor]
+    ) -> list[Tensor]:
+        if grad_u is None:
+            return [grad_y0, *tables, *leaves]
         widths = [math.prod(shape[1:]) for shape in self.shapes]
-        parts = grad_u.split(widths, 1) if widths else []
+        parts = grad_u.split(widths, 1)
         return [grad_y0, *tables, *(g.reshape(s) for g, s in zip(parts, self.shapes, strict=True)), *leaves]
 
     def adjoint(
@@ -216,7 +231,8 @@ class Run:
         """
         ys = ys.detach().contiguous()
         back, found, _held = self._back(grads)
-        counts, back.call.outcome = _outcome(self.plan.samples)
+        counts = Counts(self.plan.samples)
+        back.call.outcome = counts.outcome()
         back.call.method = method(solver, isinstance(controller, PID))
         back.call.control = control(controller, solver, problem.max_steps)
         back.call.times, _tables = times(problem, controller)
@@ -225,23 +241,15 @@ class Run:
         back.call.ys = ys.data_ptr()
         missed = torch.zeros(len(ys), self.plan.samples, dtype=torch.float64)
         self._run("adjoint", ctypes.byref(Job(back, missed.data_ptr())))
-        status, _, _, evaluations, t, _ = counts
-        return Adjoint(self._split(*found), missed, status, t.view(torch.float64), evaluations)
+        return Adjoint(self._split(*found), missed, counts.status, counts.t, counts.evaluations)
 
     def trajectory(self, ys: Tensor) -> Trajectory:
         """As the eager engine's."""
-        found = Trajectory(ys, self.end, self.stats, self.status)
+        counts = self.counts
+        found = Trajectory(ys, self.end, self.stats, counts.status)
         if self.failures:
-            t, h = (x.view(torch.float64) for x in self.counts[4:])
-            found.failure = Failure(t.to(self.problem.field.layout.clock_dtype), self.end, h)
+            found.failure = Failure(counts.t.to(self.problem.field.layout.clock_dtype), self.end, counts.h)
         return found
-
-
-def _outcome(samples: int) -> tuple[Sequence[Tensor], Outcome]:
-    """Zeros (B,) for the counts of each sample, the last two the bits of its t and h; and where they are."""
-    whole = torch.zeros(6, samples, dtype=torch.int64)
-    start, row = whole.data_ptr(), 8 * samples
-    return whole.unbind(), Outcome(*range(start, start + 6 * row, row) if samples else [start] * 6)
 
 
 @dataclass

@@ -104,3 +104,32 @@ def test_one_sample_of_a_network_is_solved_by_rows():
     if vector_bytes() >= 32:
         assert width(lambda: MLP((8, 64, 64, 8), dtype=F32), 8, 2) == 0
     assert width(lambda: Field(FIELDS["Lorenz"]).to(F32), 3, 1) > 0
+
+
+@pytest.mark.parametrize("count", [20, 64])
+def test_half_as_many_lanes_on_the_way_forward(count):
+    """Few samples with steps of their own: the tiles of both ways need not be alike, and their results are."""
+    y0 = random(count, 2).to(F32)
+
+    def solved(forward):
+        net, plans = MLP((2, 50, 2), dtype=F32), []  # what was laid out for another is not taken again
+        with pytest.MonkeyPatch.context() as patch:
+            real = Plan._width_forward
+
+            def chosen(self, controller):
+                plans.append(self)
+                return forward or real(self, controller)
+
+            patch.setattr(Plan, "_width", lambda self, samples: 2)
+            patch.setattr(Plan, "_width_forward", chosen)
+            y = y0.clone().requires_grad_()
+            ys = ic.solve(net, y, TS, batching="per_sample", engine="fused", rtol=1e-4).ys
+            grads = torch.autograd.grad(ys.square().sum(), (y, *net.parameters()))
+        return plans[0].width, ys, *grads
+
+    few, many = solved(0), solved(2)
+    lanes = vector_bytes() // 4
+    assert (few[0], many[0]) == (1 if lanes < count <= 4 * lanes else 2, 2)
+    assert torch.equal(few[1], many[1]) and torch.equal(few[2], many[2])
+    for a, b in zip(few[3:], many[3:], strict=True):
+        assert torch.allclose(a, b, rtol=1e-5, atol=1e-6)

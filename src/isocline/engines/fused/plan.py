@@ -131,7 +131,8 @@ class Plan:
         dtype: of the state.
 
     Attributes:
-        samples, size, observations, width: of a solve; the last one in vectors of a tile's row, 0 for tiles of one lane.
+        samples, size, observations: of a solve.
+        width, width_back: of a tile's row in vectors, 0 for tiles of one lane; on the way back.
         tableau: of a method whose steps are the same for all samples, fixed and at common times; else None.
         call, back: what the machine is handed, without the addresses of a solve's tensors.
     """
@@ -140,7 +141,8 @@ class Plan:
         self.traced, self.dtype, self.name = traced, dtype, NAMES[dtype]
         self.samples, self.observations = problem.ts.shape
         self.size = problem.field.layout.size
-        self.width = self._width(self.samples)
+        self.width_back = self._width(self.samples)
+        self.width = self._width_forward(problem.controller)
         call = self.call = Call()
         call.field = self.field(traced.encoded)
         call.method = method(problem.solver, isinstance(problem.controller, PID))
@@ -167,13 +169,23 @@ class Plan:
 
     def _width(self, samples: int) -> int:
         """Vectors in a row of a tile: few lanes for few samples, one for fewer yet, many where there is little to compute."""
-        lanes = vector_bytes() // (4 if self.name == "float" else 8)
+        lanes = self._lanes
         if samples <= MOST_ALONE and self._alone(samples, lanes):
             return 0
         # A vector more a row has more lanes standing still at the end, and products that are quicker by a tenth.
         if 1.1 * -(-samples // lanes) < 2 * -(-samples // (2 * lanes)):
             return 1
         return 8 if self.traced.program.rows <= 48 and samples >= 16 * lanes else 2
+
+    def _width_forward(self, controller: Controller) -> int:
+        """The same of the way forward, where a lane that is done takes the next sample: of few samples with steps of their own
+        those that need most are waited for less with half of the lanes."""
+        short = isinstance(controller, PID) and self._lanes < self.samples <= 4 * self._lanes
+        return 1 if short and self.width_back == 2 else self.width_back
+
+    @property
+    def _lanes(self) -> int:
+        return vector_bytes() // (4 if self.name == "float" else 8)
 
     def _alone(self, samples: int, lanes: int) -> bool:
         """Whether samples are done earlier one by one, with vectors of rows, than side by side in a tile (alone.hpp)."""

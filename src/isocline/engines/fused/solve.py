@@ -80,7 +80,9 @@ class Run:
 
     def __init__(self, plan: Plan, problem: Problem, y0: Tensor, prepared: Prepared, engine: Fused = PLAIN) -> None:
         self.plan, self.problem, self.engine, self.y0, self.prepared = plan, problem, engine, y0, prepared
-        self.width = plan.width or 1 if engine.specialise else plan.width  # what is compiled has whole vectors
+        self.widths = plan.width, plan.width_back
+        if engine.specialise:  # what is compiled has whole vectors
+            self.widths = plan.width or 1, plan.width_back or 1
         samples, dtype = plan.samples, y0.dtype
         self.ys = y0.new_full((plan.observations, samples, plan.size), torch.nan)
         self.counts = Counts(samples, samples * plan.size * y0.itemsize)
@@ -139,7 +141,7 @@ class Run:
         """The compiled functions of a way, "forward" or "backward", where they are there."""
         plan = self.plan
         wait = self.engine.specialise == "wait"
-        return compiled(WAYS[way], plan.traced, plan.dtype, self.width, wait, plan.tableau)
+        return compiled(WAYS[way], plan.traced, plan.dtype, self.widths[way == "backward"], wait, plan.tableau)
 
     def _compiled_field(self, native: ctypes.CDLL | None) -> Field:
         where = (None, None) if native is None else (address(native, "field"), address(native, "steps"))
@@ -157,7 +159,8 @@ class Run:
 
     def _run(self, what: str, *arguments: Any) -> int:
         """What the machine returns: how many samples failed."""
-        found = getattr(library(), f"isocline_{what}_{self.plan.name}")(self.width, *arguments, threads())
+        width = self.widths[what in ("pull_back", "adjoint")]
+        found = getattr(library(), f"isocline_{what}_{self.plan.name}")(width, *arguments, threads())
         if found < 0:
             raise MemoryError("the fused engine ran out of memory; take fewer samples at once, or gradient='backsolve'")
         return found

@@ -200,8 +200,9 @@ static void pull_back_together(const Back<T> &back, const Program<T> &field, con
     if (f.st.b[i] != 0) used_by_step = i + 1;
   const auto run = c.n_signals || back.grad_states || !field.code.steps ? nullptr : (StepsBack<T>)slope.code.steps;
   if (run) f.look_ahead();
-  std::vector<V<T> *> into;
-  for (const auto &lanes : sums.lanes) into.push_back(lanes ? (V<T> *)lanes->data : nullptr);
+  Memory leaves(sizeof(V<T> *) * sums.lanes.size());
+  V<T> **into = (V<T> **)leaves.data;
+  for (size_t leaf = 0; leaf < sums.lanes.size(); leaf++) into[leaf] = sums.lanes[leaf] ? (V<T> *)sums.at(int(leaf)) : nullptr;
   int64_t first_key = 0, last_key = 0;
   while (first_key < time.width && time.keys[first_key] <= f.grid[0]) first_key++;
   while (last_key < time.width && time.keys[last_key] <= f.grid.back()) last_key++;
@@ -227,7 +228,7 @@ static void pull_back_together(const Back<T> &back, const Program<T> &field, con
         while (first > 0 && !(seen > first_key && time.keys[seen - 1] > f.grid[first - 1])) first--;
         states -= (step - first + 1) * size;
         run(field.leaves.data(), f.slot[0], f.moments.data() + first * s, f.lengths.data() + first, step - first + 1, states, lambda,
-            gu, into.data());
+            gu, into);
         step = first;
         continue;
       }

@@ -1,6 +1,7 @@
 """`isocline doctor`: what is here, a machine that is tested, and what it says where there is none."""
 
 import json
+import platform
 
 import pytest
 import torch
@@ -19,6 +20,41 @@ def test_it_reports_and_tests_the_machine(capsys):
     for said in (torch.__version__, str(path), str(path.stat().st_size), build.made_with(), "Alliswell."):
         assert "".join(said.split()) in joined
     assert out.count("passed") == 2 * len(doctor.fields()) and "FAILED" not in out and "benchmark" not in out
+
+
+ARM = """processor	: 0
+BogoMIPS	: 243.75
+Features	: fp asimd evtstrm aes pmull sha1 sha2 crc32 atomics fphp asimdhp cpuid asimdrdm lrcpc dcpop asimddp ssbs
+CPU implementer	: 0x41
+CPU architecture: 8
+CPU variant	: 0x3
+CPU part	: 0xd0c
+"""
+SYSCTL = """#!/bin/sh
+[ "$1" = -n ] && exec echo "Apple M2"
+echo "hw.optional.arm.FEAT_BF16: 1"
+echo "hw.optional.arm.FEAT_SME: 0"
+echo "hw.optional.neon: 1"
+"""
+
+
+@pytest.mark.parametrize("system", ["Linux", "Darwin"])
+def test_it_knows_an_arm(monkeypatch, tmp_path, system):
+    """As Linux and macOS tell of it, who name it differently; the machine is compiled for it by the flag that it has."""
+    (tmp_path / "cpuinfo").write_text(ARM)
+    (tmp_path / "sysctl").write_text(SYSCTL)
+    (tmp_path / "sysctl").chmod(0o755)
+    monkeypatch.setattr(build, "CPUINFO", tmp_path / ("cpuinfo" if system == "Linux" else "none"))
+    monkeypatch.setattr(build, "SYSCTL", str(tmp_path / "sysctl"))
+    monkeypatch.setattr(platform, "system", lambda: system)
+    monkeypatch.setattr(platform, "machine", lambda: {"Linux": "aarch64", "Darwin": "arm64"}[system])
+    monkeypatch.delenv("ISOCLINE_CXXFLAGS", raising=False)
+    found = doctor.system()
+    assert (found["processor"], found["vector extensions"]) == {
+        "Linux": ("aarch64, maker 0x41, kind 0xd0c", "asimd"),
+        "Darwin": ("Apple M2", "neon"),
+    }[system]
+    assert build.choices() == (("-mcpu=native",), ()) and not {"feat_sme", "cpuinfo"} & set(build.features())
 
 
 @pytest.mark.machine

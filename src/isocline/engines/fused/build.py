@@ -23,6 +23,7 @@ from functools import cache
 from pathlib import Path
 
 HERE = Path(__file__).parent
+CPUINFO, SYSCTL = Path("/proc/cpuinfo"), "/usr/sbin/sysctl"  # where Linux and macOS tell of the processor
 logger = logging.getLogger("isocline")
 SOURCES = (
     "machine.cpp",
@@ -54,6 +55,8 @@ FLAGS = (
 )
 # The first that compiles and loads. With glibc's vector library; without it functions are the scalar ones, lane by lane.
 SUITED = (("-march=native", "-DISO_MVEC", "-lmvec"), ("-march=native",), ())
+# Every ARM of 64 bits has vectors of 16 bytes and fused multiply-adds. -mcpu is what all its compilers know "native" by.
+SUITED_ARM = (("-mcpu=native",), ())
 
 
 class NoMachineError(RuntimeError):
@@ -108,9 +111,10 @@ def compiler() -> list[str]:
 
 
 def choices() -> tuple[tuple[str, ...], ...]:
-    """Flags beside FLAGS, to be tried in turn: SUITED, or those of `$ISOCLINE_CXXFLAGS` alone."""
-    given = os.environ.get("ISOCLINE_CXXFLAGS")
-    return SUITED if given is None else (tuple(shlex.split(given)),)
+    """Flags beside FLAGS, to be tried in turn: those that suit the processor, or those of `$ISOCLINE_CXXFLAGS` alone."""
+    if (given := os.environ.get("ISOCLINE_CXXFLAGS")) is not None:
+        return (tuple(shlex.split(given)),)
+    return SUITED_ARM if platform.machine() in ("aarch64", "arm64") else SUITED  # Linux' name, macOS' name
 
 
 def key(compiled_by: list[str]) -> str:
@@ -125,11 +129,14 @@ def key(compiled_by: list[str]) -> str:
 
 
 def features() -> list[str]:
-    """The processor's extensions, by the kernel's names; what Python calls the processor where it does not say."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    found = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    return found.partition(":")[2].split() or [platform.processor()]
+    """The processor's extensions, by the system's names; what Python calls the processor where it does not say."""
+    if platform.system() == "Darwin":  # "hw.optional.arm.FEAT_BF16: 1"
+        told = [line.rpartition(":") for line in _run([SYSCTL, "hw.optional"]).stdout.splitlines()]
+        found = [name.rpartition(".")[2].lower() for name, _, value in told if value.strip() == "1"]
+    else:
+        lines = CPUINFO.read_text().splitlines() if CPUINFO.exists() else []
+        found = next((x for x in lines if x.startswith(("flags", "Features"))), "").partition(":")[2].split()
+    return found or [platform.processor()]
 
 
 def version_of(compiled_by: list[str]) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from isocline._version import __version__
+from isocline.engines.fused import build
 from isocline.experiments.lab.experiment import Row
 from isocline.fit.errors import UserError
 from isocline.fit.files import write
@@ -71,16 +72,25 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def processor() -> str:
+    """Its name; of an ARM, which Linux does not name, the numbers of its maker and kind."""
+    told: dict[str, str] = {}
+    for line in build.CPUINFO.read_text().splitlines() if build.CPUINFO.exists() else ():
+        name, _, value = line.partition(":")
+        told.setdefault(name.strip(), value.strip())
+    if platform.system() == "Darwin":
+        command = [build.SYSCTL, "-n", "machdep.cpu.brand_string"]
+        told["model name"] = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+    elif "CPU part" in told:
+        told.setdefault("model name", f"{platform.machine()}, maker {told['CPU implementer']}, kind {told['CPU part']}")
+    return told.get("model name") or platform.processor() or platform.machine()
+
+
 def machine(device: str = "cpu") -> dict[str, Any]:
     """Processor, cores, threads, versions; the device, where that is another."""
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        lines = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        model = lines[0].partition(":")[2].strip() if lines else model
     other = {} if device == "cpu" else {"device": torch.cuda.get_device_name(device) if "cuda" in device else device}
     return {
-        "cpu": model,
+        "cpu": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),

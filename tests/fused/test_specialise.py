@@ -143,7 +143,7 @@ def test_the_compiled_functions_are_the_ones_that_run(monkeypatch):
     """Where they are another field's, the solve is of the other field."""
     other = frame(F64, 1, emit("field", traced_of(lambda t, y: y.abs(), 1).encoded, 10**6))
     monkeypatch.setattr(emitter, "library", lambda source: library(other))
-    y0 = torch.ones(3, 1, dtype=F64)
+    y0 = torch.ones(1, 1, dtype=F64)  # one vector, of whatever length
     with torch.no_grad():
         sol = ic.solve(lambda t, y: -y, y0, [0.0, 1.0], batching="per_sample", engine=ic.Fused("wait"))
     torch.testing.assert_close(sol.ys[-1], torch.e * y0, rtol=1e-6, atol=0)

@@ -6,7 +6,7 @@ STAMP := .venv/.installed
 DOCS := .venv/.installed-docs
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: venv demo test sanitize lint bench reproduce docs clean
+.PHONY: venv demo test sanitize aarch64 lint bench reproduce docs clean
 
 venv: $(STAMP)
 
@@ -40,6 +40,15 @@ sanitize: $(STAMP)
 	$(SANITIZED) -m pytest -q -p no:cacheprovider -m "machine and not slow" $$file; got=$$?; \
 	test $$got = 0 -o $$got = 5 || bad="$$bad $$file"; done; \
 	test -z "$$bad" || { echo "make sanitize: errors in$$bad"; exit 1; }
+
+# The fused engine's tests on a machine for aarch64, cross-compiled and emulated (tests/fused/emulated.py), with a cache of its own,
+# but for those that start a Python of their own; then what it finds beside what this processor's does.
+EMULATED = XDG_CACHE_HOME=$(CURDIR)/build/aarch64 ISOCLINE_CHECK_TYPES=0 PYTHONPATH=$(CURDIR)/src:tests/fused $(BIN)/python -m pytest -q
+aarch64: $(STAMP)
+	mkdir -p build/aarch64
+	$(EMULATED) -m slow tests/fused/test_aarch64.py
+	$(EMULATED) -p emulated -p no:cacheprovider -m "machine and not slow" -k "not running_out_of_memory and not graphs_hold_it_whole" \
+	$(filter-out $(UNCHECKED),$(wildcard tests/fused/test_*.py))
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -273,7 +273,7 @@ template <class T, int NV> struct Stepper {
       f = f < q.min_factor ? all<double>(q.min_factor) : f;
       f = f > q.max_factor ? all<double>(q.max_factor) : f;
       Clocks longer = f * step;
-      longer = good & part(clipped, i) & (before > longer) ? before : longer;
+      longer = (good & part(clipped, i) & (before > longer)) ? before : longer;
       Clocks reach = magnitude<double>(part(t1, i)) * (5 * eps), shortest = part(spacing, i);
       Truths fails = bad & (step <= (reach > shortest ? reach : shortest));
       part(left, i) = fails & int64_t(q.too_small), leaving |= fails;

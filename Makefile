@@ -47,7 +47,7 @@ EMULATED = XDG_CACHE_HOME=$(CURDIR)/build/aarch64 ISOCLINE_CHECK_TYPES=0 PYTHONP
 aarch64: $(STAMP)
 	mkdir -p build/aarch64
 	$(EMULATED) -m slow tests/fused/test_aarch64.py
-	$(EMULATED) -p emulated -p no:cacheprovider -m "machine and not slow" -k "not running_out_of_memory and not graphs_hold_it_whole" \
+	$(EMULATED) -p emulated -p no:cacheprovider -m "machine and not slow" -k "not running_out_of_memory and not graphs_hold_it_whole and not silent_by_default" \
 	$(filter-out $(UNCHECKED),$(wildcard tests/fused/test_*.py))
 
 lint: $(STAMP)

@@ -13,7 +13,7 @@ from fused_fields import FIELDS, Field
 from torch import nn
 
 import isocline as ic
-from isocline.engines.fused import native, prepare
+from isocline.engines.fused import native, prepare, solve, threads
 from isocline.engines.fused.derive import derive
 from isocline.engines.fused.lanes import LANES
 from isocline.engines.fused.program import execute
@@ -202,25 +202,62 @@ def test_failures_are_those_of_the_eager_engine():
     assert limited.status.tolist() == [int(ic.Status.MAX_STEPS)] * 4
 
 
+@pytest.fixture
+def handed(monkeypatch):
+    """The numbers of threads that the machine is handed, of which it takes several whatever little there is to do."""
+    counts = []
+    monkeypatch.setattr(threads, "WORTH", 0)
+    monkeypatch.setattr(threads, "PROCESSORS", 3)
+    monkeypatch.setattr(solve, "threads", lambda work: (counts.append(threads.threads(work)), counts[-1])[1])
+    return counts
+
+
+@pytest.mark.parametrize("options", [{}, {"solver": "rk4", "step": 0.1}], ids=["adaptive", "fixed"])
 @pytest.mark.parametrize("count", [1, 7, 100, 2000])
-def test_results_do_not_depend_on_threads_or_neighbours(count):
+def test_results_do_not_depend_on_threads_or_neighbours(handed, count, options):
     net = Net()
     y0, _, _ = given(count)
     ts = torch.linspace(0, 1, 5, dtype=F64)
     found = []
-    for threads in (1, 2, 3):
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads)
-        try:
-            ys = ic.solve(net, y0, ts, args=(1.0,), batching="per_sample", engine="fused").ys
+    for several in (1, 2, 3):
+        with threads.alone_with(several):
+            ys = ic.solve(net, y0, ts, args=(1.0,), batching="per_sample", engine="fused", **options).ys
             found.append((ys, *torch.autograd.grad(ys.sum(), [y0, *net.parameters()])))
-        finally:
-            torch.set_num_threads(before)
+    assert handed == [1, 1, 2, 2, 3, 3]
     for other in found[1:]:
         assert all(map(torch.equal, found[0], other))
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
-    mixed = ic.solve(net, y0[order], ts, args=(1.0,), batching="per_sample", engine="fused").ys
+    mixed = ic.solve(net, y0[order], ts, args=(1.0,), batching="per_sample", engine="fused", **options).ys
     assert torch.equal(mixed, found[0][0][:, order])
+
+
+@pytest.mark.parametrize("common", [True, False])
+def test_gradients_of_signals_do_not_depend_on_threads(handed, common):
+    """Those common to all samples are summed over them, in one order."""
+    count, knots = 50, torch.linspace(0, 1, 4, dtype=F64)
+    values = torch.rand(*(() if common else (count,)), 4, 1, dtype=F64, generator=torch.Generator().manual_seed(1))
+    y0, found = torch.ones(count, 1, dtype=F64), []
+    for several in (1, 3):
+        u = values.clone().requires_grad_()
+        signal = ic.LinearInterpolation(knots if common else knots.expand(count, -1), u)
+        with threads.alone_with(several):
+            ys = ic.solve(
+                lambda t, y, u: u - y, y0, [0.0, 1.0], inputs=signal, solver="rk4", step=0.1, engine="fused",
+                batching="per_sample",
+            ).ys  # fmt: skip
+            found.append(torch.autograd.grad(ys.square().sum(), u)[0])
+    assert torch.equal(*found) and handed[-1] == 3
+
+
+def test_threads_are_for_solves_that_are_worth_it_and_as_many_as_pytorch_takes(monkeypatch):
+    monkeypatch.setattr(threads, "PROCESSORS", 4)
+    assert threads.threads(threads.WORTH - 1) == 1
+    assert threads.threads(threads.WORTH) == torch.get_num_threads()
+    with threads.alone_with(3):
+        assert threads.threads(threads.WORTH) == 3
+        with threads.alone_with(9):
+            assert threads.threads(threads.WORTH) == 4
+    assert threads.threads(threads.WORTH) == torch.get_num_threads()
 
 
 @pytest.fixture

@@ -215,11 +215,10 @@ template <class T, int NV> static int adjoint(const Adjoint<T> *job, int threads
   try {
     const Call<T> &c = job->back.call;
     Program<T> field(c.field.code, c.leaves, c.n_leaves), slope(job->back.derivative.code, c.leaves, c.n_leaves);
-    auto first = chunks(c.times.samples, NV * LENGTH<T>);
+    auto first = chunks(c.times.samples, NV * LENGTH<T>, c.method.adaptive);
     int64_t count = int64_t(first.size()) - 1;
     Shares<T> shares(count, slope.code, c.leaf_sizes, c.n_leaves);
-    if (c.n_signals) threads = 1;
-    if (!in_parallel(threads, count, [&](int64_t i) {
+    if (!in_parallel(c.back_threads(threads), count, [&](int64_t i) {
           adjoint_chunk<T, NV>(*job, field, slope, first[i], first[i + 1], *shares.of[i]);
         }))
       return -1;

@@ -58,6 +58,13 @@ template <class T> struct Call {
   const T *const *leaves;
   const int64_t *leaf_sizes;
   int32_t n_leaves;
+
+  // Of the way back: signals common to all samples are added to by all chunks, one after the other.
+  int back_threads(int threads) const {
+    for (int64_t i = 0; i < n_signals; i++)
+      if (signals[i].rows <= 1) return 1;
+    return threads;
+  }
 };
 
 // One accepted step of one sample: where it began, and the step before; its state is beside it.
@@ -322,9 +329,11 @@ static void solve_chunk(const Call<T> &c, const Program<T> &program, int64_t fro
   }
 }
 
-// Chunks depend on the number of samples alone, so that results do not depend on the number of threads.
-static std::vector<int64_t> chunks(int64_t samples, int width) {
-  int64_t count = std::max<int64_t>(1, std::min<int64_t>(32, samples / (8 * width))),
+// Chunks depend on the number of samples and the kind of steps alone, so that results do not depend on the number of threads.
+// Of steps that are fixed some tiles are enough for each; where they adapt, lanes that are done take samples of their chunk.
+static std::vector<int64_t> chunks(int64_t samples, int width, bool adaptive) {
+  int64_t many = samples / (8 * width), few = adaptive ? 1 : std::min<int64_t>(8, samples / width),
+          count = std::max<int64_t>({1, few, std::min<int64_t>(32, many)}),
           per = ((samples + count - 1) / count + width - 1) / width * width;
   std::vector<int64_t> first;
   for (int64_t i = 0; i < samples; i += per) first.push_back(i);

@@ -135,6 +135,7 @@ class Plan:
         width, width_back: of a tile's row in vectors, 0 for tiles of one lane; on the way back.
         tableau: of a method whose steps are the same for all samples, fixed and at common times; else None.
         call, back: what the machine is handed, without the addresses of a solve's tensors.
+        work: about how many cycles a solve takes, at least.
     """
 
     def __init__(self, problem: Problem, traced: Traced, dtype: torch.dtype) -> None:
@@ -152,6 +153,9 @@ class Plan:
         self.tableau = problem.solver.tableau if fixed else None
         tolerances = tolerances_of(problem, problem.controller, dtype)
         self.kept = tables, tolerances
+        steps = max(call.times.stops_width, call.times.width - 1)
+        tiles = -(-self.samples // self._lanes)
+        self.work = tiles * self._costs(self._lanes)[0] * problem.solver.tableau.stages * steps
         call.size = self.size
         call.rtol, call.atol = (x.data_ptr() for x in tolerances)
         call.leaf_sizes = ctypes.addressof(traced.encoded.sizes)
@@ -166,6 +170,11 @@ class Plan:
     def field(encoded: Encoded, native: int | None = None, steps: int | None = None) -> Field:
         """A program as the machine takes it, with the addresses of its compiled functions where there are any."""
         return Field(encoded.by(native, steps), ctypes.addressof(encoded.inputs), ctypes.addressof(encoded.outputs))
+
+    @property
+    def _lanes(self) -> int:
+        """Numbers in a vector."""
+        return vector_bytes() // (4 if self.name == "float" else 8)
 
     def _width(self, samples: int) -> int:
         """Vectors in a row of a tile: few lanes for few samples, one for fewer yet, many where there is little to compute."""
@@ -183,19 +192,20 @@ class Plan:
         short = isinstance(controller, PID) and self._lanes < self.samples <= 4 * self._lanes
         return 1 if short and self.width_back == 2 else self.width_back
 
-    @property
-    def _lanes(self) -> int:
-        return vector_bytes() // (4 if self.name == "float" else 8)
-
     def _alone(self, samples: int, lanes: int) -> bool:
         """Whether samples are done earlier one by one, with vectors of rows, than side by side in a tile (alone.hpp)."""
+        tile, alone = self._costs(lanes)
+        return 1.35 * samples * alone <= tile
+
+    def _costs(self, lanes: int) -> tuple[float, float]:
+        """About how many cycles a stage takes of a tile with rows of one vector, and of a tile of one lane."""
         tile = alone = BETWEEN
         for one in self.traced.program.code:
             each, vectors = COSTS.get(one.op, 1), -(-one.count // lanes)
             if one.op in ("linear", "linear^T"):
                 each, vectors = one.width, 1.5 * vectors
             tile, alone = tile + CALLED + one.count * each, alone + 2 * CALLED + vectors * each
-        return 1.35 * samples * alone <= tile
+        return tile, alone
 
 
 def times(problem: Problem, controller: Controller) -> tuple[Times, list[Tensor]]:

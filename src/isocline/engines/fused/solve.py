@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -39,13 +38,13 @@ from isocline.engines.fused.plan import (
     tolerances_of,
 )
 from isocline.engines.fused.prepare import Prepared, prepare
+from isocline.engines.fused.threads import threads
 from isocline.solvers import RungeKutta
 from isocline.solvers.runge_kutta import ExplicitRungeKutta
 
 MOST_STAGES = 32  # as stepper.hpp
 WAYS = {"forward": forward, "backward": backward}
 PLAIN = Fused()
-PROCESSORS = os.cpu_count() or 1
 
 
 def refusal(problem: Problem) -> str | None:
@@ -160,7 +159,7 @@ class Run:
     def _run(self, what: str, *arguments: Any) -> int:
         """What the machine returns: how many samples failed."""
         width = self.widths[what in ("pull_back", "adjoint")]
-        found = getattr(library(), f"isocline_{what}_{self.plan.name}")(width, *arguments, threads())
+        found = getattr(library(), f"isocline_{what}_{self.plan.name}")(width, *arguments, threads(self.plan.work))
         if found < 0:
             raise MemoryError("the fused engine ran out of memory; take fewer samples at once, or gradient='backsolve'")
         return found
@@ -270,11 +269,6 @@ class Adjoint:
     status: Tensor
     t: Tensor
     evaluations: Tensor
-
-
-def threads() -> int:
-    """As many as PyTorch uses, at most the processors there are."""
-    return max(1, min(torch.get_num_threads(), PROCESSORS))
 
 
 class Tape:

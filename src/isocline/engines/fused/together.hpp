@@ -312,7 +312,7 @@ static void pull_back_together(const Back<T> &back, const Program<T> &field, con
 template <class T, int NV> static int solve(const Call<T> *call, Tape<T> **tape, int threads) {
   try {
     Program<T> program(call->field.code, call->leaves, call->n_leaves);
-    auto first = chunks(call->times.samples, NV * LENGTH<T>);
+    auto first = chunks(call->times.samples, NV * LENGTH<T>, call->method.adaptive);
     std::unique_ptr<Tape<T>> made;
     if (tape) made = std::make_unique<Tape<T>>(Tape<T>{first, std::vector<Record<T>>(first.size() - 1)});
     bool good = in_parallel(threads, int64_t(first.size()) - 1, [&](int64_t i) {
@@ -335,9 +335,7 @@ template <class T, int NV> static int pull_back(const Back<T> *back, const Tape<
     Program<T> field(c.field.code, c.leaves, c.n_leaves), slope(back->derivative.code, c.leaves, c.n_leaves);
     int64_t count = int64_t(tape->first.size()) - 1;
     Shares<T> shares(count, slope.code, c.leaf_sizes, c.n_leaves);
-    // Signals common to all samples are added to by all chunks: one after the other, then.
-    if (c.n_signals) threads = 1;
-    if (!in_parallel(threads, count, [&](int64_t i) {
+    if (!in_parallel(c.back_threads(threads), count, [&](int64_t i) {
           auto chunk = tape->chunks[i].tiles ? pull_back_together<T, NV> : pull_back_chunk<T, NV>;
           chunk(*back, field, slope, tape->chunks[i], tape->first[i], tape->first[i + 1], *shares.of[i]);
         }))

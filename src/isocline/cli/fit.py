@@ -18,6 +18,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from isocline.cli import fail
+from isocline.engines.fused.threads import alone_with
 from isocline.fit import Config, UserError
 from isocline.fit.group import ALONE, Group, LostError
 from isocline.fit.reading.reader import name_of, paths_of
@@ -41,8 +42,28 @@ def fit_command(
     overwrite: bool,
 ) -> int:
     """0 when the run is done, 130 after Ctrl-C, 1 where another process was lost; exits with 2 on bad input."""
-    given = {k: v for k, v in options.items() if v is not None}
-    torch.set_num_threads(1)  # the matrices are small: more threads only wait for each other
+    with native_threads():
+        return _fit(tables, out, resume, config, {k: v for k, v in options.items() if v is not None}, overwrite)
+
+
+@contextmanager
+def native_threads() -> Iterator[None]:
+    """PyTorch takes one thread, since the matrices are small, and more would only wait for each other; solves take as many as
+    it would have taken: all cores, or what `OMP_NUM_THREADS` says, which is one where torchrun started several processes."""
+    count = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with alone_with(count):
+        yield
+
+
+def _fit(
+    tables: list[Path],
+    out: Path | None,
+    resume: Path | None,
+    config: Path | None,
+    given: dict[str, Any],
+    overwrite: bool,
+) -> int:
     group, folder = ALONE, resume
     try:
         group = Group.of_environment()
@@ -55,8 +76,8 @@ def fit_command(
         resolved, name = settled(tables, config, given, "fit", " (or --resume RUN)")
         folder = out or Path(f"{name}-fit")
         command = shlex.join(["isocline", *sys.argv[1:]])
-        given = {"overwrite": overwrite, "command": command, "group": group}
-        return run(lambda **kw: fit_table(tables, resolved, folder, **given, **kw), folder, group)
+        how = {"overwrite": overwrite, "command": command, "group": group}
+        return run(lambda **kw: fit_table(tables, resolved, folder, **how, **kw), folder, group)
     except LostError as error:
         if group.speaks():
             saved = folder is not None and (folder / CHECKPOINT).exists()

@@ -7,12 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.table import Table as Grid
 from rich.text import Text
 
 from isocline.cli import fail
-from isocline.cli.fit import Screen, console, interruptible, say, scores, settled
+from isocline.cli.fit import Screen, console, interruptible, native_threads, say, scores, settled
 from isocline.fit import UserError, validate
 from isocline.fit.recipe import Recipe
 from isocline.fit.validate import PAGE, RESULT
@@ -31,14 +30,13 @@ def validate_command(
     plan: dict[str, Any],
 ) -> int:
     """0 when all folds are done, 1 when one failed, 130 after Ctrl-C; exits with 2 on bad input."""
-    torch.set_num_threads(1)  # as `isocline fit`
     try:
         if resume is not None:
             raise UserError("--resume: expected none; the same command goes on where a validation was broken off")
         resolved, name = settled(tables, config, options, "validate")
         folder = out or Path(f"{name}-validation")
         command = shlex.join(["isocline", *sys.argv[1:]])
-        with interruptible() as stop, FoldScreen() as screen:
+        with native_threads(), interruptible() as stop, FoldScreen() as screen:
             found = validate(
                 tables, resolved, folder, **plan,
                 tell=screen.tell, notify=screen.notify, stop=stop, overwrite=overwrite, command=command,

@@ -32,6 +32,7 @@ TOLERANCES: dict[Any, list[Tensor]] = {}  # laid out
 MOST_ALONE = 3  # samples
 # About how many cycles a stage takes: what lies between two evaluations, an instruction, one of its vectors.
 BETWEEN, CALLED = 250, 20
+FEW_STEPS = 10  # of a method that chooses them
 QUICK = {"neg", "abs", "sign", "sqrt", "rsqrt", "reciprocal", "not"}
 COSTS = {op: 15 for op in (*UNARY, "pow", "atan2") if op not in QUICK}
 
@@ -153,7 +154,7 @@ class Plan:
         self.tableau = problem.solver.tableau if fixed else None
         tolerances = tolerances_of(problem, problem.controller, dtype)
         self.kept = tables, tolerances
-        steps = max(call.times.stops_width, call.times.width - 1)
+        steps = max(call.times.stops_width, call.times.width - 1, FEW_STEPS if call.method.adaptive else 1)
         tiles = -(-self.samples // self._lanes)
         self.work = tiles * self._costs(self._lanes)[0] * problem.solver.tableau.stages * steps
         call.size = self.size

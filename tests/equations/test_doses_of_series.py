@@ -89,7 +89,7 @@ def test_what_arrives_is_written_as_text_that_reads_the_same_and_is_refused_by_p
     [
         ({"x": ([0.0], [1.0, 2.0])}, "1 and 2 numbers, expected as many of each"),
         ({"x": ([0.0], [math.nan])}, "expected finite numbers"),
-        ({"x": ([0.0], [1.0], [-1.0])}, "a duration of -1"),
+        ({"x": ([0.0], [1.0], [-1.0])}, "duration -1"),
         ({"x": [1.0]}, r"expected \(times, amounts\)"),
     ],
 )

@@ -21,10 +21,15 @@ class OwnSensitivities(Sensitivities):
 
     Args:
         field: the equations, without networks.
+        more: directions behind those of the parameters.
     """
 
-    def __init__(self, field: Equations) -> None:
-        super().__init__(field)
+    def __init__(self, field: Equations, more: int = 0) -> None:
+        super().__init__(field, more=more)
+
+    def with_directions(self, more: int) -> OwnSensitivities:
+        """As for all `Sensitivities`."""
+        return OwnSensitivities(self.field, more)
 
     def own_parameters(self, own: Mapping[str, Tensor], like: Tensor) -> dict[str, Jet]:
         """The parameters of each sample with their directions."""
@@ -123,9 +128,9 @@ class Individuals:
             given = field.initial(both.evaluation(None, y0, None, None, covariates, parameters))
             order = [field.states.index(name) for name in given]
             y0[:, order], s0[:, order] = both.full(list(given.values()), y0)
-        shares = both.shares(y0, covariates, parameters)
+        arrival = both.arrival(y0, covariates, parameters)
         args = (*((covariates,) if covariates else ()), own)
-        y, s = self.course(rows, self.ts[rows], y0, s0, shares, args, rtol)
+        y, s = self.course(rows, self.ts[rows], y0, s0, arrival, args, rtol)
         assert s is not None
         return y, s
 

@@ -170,6 +170,8 @@ class Search:
         if at_start is None:
             self.misfit.put(x)
             values = ", ".join(f"{k} = {v:.4g}" for k, v in self.misfit.field.values.items())
+            if self.misfit.course.trouble:
+                raise ValueError(f"with {values} {self.misfit.course.trouble}")
             raise ValueError(
                 f"the equations cannot be solved over the data with {values}: a state or a rate becomes infinite or no "
                 f"number (a root or logarithm of a negative number?), or the steps become too small; give other starting "

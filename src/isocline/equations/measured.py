@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,17 @@ from isocline.inputs import Signal
 
 
 @dataclass(frozen=True)
+class Given:
+    """One dose: into which state, when, how much, over how long; and at which interval before, 0 where it was not."""
+
+    state: str
+    t: float
+    amount: float
+    duration: float = 0.0
+    interval: float = 0.0
+
+
+@dataclass(frozen=True)
 class Measured:
     """One series.
 
@@ -26,8 +38,10 @@ class Measured:
         inputs: a `Signal` for each input, by name, with values (K,).
         doses: by state, times (D,) and amounts (D,) by which the state jumps there; or times, amounts and durations: what is
             given over a duration flows in at a constant rate. An observation at the time of a dose is the one before it.
-        resets: times (R,) at which all states are again what the equations say of time 0, and what still flows in ends; a dose
-            at such a time comes after it.
+            Intervals behind the durations, where they are not 0, say of a dose that the same was given before it at such an
+            interval for ever: whatever was before, the states are then in that steady state.
+        resets: times (R,) at which all states are again what the equations say of time 0, and what still flows in or has not
+            arrived yet is lost; a dose at such a time comes after it.
         starts: by state, where the search for its value at the first time begins, of states that were not measured.
         id: for messages and tables.
 
@@ -70,6 +84,23 @@ class Measured:
         object.__setattr__(self, "ts", ts)
         object.__setattr__(self, "columns", columns)
         object.__setattr__(self, "doses", {name: _given(f"{where}doses: {name}", d) for name, d in self.doses.items()})
+        steady = self.steady
+        for first, second in itertools.pairwise(steady):
+            if first.t == second.t:
+                raise ValueError(
+                    f"{where}doses: two steady states at {first.t:g}, of {first.state} and {second.state}, expected one"
+                )
+
+    @property
+    def given(self) -> list[Given]:
+        """The doses, one by one."""
+        columns = {name: [x.tolist() for x in d] for name, d in self.doses.items()}
+        return [Given(name, *row) for name, d in columns.items() for row in zip(*d, strict=True)]
+
+    @property
+    def steady(self) -> list[Given]:
+        """Those before which the same was given for ever, in order."""
+        return sorted((d for d in self.given if d.interval > 0), key=lambda d: d.t)
 
     @property
     def count(self) -> int:
@@ -78,16 +109,20 @@ class Measured:
 
 
 def _given(where: str, dose: Any) -> tuple[Tensor, ...]:
-    """Times, amounts and perhaps durations, (D,) each."""
-    if not isinstance(dose, (tuple, list)) or len(dose) not in (2, 3):
-        raise ValueError(f"{where}: expected (times, amounts) or (times, amounts, durations), got {dose!r}")
+    """Times, amounts, and perhaps durations and intervals, (D,) each."""
+    if not isinstance(dose, (tuple, list)) or len(dose) not in (2, 3, 4):
+        raise ValueError(
+            f"{where}: expected (times, amounts), (times, amounts, durations) or these and intervals, got {dose!r}"
+        )
     parts = tuple(torch.as_tensor(x, dtype=torch.float64).reshape(-1) for x in dose)
     if len({len(x) for x in parts}) > 1:
         raise ValueError(f"{where}: {' and '.join(str(len(x)) for x in parts)} numbers, expected as many of each")
     if not all(bool(x.isfinite().all()) for x in parts):
         raise ValueError(f"{where}: expected finite numbers")
-    if len(parts) == 3 and bool((parts[2] < 0).any()):
-        raise ValueError(f"{where}: a duration of {float(parts[2].min()):g}, expected 0 (at once) or more")
+    for what, part in zip(("duration", "interval"), parts[2:], strict=False):
+        if bool((part < 0).any()):
+            none = {"duration": "at once", "interval": "no steady state"}[what]
+            raise ValueError(f"{where}: {what} {float(part.min()):g}, expected 0 ({none}) or more")
     return parts
 
 
@@ -216,8 +251,21 @@ def _check(model: Equations, series: tuple[Measured, ...], columns: tuple[str, .
                 raise ValueError(
                     f"series {s.id or b}: doses: one at {float(given[0].min()):g}, before the states start at {begin:g}"
                 )
+        _check_steady(model, s, b)
         if len(s.resets) and set(system.initial) != set(system.states):
             raise ValueError(f"series {s.id or b}: resets: to what? Every state needs its X(0) in the equations")
         for name in s.inputs:
             if name not in system.inputs:
                 raise ValueError(f"inputs: {name} is no input of the equations{meant(name, system.inputs)}")
+
+
+def _check_steady(model: Equations, s: Measured, b: int) -> None:
+    """ValueError where a steady state of doses is asked of equations that have none."""
+    system = model.system
+    if not s.steady:
+        return
+    where = f"series {s.id or b}: a steady state of doses at {s.steady[0].t:g}"
+    if system.inputs:
+        raise ValueError(f"{where}: equations with inputs have none ({', '.join(system.inputs)}); write the doses out")
+    if system.timed:
+        raise ValueError(f"{where}: equations in which t stands have none; write the doses out")

@@ -137,9 +137,9 @@ class Misfit:
     def _path(self, rows: list[int], starts: Tensor, rtol: float, slopes: bool) -> tuple[Tensor, Tensor | None]:
         covariates = self._covariates(rows)
         y0, s0 = self._begin(rows, starts, covariates)
-        shares = self.sensitivities.shares(y0, covariates)
+        arrival = self.sensitivities.arrival(y0, covariates)
         args = (covariates,) if covariates else ()
-        return self.course(rows, self.data.ts[rows], y0, s0 if slopes else None, shares, args, rtol)
+        return self.course(rows, self.data.ts[rows], y0, s0 if slopes else None, arrival, args, rtol)
 
     def _begin(self, rows: list[int], starts: Tensor, covariates: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Starting states (B, n) and their derivatives (B, n, P)."""

@@ -20,8 +20,9 @@ class Equations(nn.Module):
     """A vector field written as equations, with named parameters and, where it says net(…), networks.
 
     A line is a derivative, `dx = …` or `dx/dt = …`; a definition, `rate = k*x/(K + x)`, in any order; a state at time 0,
-    `x(0) = …`; or `f(x) = …`, the share of a dose into x that arrives. Expressions have numbers, + - * / ^, functions (exp log sqrt sin … min max), `where(condition, a, b)`,
-    `t`, `pi`, states, inputs, covariates, definitions, parameters (every other name) and `net(a, b, width=32, depth=1)`.
+    `x(0) = …`; `f(x) = …`, the share of a dose into x that arrives; or `lag(x) = …`, the time until it does. Expressions have
+    numbers, + - * / ^, functions (exp log sqrt sin … min max), `where(condition, a, b)`, `t`, `pi`, states, inputs, covariates,
+    definitions, parameters (every other name) and `net(a, b, width=32, depth=1)`.
     Nets with names of their own (`net1`, `net_growth`) are functions that may be used several times. Lines end at ";" too.
 
     Args:
@@ -87,6 +88,7 @@ class Equations(nn.Module):
         self._rates = {name: folded(tree) for name, tree in self.system.rates.items()}
         self._initial = {name: folded(tree) for name, tree in self.system.initial.items()}
         self._shares = {name: folded(tree) for name, tree in self.system.shares.items()}
+        self._lags = {name: folded(tree) for name, tree in self.system.lags.items()}
 
     # ---- names --------------------------------------------------------------------------------------------------------
     @property
@@ -203,6 +205,10 @@ class Equations(nn.Module):
     def shares(self, evaluation: Evaluation) -> dict[str, Jet]:
         """f(X), the share of a dose into X that arrives, of the states for which it is given."""
         return dict(zip(self._shares, self._evaluated(evaluation, self._shares, self.system.shares), strict=True))
+
+    def lags(self, evaluation: Evaluation) -> dict[str, Jet]:
+        """lag(X), the time until a dose into X arrives, of the states for which it is given."""
+        return dict(zip(self._lags, self._evaluated(evaluation, self._lags, self.system.lags), strict=True))
 
     def _evaluated(self, evaluation: Evaluation, trees: dict[str, Tree], written: dict[str, Tree]) -> list[Jet]:
         for tree in written.values():

@@ -1,7 +1,7 @@
 """The grammar, by recursive descent: one method a level of precedence. Nothing of Python's own reading is used.
 
 statement  :=  head "=" condition
-head       :=  NAME  |  NAME "/" "dt"  |  NAME "(" 0 ")"  |  "f" "(" NAME ")"
+head       :=  NAME  |  NAME "/" "dt"  |  NAME "(" 0 ")"  |  ("f" | "lag") "(" NAME ")"
 condition  :=  conjunction ("or" conjunction)*
 conjunction:=  negation ("and" negation)*
 negation   :=  "not" negation  |  comparison
@@ -25,6 +25,7 @@ from isocline.equations.tokens import Token, tokens
 from isocline.equations.tree import CONDITIONS, WORDS, Call, Name, Number, Operation, Tree
 
 NET = re.compile(r"net\d*|net_\w+")
+OF_DOSES = {"f": "share", "lag": "lag"}  # what may stand before a state in brackets, and the kind of statement it makes
 OPTIONS = {
     "width": "a whole number such as 32",
     "depth": "a whole number such as 2",
@@ -40,8 +41,8 @@ class Statement:
     """A line of a model.
 
     Attributes:
-        kind: "rate" (dX/dt), "initial" (X(0)), "share" (f(X), of a dose) or "plain": dX or a definition, which the other lines
-            decide.
+        kind: "rate" (dX/dt), "initial" (X(0)), "share" (f(X), of a dose), "lag" (lag(X), of a dose) or "plain": dX or a
+            definition, which the other lines decide.
         name: X, or what is defined.
         at, end: where the head stands.
     """
@@ -175,12 +176,13 @@ class Parser:
         elif self.sees("("):
             opened = self.take()
             zero = self.take()
-            if name == "f" and zero.kind == "name":
-                return "share", zero.text, first, self.expect(")", f"behind {zero.text}")
+            if name in OF_DOSES and zero.kind == "name":
+                return OF_DOSES[name], zero.text, first, self.expect(")", f"behind {zero.text}")
             if kind == "rate" or zero.kind != "number" or float(zero.text) != 0:
                 raise self.fail(
                     opened if kind == "rate" else zero,
-                    f"found {zero.shown} in brackets behind {name}, expected 0: the state at time 0 is written x(0) = …",
+                    f"found {zero.shown} in brackets behind {name}, expected 0: the state at time 0 is written x(0) = …, the "
+                    f"share of a dose into x that arrives f(x) = …, the time until it does lag(x) = …",
                 )
             last = self.expect(")", "behind the 0")
             kind = "initial"

@@ -83,6 +83,8 @@ def population(
     start = begin(laplace, raw, [_sd(field, i) for i in varying])
     if start is None:
         values = ", ".join(f"{k} = {v:.4g}" for k, v in field.values.items())
+        if individuals.course.trouble:
+            raise ValueError(f"with {values} {individuals.course.trouble}")
         raise ValueError(
             f"the likelihood cannot be computed with {values}: the equations cannot be solved over the data, or what they "
             f"predict is 0 where the noise is proportional; give other starting values, or noise='combined'"

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from isocline.equations.evaluate import Evaluation, Jet, NetJet
 from isocline.equations.module import Equations
+from isocline.equations.regimen import Arrival
 
 
 class Sensitivities(nn.Module):
@@ -27,6 +28,7 @@ class Sensitivities(nn.Module):
         field: the equations.
         initial: directions of the starting state.
         weights: whether the networks' weights are directions.
+        more: directions behind all others, in which no parameter goes.
 
     Example:
         >>> import isocline
@@ -39,7 +41,7 @@ class Sensitivities(nn.Module):
 
     one_hot: Tensor
 
-    def __init__(self, field: Equations, initial: int = 0, weights: bool = False) -> None:
+    def __init__(self, field: Equations, initial: int = 0, weights: bool = False, more: int = 0) -> None:
         super().__init__()
         self.field, self.initial, self.weights = field, initial, weights
         self.first: dict[str, int] = {}
@@ -47,8 +49,12 @@ class Sensitivities(nn.Module):
         for name, net in field.remainders.items():
             self.first[name] = at
             at += net.count if weights else 0
-        self.directions = at
-        self.register_buffer("one_hot", torch.eye(at, dtype=torch.float64))
+        self.directions = at + more
+        self.register_buffer("one_hot", torch.eye(self.directions, dtype=torch.float64))
+
+    def with_directions(self, more: int) -> Sensitivities:
+        """The same with so many directions more, for all numbers of a state."""
+        return Sensitivities(self.field, self.initial, self.weights, more)
 
     def parameters_of(self, like: Tensor) -> dict[str, Jet]:
         """The parameters with their directions."""
@@ -101,15 +107,19 @@ class Sensitivities(nn.Module):
         slopes = [(zero if d is None else d).expand(*lead, self.directions) for _, d in jets]
         return torch.stack(values, -1), torch.stack(slopes, -2)
 
-    def shares(self, y0: Tensor, covariates: Any, parameters: Mapping[str, Jet] | None = None) -> tuple[Tensor, Tensor]:
-        """(R, n) how much of a dose into each state arrives, and its derivatives (R, n, P), for starts (R, n)."""
-        share, slopes = torch.ones_like(y0), torch.zeros(*y0.shape, self.directions, dtype=y0.dtype)
-        with torch.no_grad():
-            given = self.field.shares(self.evaluation(None, y0, None, None, covariates, parameters))
-            if given:
-                order = [self.field.states.index(name) for name in given]
-                share[:, order], slopes[:, order] = self.full(list(given.values()), y0)
-        return share, slopes
+    def arrival(self, y0: Tensor, covariates: Any, parameters: Mapping[str, Jet] | None = None) -> Arrival:
+        """How much of a dose into each state arrives, and when, for starts (R, n)."""
+        evaluation = self.evaluation(None, y0, None, None, covariates, parameters)
+        found = []
+        for of, default in ((self.field.shares, torch.ones_like(y0)), (self.field.lags, torch.zeros_like(y0))):
+            slopes = torch.zeros(*y0.shape, self.directions, dtype=y0.dtype)
+            with torch.no_grad():
+                given = of(evaluation)
+                if given:
+                    order = [self.field.states.index(name) for name in given]
+                    default[:, order], slopes[:, order] = self.full(list(given.values()), y0)
+            found += [default, slopes]
+        return Arrival(*found)
 
     def forward(self, t: Tensor, flat: Tensor, *args: Any) -> Tensor:
         """(dy/dt, dS/dt)."""

@@ -42,6 +42,7 @@ class System:
         definitions: intermediate results, each after those it uses.
         initial: X(0) by state, where it is given.
         shares: f(X) by state, where it is given: how much of a dose into it arrives.
+        lags: lag(X) by state, where it is given: after which time a dose into it arrives.
         parameters: declared ones first.
         nets: by name.
     """
@@ -53,6 +54,7 @@ class System:
     definitions: dict[str, Tree]
     initial: dict[str, Tree]
     shares: dict[str, Tree]
+    lags: dict[str, Tree]
     parameters: tuple[Parameter, ...]
     nets: dict[str, Net]
 
@@ -77,6 +79,11 @@ class System:
                 left += names(self.definitions[name])
         return [name for name in self.definitions if name in wanted]
 
+    @property
+    def timed(self) -> bool:
+        """Whether a rate depends on the time t."""
+        return any("t" in names(tree) for tree in (*self.rates.values(), *self.definitions.values()))
+
     def lines(self, values: dict[str, float] | None = None, digits: int = 17) -> list[str]:
         """The equations as text that reads as the same system."""
         derivative = [f"d{quoted(s)}" + ("/dt" if quoted(s) == s else "") for s in self.states]
@@ -86,6 +93,7 @@ class System:
         ]
         found += [f"{quoted(name)}(0) = {written(tree, values, digits)}" for name, tree in self.initial.items()]
         found += [f"f({quoted(name)}) = {written(tree, values, digits)}" for name, tree in self.shares.items()]
+        found += [f"lag({quoted(name)}) = {written(tree, values, digits)}" for name, tree in self.lags.items()]
         return found
 
 
@@ -113,13 +121,16 @@ class _Resolver:
         self.definitions: dict[str, Statement] = {}
         self.initial: dict[str, Statement] = {}
         self.shares: dict[str, Statement] = {}
-        groups = {"rate": rates, "initial": self.initial, "share": self.shares, "plain": self.definitions}
+        self.lags: dict[str, Statement] = {}
+        groups = {
+            "rate": rates, "initial": self.initial, "share": self.shares, "lag": self.lags, "plain": self.definitions,
+        }  # fmt: skip
         for statement in self.statements:
             kind, name = self.kind(statement)
             group = groups[kind]
             if name in group:
-                what = {"rate": f"d{name}/dt", "initial": f"{name}(0)", "share": f"f({name})", "plain": name}[kind]
-                raise self.fail(statement, f"{what} is given twice, expected once")
+                what = {"rate": f"d{name}/dt", "initial": f"{name}(0)", "share": f"f({name})", "lag": f"lag({name})"}
+                raise self.fail(statement, f"{what.get(kind, name)} is given twice, expected once")
             group[name] = statement
         self.rates = rates
 
@@ -155,9 +166,9 @@ class _Resolver:
                 roles[name] = role
 
     def kind(self, statement: Statement) -> tuple[str, str]:
-        """What a statement gives: ("rate" | "initial" | "share" | "plain", of which name)."""
+        """What a statement gives: ("rate" | "initial" | "share" | "lag" | "plain", of which name)."""
         kind, name = statement.kind, statement.name
-        if kind in ("rate", "initial", "share"):
+        if kind != "plain":
             if name not in self.states:
                 raise self.fail(
                     statement, f"{name} is no state{meant(name, self.states)}; there are {', '.join(self.states)}"
@@ -197,6 +208,7 @@ class _Resolver:
             {name: self.checked(self.definitions[name]) for name in order},
             {name: self.checked(s) for name, s in self.initial.items()},
             {name: self.checked(s) for name, s in self.shares.items()},
+            {name: self.checked(s) for name, s in self.lags.items()},
             (*self.parameters, *extra),
             self.nets(),
         )
@@ -280,10 +292,10 @@ class _Resolver:
         return order
 
     def check_constant(self) -> None:
-        """X(0) and f(X) rest on parameters, covariates and numbers only."""
-        named = [(f"{s.name}(0)", s) for s in self.initial.values()] + [
-            (f"f({s.name})", s) for s in self.shares.values()
-        ]
+        """X(0), f(X) and lag(X) rest on parameters, covariates and numbers only."""
+        named = [(f"{s.name}(0)", s) for s in self.initial.values()]
+        named += [(f"f({s.name})", s) for s in self.shares.values()]
+        named += [(f"lag({s.name})", s) for s in self.lags.values()]
         for what, s in named:
             left, seen = [s.expression], set()
             while left:

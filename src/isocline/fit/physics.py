@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from isocline.equations import Equations
 from isocline.equations.evaluate import Jet, NetJet, Value
 from isocline.equations.net import Remainder
-from isocline.equations.tree import names
 from isocline.fit.config import Config
 from isocline.fit.errors import UserError
 from isocline.fit.networks import BOUND, Field
@@ -51,7 +50,7 @@ class Physics(nn.Module):
         self.register_buffer("input_mean", torch.tensor([s.mean for s in scales.inputs], dtype=torch.float64))
         self.register_buffer("input_sd", torch.tensor([s.sd for s in scales.inputs], dtype=torch.float64))
         self.takes: tuple[str, ...] = (
-            *(["begin"] if timed(equations) else []),
+            *(["begin"] if equations.system.timed else []),
             *(["u"] if equations.system.inputs else []),
         )
 
@@ -151,19 +150,14 @@ def equations_of(config: Config) -> Equations:
             f"equation: {next(iter(system.initial))}(0) = …: a run fits where each series starts; leave the line out "
             f"(in Python, isocline.equations.estimate takes it)"
         )
-    if system.shares:
-        raise UserError(
-            f"equation: f({next(iter(system.shares))}) = …: beside net(…) a dose arrives whole; leave the line out"
-        )
+    for what, given in (("f", system.shares), ("lag", system.lags)):
+        if given:
+            raise UserError(
+                f"equation: {what}({next(iter(given))}) = …: beside net(…) a dose arrives whole and at once; leave the line out"
+            )
     if not equations.free and not equations.remainders:
         raise UserError("equation: nothing to fit: all parameters are fixed, and there is no net(…)")
     return equations
-
-
-def timed(equations: Equations) -> bool:
-    """Whether a rate depends on the time t."""
-    system = equations.system
-    return any("t" in names(tree) for tree in (*system.rates.values(), *system.definitions.values()))
 
 
 def settings_of(config: Config) -> Config:

@@ -62,9 +62,32 @@ def test_a_reset_is_noted_with_its_dose_and_without_one(tmp_path):
     assert [s.t.tolist() for s in read.series] == [[0, 2, 5], [3]]
 
 
+STEADY = "id,time,amt,evid,ss,addl,ii,dv\n1,0,10,1,1,5,12,0\n1,30,0,0,0,0,0,3\n1,40,5,4,0,1,8,0\n1,50,0,0,0,0,0,2\n"
+
+
+def test_a_dose_in_steady_state_and_further_ones_up_to_what_begins_anew(tmp_path):
+    read = table(tmp_path, STEADY, states=("dv",))
+    first = [Dose(0, 10, 0, None, 12), *(Dose(t, 10, 0, None) for t in (12, 24, 36))]
+    assert read.given["1"].doses == [*first, Dose(40, 5, 0, None), Dose(48, 5, 0, None)]
+    again = STEADY.replace("1,40,5,4,0,1,8", "1,20,5,1,1,1,8").replace("1,30,0", "1,19,0")
+    doses = table(tmp_path, again, states=("dv",)).given["1"].doses
+    assert doses == [*first[:2], Dose(20, 5, 0, None, 8), Dose(28, 5, 0, None)]
+
+
+def test_a_steady_state_of_a_network_is_refused(tmp_path):
+    read = table(tmp_path, STEADY.replace("4,0,1,8", "1,0,1,8"), states=("dv",))
+    with pytest.raises(UserError, match="ss is 1 at 0: a steady state is known of equations without networks only"):
+        read.given["1"].regimen(read.states, read.path)
+
+
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
+        (STEADY.replace("1,1,5", "1,2,5"), {"states": ("dv",)}, "line 2, column 'ss': '2'; expected 0, or 1 for a dose before which"),
+        (STEADY.replace("5,12", "0,0"), {"states": ("dv",)}, "line 2, column 'ii': '0'; expected the time between doses in a column ii, as ss asks"),
+        (STEADY.replace("1,5,12", "0,5,0"), {"states": ("dv",)}, "line 2, column 'ii': '0'; expected the time between doses in a column ii, as addl"),
+        (STEADY.replace("5,12", "0.5,12"), {"states": ("dv",)}, "line 2, column 'addl': '0.5'; expected a whole number of further doses"),
+        (STEADY.replace("0,10,1", "0,0,1"), {"states": ("dv",)}, "line 2, column 'ss': '1'; expected 0 where no amount is given"),
         (NONMEM.replace("1,4,60,.,1", "1,4,60,.,5"), {}, "line 5, column 'EVID': '5'; expected 0 "),
         (NONMEM.replace("30,70", "-2,70"), {}, "line 5, column 'RATE': '-2'; expected a rate"),
         (NONMEM.replace("1,2,.,8.1,0,2,0,70", "1,2,.,8.1,0,2,0,71"), {"covariates": ("WT",)}, "line 4, column 'WT': '71'; expected 70 as"),

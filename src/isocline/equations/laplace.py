@@ -28,6 +28,7 @@ from isocline.equations.measured import Observations
 NOISES = {"additive": (True, False), "proportional": (False, True), "combined": (True, True)}  # a, b
 SETTLED = 1e-6  # decrease of l that another step towards η̂ promises
 STEPS = 40
+AROUND = 1.5  # standard deviations from the population's values that other searches for η begin at
 REACH = 3.0  # standard deviations that η moves at once
 SPACING = 0.02  # of differences, in standard errors of a series' own parameters
 LARGEST = 0.05  # of a difference in an unbounded coordinate
@@ -254,6 +255,24 @@ class Laplace:
                 torch.where(moving.unsqueeze(1), length / 4.0, length),
             )
         return eta, Local(self.raw(values.theta, eta), f, slopes)
+
+    def sought(self, psi: Tensor, eta: Tensor) -> Tensor:
+        """η (B, q) at the deepest minimum of each series that searches from around the population and a guess come to.
+
+        With a lag a series may have several, one between any two of its rows.
+        """
+        q = len(self.layout.varying)
+        factor = self.layout.values(psi).factor.detach()
+        around = [torch.zeros(q, dtype=eta.dtype), *(AROUND * factor.T), *(-AROUND * factor.T)]
+        best, least = eta, torch.full((len(eta),), math.inf, dtype=eta.dtype)
+        for start in [eta, *(x.expand_as(eta) for x in around)]:
+            found = self.modes(psi, start)
+            if found is None:
+                continue
+            loss = self.joint(self.layout.values(psi), found[0], found[1].f)
+            better = loss < least - SETTLED
+            best, least = torch.where(better.unsqueeze(1), found[0], best), torch.where(better, loss, least)
+        return best
 
     def _step(self, values: Values, eta: Tensor, f: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor]:
         """The step of each series (B, q), not too long, and what decrease of l it promises (B,)."""

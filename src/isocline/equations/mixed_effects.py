@@ -97,7 +97,10 @@ class Curves:
         order = torch.tensor([columns.index(c) for c in data.columns])
         laplace = Laplace(self.individuals.alike([series], data.ts), data, self.layout)
         laplace.column = order[laplace.column]
-        found = laplace.modes(self.psi, torch.zeros(1, len(self.layout.varying), dtype=torch.float64))
+        eta = torch.zeros(1, len(self.layout.varying), dtype=torch.float64)
+        if self.model.system.lags and self.layout.varying:
+            eta = laplace.sought(self.psi, eta)
+        found = laplace.modes(self.psi, eta)
         if found is None:
             raise ValueError(f"series {series.id or 1}: the equations cannot be solved over it")
         return posteriors(laplace, self.psi, *found)[0]

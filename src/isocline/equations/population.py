@@ -16,12 +16,19 @@ from isocline.equations.laplace import NOISES, Found, Laplace, Layout
 from isocline.equations.measured import Measured, Observations, noises
 from isocline.equations.mixed_effects import Population
 from isocline.equations.module import Equations
+from isocline.equations.tree import names
 
 SPREAD = 0.5  # standard deviation, in a bounded parameter's unbounded coordinate, that a search begins with
 SHARE = 0.3  # of the start of a parameter without bounds
 SWEEPS = 6  # of the linearised model, before the search
 FLAT = 1e-6  # decrease of -2 log-likelihood below which the search ends
 STALLED = (5, 1e-3)  # iterations, and what they must gain together: less is a correlation on its way to one
+LAGS = (
+    0.0,
+    -0.7,
+    0.7,
+)  # in the unbounded coordinates of what a lag rests on, from where it starts: of a lag, half and twice
+ROUNDS = 3  # of a search, where other minima of the series are looked for between
 APART = 0.1  # standard errors between the gradients that give second derivatives
 
 
@@ -80,7 +87,7 @@ def population(
     raw = field.raw.detach().double()
     individuals = Individuals(field, series, data_.ts, data_.columns, Settings(solver, rtol, rtol / 10), raw)
     laplace = Laplace(individuals, data_, Layout(len(field.free), varying, kinds, together(field, correlated)))
-    start = begin(laplace, raw, [_sd(field, i) for i in varying])
+    start = begun(laplace, field, raw, [_sd(field, i) for i in varying])
     if start is None:
         values = ", ".join(f"{k} = {v:.4g}" for k, v in field.values.items())
         if individuals.course.trouble:
@@ -91,6 +98,12 @@ def population(
         )
     psi, eta = start
     psi, found, hessian, converged = Search(laplace, max_iterations, tell, stop).run(psi, eta)
+    for _ in range(ROUNDS if field.system.lags and varying else 0):
+        eta = laplace.sought(psi, found.eta)
+        other = laplace(psi, eta)
+        if stop() or other is None or other.loss > found.loss - STALLED[1]:
+            break
+        psi, found, hessian, converged = Search(laplace, max_iterations, tell, stop).run(psi, eta)
     with torch.no_grad():
         field.raw.copy_(psi[: len(field.free)])
     return Population.of(field, laplace, psi, found, hessian, converged)
@@ -145,6 +158,29 @@ def _sd(field: Equations, i: int) -> float:
 
 
 # ---- where to begin ---------------------------------------------------------------------------------------------------
+def begun(laplace: Laplace, field: Equations, raw: Tensor, sds: Sequence[float]) -> tuple[Tensor, Tensor] | None:
+    """As `begin`; with lags the best of several, as their likelihood has a valley between any two rows."""
+    system = field.system
+    used = {name for tree in system.lags.values() for name in (*names(tree), *system.needs(tree))}
+    used |= {name for d in used & set(system.definitions) for name in names(system.definitions[d])}
+    lags = torch.tensor([p.name in used for p in field.free], dtype=torch.bool)
+    if not bool(lags.any()):
+        return begin(laplace, raw, sds)
+    found: list[tuple[float, tuple[Tensor, Tensor]]] = []
+    for shift in LAGS:
+        start = begin(laplace, raw + shift * lags, sds)
+        if start is None:
+            if shift == LAGS[0]:
+                return None
+            continue
+        psi = start[0]
+        eta = laplace.sought(psi, start[1]) if sds else start[1]
+        value = laplace(psi, eta)
+        if value is not None:
+            found.append((value.loss, (psi, eta)))
+    return min(found, key=lambda pair: pair[0])[1] if found else None
+
+
 def begin(laplace: Laplace, raw: Tensor, sds: Sequence[float]) -> tuple[Tensor, Tensor] | None:
     """ψ and effects near an optimum: the model linearised about every series' own parameters, solved, and so on.
 

@@ -228,9 +228,9 @@ def given_to(
 
 
 def _doses(given: Given, equations: Equations) -> dict[str, tuple[Any, ...]]:
-    """By state: times, amounts, durations. What says nothing else goes into the first state."""
+    """By state: times, amounts, durations, intervals. What says nothing else goes into the first state."""
     states = equations.states
-    by: dict[str, list[tuple[float, float, float]]] = {}
+    by: dict[str, list[tuple[float, float, float, float]]] = {}
     for d in given.doses:
         name = states[0] if d.state is None else d.state
         if isinstance(name, int):
@@ -239,7 +239,7 @@ def _doses(given: Given, equations: Equations) -> dict[str, tuple[Any, ...]]:
                     f"dose: into state {name} by cmt, but the equations have {len(states)}: {', '.join(states)}"
                 )
             name = states[name - 1]
-        by.setdefault(name, []).append((d.t, d.amount, d.duration))
+        by.setdefault(name, []).append((d.t, d.amount, d.duration, d.interval))
     return {name: tuple(np.array(x) for x in zip(*rows, strict=True)) for name, rows in by.items()}
 
 

@@ -28,19 +28,23 @@ BESIDE = {
     "dur": "duration of an infusion",
     "addl": "further doses like it",
     "ii": "time between these",
-    "ss": "steady state",
+    "ss": "1 for a dose in steady state",
 }
 ARROW = "->"
 
 
 @dataclass(frozen=True)
 class Dose:
-    """One dose: when, how much, over how long (0 is at once), and into which state: its name, its number from 1, or unsaid."""
+    """One dose: when, how much, over how long (0 is at once), and into which state: its name, its number from 1, or unsaid.
+
+    An interval that is not 0 says that the same was given at it for ever before.
+    """
 
     t: float
     amount: float
     duration: float
     state: str | int | None
+    interval: float = 0.0
 
 
 @dataclass
@@ -61,6 +65,12 @@ class Given:
         if self.resets:
             raise UserError(
                 f"{path}: evid 3 or 4 at {self.resets[0]:g}: a reset is known of equations without networks only"
+            )
+        steady = [d.t for d in self.doses if d.interval > 0]
+        if steady:
+            raise UserError(
+                f"{path}: ss is 1 at {steady[0]:g}: a steady state is known of equations without networks only; write the "
+                f"doses before it out"
             )
         doses = sorted(self.doses, key=lambda d: d.t)
         amount = np.zeros((len(doses), len(states)))
@@ -129,8 +139,9 @@ class Doses:
         )  # fmt: skip
         self.resets = kind >= 3
         cells.refuse_bad(
-            self.beside.get("ss", ""), self._beside("ss") != 0, "0: write out the doses before a steady state"
-        )
+            self.beside.get("ss", ""), ~np.isin(self._beside("ss"), (0, 1)),
+            "0, or 1 for a dose before which the same was given for ever",
+        )  # fmt: skip
         dosing = (kind == 1) | (kind == 4) if "evid" in self.beside else np.ones(len(cells.lines), dtype=bool)
         self.dosing = {column: (a != 0) & dosing for column, (a, _) in self.amounts.items()}
         given = np.logical_or.reduce([*self.dosing.values(), np.zeros(len(dosing), dtype=bool)])
@@ -213,7 +224,8 @@ class Doses:
         self.whole.require(roles.time)
         t = roles.clock.numbers(self.whole, roles.time)
         rate, duration, further, gap = (self._beside(key) for key in ("rate", "dur", "addl", "ii"))
-        self.whole.refuse_bad(self.beside.get("rate", ""), rate < 0, "a rate, or 0 for a dose at once")
+        steady = self._beside("ss") == 1
+        self._check_further(rate, further, gap, steady)
         into = self.beside.get("cmt")
         for name, given in out.items():
             given.resets += t[self.resets & (names == name)].tolist()
@@ -229,9 +241,31 @@ class Doses:
                     over = amounts[i] / rate[i] if rate[i] > 0 else duration[i]
                     to = state if state else _state(self.whole.text(into).iloc[i]) if into else None
                     times = t[i] + gap[i] * np.arange(1 + int(further[i]))
-                    given.doses += [Dose(float(x), float(amounts[i]), float(over), to) for x in times]
+                    begins = [
+                        *given.resets,
+                        *t[mine & steady & (names == name)],
+                    ]  # what begins anew ends a series of doses
+                    times = times[times < min((x for x in begins if x > t[i]), default=np.inf)]
+                    before = [gap[i] * steady[i], *np.zeros(len(times) - 1)]
+                    given.doses += [
+                        Dose(float(x), float(amounts[i]), float(over), to, float(every))
+                        for x, every in zip(times, before, strict=True)
+                    ]
                     count += len(times)
         self.notes.append(f"{count} dose{'s' * (count != 1)} to {sum(bool(g.doses) for g in out.values())} series")
+
+    def _check_further(self, rate: np.ndarray, further: np.ndarray, gap: np.ndarray, steady: np.ndarray) -> None:
+        """Refuses what says nothing that can be given."""
+        given = np.logical_or.reduce([*self.dosing.values()])
+        refuse, beside = self.whole.refuse_bad, self.beside.get
+        refuse(beside("rate", ""), rate < 0, "a rate, or 0 for a dose at once")
+        refuse(beside("addl", ""), (further < 0) | (further % 1 != 0), "a whole number of further doses, or 0")
+        refuse(beside("ss", ""), steady & ~given, "0 where no amount is given")
+        refuse(beside("ii", ""), gap < 0, "the time between doses, or 0")
+        where = beside("ii", beside("ss", beside("addl", "")))
+        without = given & (gap == 0)
+        refuse(where, without & (further > 0), "the time between doses in a column ii, as addl asks for further ones")
+        refuse(where, without & steady, "the time between doses in a column ii, as ss asks for those before")
 
 
 def _state(text: str) -> str | int | None:

@@ -6,11 +6,12 @@ import pandas as pd
 import pytest
 import torch
 
-from isocline.fit import UserError, fit
+from isocline.fit import Config, UserError, fit
 from isocline.fit.dosing import Regimen
 from isocline.fit.drive import Drive, Inputs
 from isocline.fit.flow import paths
 from isocline.fit.reading.table import Series
+from isocline.fit.run import read_for
 from isocline.fit.scale import Scales, StateScale
 from isocline.fit.windows import Record
 
@@ -146,3 +147,38 @@ def test_what_doses_cannot_go_with_is_refused(settings, message):
     frame["x"] = frame["x"].abs()
     with pytest.raises(UserError, match=message):
         fit(frame, **{"doses": ("amt->x",), "states": ("x",), "time": "t", "id": "id", **settings})
+
+
+def nonmem(*columns):
+    """A table as NONMEM writes it, of which some columns."""
+    rows = [(i, 0.0, 100.0 * i, 0.0, 1, 1) for i in (1, 2)]
+    rows += [(i, float(t), 0.0, 10.0 * i * np.exp(-0.3 * t), 0, 0) for i in (1, 2) for t in range(1, 9)]
+    frame = pd.DataFrame(rows, columns=["id", "time", "amt", "dv", "evid", "mdv"])
+    return frame.sort_values(["id", "time"])[["id", "time", *columns]]
+
+
+@pytest.mark.parametrize(
+    ("columns", "settings", "states", "doses", "says"),
+    [
+        (("amt", "dv", "evid", "mdv"), {}, ["dv"], ("amt",), "'amt' is taken for doses into 'dv', as by --dose 'amt->dv'"),
+        (("amt", "dv"), {"states": ("dv",)}, ["dv"], ("amt",), "give --state, --input or --ignore amt where it is none"),
+        (("amt", "dv"), {"equations": ("ddv = net(dv)",)}, ["dv"], ("amt",), "'amt' is taken for doses into 'dv'"),
+        (("amt", "dv"), {"states": ("amt", "dv")}, ["amt", "dv"], (), ""),
+        (("amt", "dv", "evid"), {"inputs": ("amt",)}, ["dv"], (), "evid says how doses are given (--state evid takes it"),
+        (("dv", "evid", "mdv"), {}, ["dv"], (), "mdv says how doses are given"),
+    ],
+)  # fmt: skip
+def test_columns_of_doses_are_no_states_of_a_network_unless_it_is_said(columns, settings, states, doses, says):
+    config, table = read_for(nonmem(*columns), Config.make(**settings))
+    assert [c.header for c in table.states] == states and config.doses == doses
+    told = [*table.notes, *(f"{c} {why}" for c, why in table.ignored)]
+    assert says in " | ".join(told)
+    assert all((s.u is not None and s.u.doses is not None) == bool(doses) for s in table.series)
+
+
+def test_a_column_of_this_name_with_a_number_in_every_row_is_a_state_and_lags_go_without_doses():
+    measured = nonmem("dv").rename(columns={"dv": "amt"}).assign(amt=lambda frame: frame["amt"] + 1.0)
+    config, table = read_for(measured, Config())
+    assert [c.header for c in table.states] == ["amt"] and not config.doses
+    with pytest.raises(UserError, match="'amt' is taken for doses, which --lags cannot go with; give --ignore amt"):
+        read_for(nonmem("amt", "dv"), Config.make(lags="2"))

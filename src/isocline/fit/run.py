@@ -29,6 +29,7 @@ from isocline.fit.judge import EQUATIONS, NEURAL, judge
 from isocline.fit.parameters import infer
 from isocline.fit.physics import Physics, scales_of, settings_of
 from isocline.fit.population import go, of_population, read_population
+from isocline.fit.reading.given import AMOUNT_NAMES
 from isocline.fit.reading.lags import Lags, delayed, usual_step
 from isocline.fit.reading.reader import Source, paths_of, read_source
 from isocline.fit.reading.table import Series, Table, read_table
@@ -171,14 +172,24 @@ def read_for(source: Source, config: Config) -> tuple[Config, Table]:
         return read_population(source, config)
     if config.covariates:  # of a network: inputs that do not change
         config = config.model_copy(update={"inputs": (*config.inputs, *config.covariates)})
-    config, table = _spaced(config, read_as(source, config))
+    # A column amt is doses also where nothing was said, but for equations, which then become a population's.
+    guess = not config.doses and not of_population(config.model_copy(update={"doses": AMOUNT_NAMES[:1]}))
+    table = read_as(source, config, guess)
+    if guess and table.given is not None:
+        column = next(c for c, role in table.others if role == "dose")
+        if config.lags:
+            raise UserError(
+                f"{table.path}: column {column!r} is taken for doses, which --lags cannot go with; give --ignore {column}, or "
+                f"--input {column} where it is no dose"
+            )
+        config = config.model_copy(update={"doses": (column,)})
+    config, table = _spaced(config, table)
     refuse_varying(table, config.covariates)
     return config, table
 
 
-def read_as(source: Source, config: Config) -> Table:
-    """Reads a table with the roles of a configuration."""
-    dosed = bool(config.doses)
+def read_as(source: Source, config: Config, guess: bool = False) -> Table:
+    """Reads a table with the roles of a configuration; where doses are to be guessed, they may be there without being asked for."""
     table = read_table(
         source,
         config.time,
@@ -193,12 +204,12 @@ def read_as(source: Source, config: Config) -> Table:
         replicates=config.replicates,
         time_unit=config.time_unit,
         sheet=config.sheet,
-        given=dosed,
+        given=True if config.doses else None if guess else False,
         doses=config.doses,
     )
     lags = Lags.of(config.lags) if config.lags else None
     table = delayed(table, lags) if lags and lags.chosen else table.with_hidden(config.hidden_states)
-    return table.with_doses() if dosed else table
+    return table.with_doses() if table.given is not None else table
 
 
 def _spaced(config: Config, table: Table) -> tuple[Config, Table]:

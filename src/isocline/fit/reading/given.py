@@ -30,6 +30,7 @@ BESIDE = {
     "ii": "time between these",
     "ss": "1 for a dose in steady state",
 }
+SAYS_DOSES = ("evid", "mdv", "cmt", "addl")  # names that nothing else has; the others say it beside one of these
 ARROW = "->"
 
 
@@ -94,6 +95,28 @@ def dosed(text: str) -> tuple[str, str | None]:
     """
     column, arrow, state = text.rpartition(ARROW)
     return (column.strip(), state.strip()) if arrow else (text.strip(), None)
+
+
+def amounts_of(cells: Cells, taken: Sequence[str]) -> str | None:
+    """The column amt of a table in which nothing was said of doses; None where it has another role, or is no dose in any row.
+
+    Nor where it is one in every row, and no other column says so: that is something measured which has this name.
+    """
+    found = next((c for c in cells.columns if Column.of(c).key == AMOUNT_NAMES[0]), None)
+    if found is None or found in taken or not cells.numeric(found):
+        return None
+    values, bad = cells.numbers(found)
+    given = np.nan_to_num(values) != 0
+    sure = not given.all() or bool(of_doses([c for c in cells.columns if c != found]))
+    return found if not bad.any() and bool(given.any()) and sure else None
+
+
+def of_doses(columns: Sequence[str]) -> list[str]:
+    """The columns, of those without amounts, that only say how something is given."""
+    keys = [Column.of(c).key for c in columns]
+    if not set(SAYS_DOSES) & set(keys):
+        return []
+    return [c for c, key in zip(columns, keys, strict=True) if key in (*AMOUNT_NAMES, *BESIDE)]
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from isocline.fit.reading.arrange import (
 )
 from isocline.fit.reading.cells import TOGETHER, Cells, listed, parted
 from isocline.fit.reading.column import Column
+from isocline.fit.reading.given import of_doses
 from isocline.fit.reading.long import Long, occurrences, widened
 from isocline.fit.reading.order import LARGEST, SMALLEST, UNIT, disorder, refuse_unordered
 from isocline.fit.reading.reader import FILE
@@ -222,8 +223,12 @@ class Roles:
 
     def _guessed_states(self) -> list[str]:
         states, constant = [], []
+        dosing = of_doses(self.free)
         for column in self.free:
             values = self.values[column]
+            if column in dosing:
+                self.ignored.append((column, f"says how doses are given (--state {column} takes it as a state)"))
+                continue
             if column in self.averaged or not self.cells.numeric(column):
                 why = (
                     "averaged over" if column in self.averaged else "not numeric" if self.bad[column].any() else "empty"

@@ -10,10 +10,10 @@ import numpy as np
 from isocline.fit.drive import Inputs
 from isocline.fit.errors import UserError
 from isocline.fit.reading.arrange import Asked
-from isocline.fit.reading.cells import listed
+from isocline.fit.reading.cells import listed, parted
 from isocline.fit.reading.clock import UNITS, Clock
 from isocline.fit.reading.column import Column
-from isocline.fit.reading.given import Doses, Given
+from isocline.fit.reading.given import Doses, Given, amounts_of
 from isocline.fit.reading.long import means
 from isocline.fit.reading.order import refuse_unordered
 from isocline.fit.reading.reader import Source, read_source
@@ -179,7 +179,7 @@ def read_table(
     replicates: str | None = None,
     time_unit: str | None = None,
     sheet: str | None = None,
-    given: bool = False,
+    given: bool | None = False,
     doses: Sequence[str] = (),
     covariates: Sequence[str] = (),
 ) -> Table:
@@ -198,7 +198,8 @@ def read_table(
             numbers replicates it tells series apart, and values of a long table are averaged.
         time_unit: in which dates are counted.
         sheet: of an Excel file.
-        given: whether doses are looked for, and covariates kept; a series may then have a single measurement.
+        given: whether doses are looked for, and covariates kept; a series may then have a single measurement. None: where
+            there is a column amt of which nothing was said.
         doses: "COLUMN" or "COLUMN->STATE" of amounts; none: a column called amt.
         covariates: headers of columns that are constant within a series.
 
@@ -213,6 +214,10 @@ def read_table(
         raise UserError(
             f"{cells.path}: {rows} row{'s' * (rows != 1)} of data, expected at least two times to learn from"
         )
+    said = [c for header in (time, id) if header for c in (header, *parted(header))]
+    said += [*states, *ignore, *inputs, *filter(None, [variable, value])]
+    guessed = amounts_of(cells, said) if given is None else None
+    given, doses = given or guessed is not None, doses or tuple(filter(None, [guessed]))
     taken = Doses(cells, doses, (*states, *filter(None, [value]))) if given else None
     cells = taken.cells if taken is not None else cells
     if not len(cells.lines):
@@ -227,6 +232,12 @@ def read_table(
         roles.others += [*taken.columns, *((c, "covariate") for c in covariates)]
         roles.ignored = [(c, why) for c, why in roles.ignored if c not in covariates]
         roles.notes += taken.notes
+    if guessed is not None:
+        into = roles.states[0]
+        roles.notes.append(
+            f"{guessed!r} is taken for doses into {into!r}, as by --dose '{guessed}->{into}': name another state, or give "
+            f"--state, --input or --ignore {guessed} where it is none"
+        )
     t, (codes, names) = roles.t, roles.groups
     yu, at = np.stack([roles.values[c] for c in (*roles.states, *roles.inputs)], 1), np.arange(len(t))
     if replicates == "mean":

@@ -15,7 +15,7 @@ from isocline.fit.networks import Field
 from isocline.fit.physics import Physics
 from isocline.fit.polynomials import Polynomials, term
 from isocline.fit.reading.table import Series
-from isocline.fit.rivals import SPARSE, sparse_rival
+from isocline.fit.rivals import SPARSE
 from isocline.fit.scale import Scales, StateScale
 from isocline.fit.split import Split
 
@@ -60,7 +60,7 @@ def test_without_pysindy_a_sentence_says_so(monkeypatch):
 def test_hidden_states_and_few_rows_are_told():
     t = np.arange(30.0)
     hidden = Series("", t, np.stack([np.sin(t), np.full(30, np.nan)], 1))
-    assert "hidden" in str(sparse_rival([hidden], SCALES))
+    assert "hidden" in str(sindy.rival([hidden], SCALES))
 
 
 # ---- with PySINDy -----------------------------------------------------------------------------------------------------
@@ -80,7 +80,7 @@ def test_pysindy_is_scored_and_learns_from_the_training_part_alone():
         judged = judge(Field(2, (4,)), table, split, scales, 5)
         assert judged.absent == [] and SPARSE in judged.horizons["nrmse"]
         scores.append({row["model"]: row for row in judged.scores}[SPARSE])
-        found = sparse_rival(split.taught, scales)
+        found = sindy.rival(split.taught, scales)
         assert found.parameters == scores[-1]["parameters"] <= 12
     assert scores[0]["nrmse"] < 0.05  # a damped rotation is linear
     assert scores[1]["nrmse"] > 1.0

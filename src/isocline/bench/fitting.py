@@ -20,7 +20,7 @@ from isocline.fit.files import place
 from isocline.fit.fitted import Fitted
 from isocline.fit.judge import NEURAL, distances, number
 from isocline.fit.reading.table import Series
-from isocline.fit.rivals import all_equal, model_forecaster, rivals
+from isocline.fit.rivals import Rivals, all_equal, model_forecaster
 from isocline.fit.run import fit, read_as
 from isocline.fit.scores import of_bands
 from isocline.fit.split import Split
@@ -115,7 +115,8 @@ def _scored(one: DataSet, task: Task, out: Path) -> Line:
     later = [t for t, _ in task.later]
     seen = np.concatenate([y for _, y in task.later])
     equal = all_equal(task.records, [Series("", t, y) for t, y in task.later]) and equal_steps(taught)
-    models = [model_forecaster(NEURAL, run_.field, scales), *rivals(taught, scales, run_.config.window, equal)]
+    others = Rivals.of(taught, scales, run_.config.window, equal, sparse=False)
+    models = [model_forecaster(NEURAL, run_.field, scales), *others.forecasters(scales)]
     unit = spread(task, one)
     paths = {m.name: np.concatenate(m.forecast(task.records, later)) for m in models}
     errors = {name: error(scales.unscaled(path), seen, unit, one.log) for name, path in paths.items()}

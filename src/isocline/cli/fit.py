@@ -20,7 +20,8 @@ from rich.text import Text
 from isocline.cli import fail
 from isocline.engines.fused.threads import alone_with
 from isocline.fit import Config, UserError
-from isocline.fit.group import ALONE, Group, LostError
+from isocline.fit.beside import Here, beside
+from isocline.fit.group import ALONE, Group, LostError, several
 from isocline.fit.reading.reader import name_of, paths_of
 from isocline.fit.reading.table import Table
 from isocline.fit.recipe import CHECKPOINT, Recipe
@@ -42,18 +43,19 @@ def fit_command(
     overwrite: bool,
 ) -> int:
     """0 when the run is done, 130 after Ctrl-C, 1 where another process was lost; exits with 2 on bad input."""
-    with native_threads():
-        return _fit(tables, out, resume, config, {k: v for k, v in options.items() if v is not None}, overwrite)
+    given = {k: v for k, v in options.items() if v is not None}
+    with native_threads() as cores, beside(cores > 1 and not several(), "isocline.report") as aside:
+        return _fit(tables, out, resume, config, given, overwrite, aside)
 
 
 @contextmanager
-def native_threads() -> Iterator[None]:
+def native_threads() -> Iterator[int]:
     """PyTorch takes one thread, since the matrices are small, and more would only wait for each other; solves take as many as
     it would have taken: all cores, or what `OMP_NUM_THREADS` says, which is one where torchrun started several processes."""
     count = torch.get_num_threads()
     torch.set_num_threads(1)
     with alone_with(count):
-        yield
+        yield count
 
 
 def _fit(
@@ -63,6 +65,7 @@ def _fit(
     config: Path | None,
     given: dict[str, Any],
     overwrite: bool,
+    aside: Here,
 ) -> int:
     group, folder = ALONE, resume
     try:
@@ -72,11 +75,11 @@ def _fit(
                 raise UserError(
                     "--resume takes all settings from the run: give it alone, or with the table if that has moved"
                 )
-            return run(lambda **kw: resume_run(resume, tables or None, group=group, **kw), resume, group)
+            return run(lambda **kw: resume_run(resume, tables or None, group=group, aside=aside, **kw), resume, group)
         resolved, name = settled(tables, config, given, "fit", " (or --resume RUN)")
         folder = out or Path(f"{name}-fit")
         command = shlex.join(["isocline", *sys.argv[1:]])
-        how = {"overwrite": overwrite, "command": command, "group": group}
+        how = {"overwrite": overwrite, "command": command, "group": group, "aside": aside}
         return run(lambda **kw: fit_table(tables, resolved, folder, **how, **kw), folder, group)
     except LostError as error:
         if group.speaks():

@@ -24,6 +24,11 @@ PATIENCE = datetime.timedelta(minutes=30)  # for a process that does not answer;
 T = TypeVar("T")
 
 
+def several() -> bool:
+    """Whether torchrun started more processes than this one."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1 and dist.is_available()
+
+
 class LostError(UserError):
     """Another process of the group has ended, or does not answer."""
 
@@ -51,7 +56,7 @@ class Group:
         Raises:
             LostError: where the others do not come.
         """
-        return Several() if int(os.environ.get("WORLD_SIZE", "1")) > 1 and dist.is_available() else ALONE
+        return Several() if several() else ALONE
 
     @property
     def leads(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import nn
 from isocline.fit import scores as of
 from isocline.fit.ensemble import Ensemble
 from isocline.fit.reading.table import Series, Table
-from isocline.fit.rivals import LAST, LINEAR, SPARSE, Forecaster, all_equal, model_forecaster, rivals, sparse_rival
+from isocline.fit.rivals import LAST, LINEAR, SPARSE, Forecaster, Rivals, all_equal, model_forecaster
 from isocline.fit.scale import Scales
 from isocline.fit.split import Split, cut
 
@@ -50,33 +50,30 @@ def judge(
     window: int,
     ensemble: Ensemble | None = None,
     name: str = NEURAL,
+    rivals: Callable[[], Rivals | None] | None = None,
 ) -> Judgement:
     """Scores of the model and its rivals; with an ensemble that has bands, those of the bands.
 
     Every model starts from the training part: persistence from the last observed value, the two ODEs from a state
     settled on its last rows. Then every model forecasts from rows of the held-out part too, each time with all rows before
     known: errors by horizon. Nothing is fitted to those rows.
+
+    Args:
+        rivals: waits for what `fitted_rivals` gives; None: they are fitted here.
     """
-    chosen = [i for i, h in enumerate(split.held) if len(h.t)]
+    chosen, trains, held = _scored_parts(split)
     if not chosen:
         return Judgement()
     judged = Judgement()
-    if len(chosen) > MAX_SCORED:
-        chosen = [chosen[k] for k in np.linspace(0, len(chosen) - 1, MAX_SCORED).round().astype(int)]
+    if len(chosen) < sum(len(h.t) > 0 for h in split.held):
         judged.warnings.append(f"scored on {MAX_SCORED} series, spread over all of them")
     if max(len(split.held[i].t) for i in chosen) > MAX_HORIZON:
         judged.warnings.append(f"scored on the first {MAX_HORIZON} held-out rows of each series")
-    trains = [split.train[i] for i in chosen]
-    held = [split.held[i].rows(slice(MAX_HORIZON)) for i in chosen]
-    models = [
-        model_forecaster(name, model, scales),
-        *rivals(split.taught, scales, window, all_equal(trains, held)),
-    ]
-    sparse = sparse_rival(split.taught, scales)
-    if isinstance(sparse, str):
-        judged.absent.append(sparse)
-    else:
-        models.append(sparse)
+    others = fitted_rivals(split, scales, window) if rivals is None else rivals()
+    assert others is not None
+    models = [model_forecaster(name, model, scales), *others.forecasters(scales)]
+    if isinstance(others.sparse, str):
+        judged.absent.append(others.sparse)
     forecasts = {m.name: m.forecast(trains, [h.t for h in held]) for m in models}
     for ode in (name, LINEAR, SPARSE):
         judged.warnings += _lost(ode, forecasts[ode], held, table) if ode in forecasts else []
@@ -89,6 +86,20 @@ def judge(
         bands = of.of_bands(ensemble.bands, np.concatenate(forecasts[name]), spread, seen, record, away)
         judged.bands = {level: {k: number(v) for k, v in row.items()} for level, row in bands.items()}
     return judged
+
+
+def fitted_rivals(split: Split, scales: Scales, window: int) -> Rivals | None:
+    """Those of a run, which do not depend on its model; None where nothing is held out, and none is judged."""
+    chosen, trains, held = _scored_parts(split)
+    return Rivals.of(split.taught, scales, window, all_equal(trains, held)) if chosen else None
+
+
+def _scored_parts(split: Split) -> tuple[list[int], list[Series], list[Series]]:
+    """Which series are scored, what precedes their held-out parts, and those."""
+    chosen = [i for i, h in enumerate(split.held) if len(h.t)]
+    if len(chosen) > MAX_SCORED:
+        chosen = [chosen[k] for k in np.linspace(0, len(chosen) - 1, MAX_SCORED).round().astype(int)]
+    return chosen, [split.train[i] for i in chosen], [split.held[i].rows(slice(MAX_HORIZON)) for i in chosen]
 
 
 def distances(ensemble: Ensemble, records: Sequence[Series], counts: Sequence[int], scales: Scales) -> np.ndarray:

@@ -45,37 +45,63 @@ def model_forecaster(name: str, model: nn.Module, scales: Scales) -> Forecaster:
     return Forecaster(name, count, _flowing(flow_of(model), scales))
 
 
-def rivals(taught: Sequence[Series], scales: Scales, window: int, equal: bool) -> list[Forecaster]:
-    """Persistence, the mean, the linear ODE; with equal steps an autoregression, and where the record repeats itself the value
-    one period ago.
+@dataclass(frozen=True)
+class Rivals:
+    """Simple models fitted to a training part.
 
-    Args:
-        taught: the series that the model learned from.
-        scales: of the run.
-        window: rows of the shortest training window.
-        equal: whether all steps agree, those of the held-out part too.
+    Attributes:
+        mean: (d,) in scaled units.
+        linear: the linear ODE.
+        auto, period: an autoregression, and the rows after which the record repeats itself; None where steps differ, and where
+            it does not.
+        own: states that are no earlier values of others.
+        sparse: what PySINDy finds, or one sentence that says why it is not there.
     """
-    stacked = np.concatenate([scales.scaled(s.y) for s in taught])
-    mean = np.nansum(stacked, 0) / np.maximum((~np.isnan(stacked)).sum(0), 1)  # 0 of a hidden state
-    linear = LinearODE(Record.of(taught, scales, window))
-    out = [
-        *of_rows(mean, scales),
-        Forecaster(LINEAR, linear.rows.numel(), _flowing(linear.flow, scales)),
-    ]
-    if not equal:
+
+    mean: np.ndarray
+    linear: LinearODE
+    auto: Autoregression | None
+    period: int | None
+    own: int
+    sparse: sindy.Rival | str
+
+    @staticmethod
+    def of(taught: Sequence[Series], scales: Scales, window: int, equal: bool, sparse: bool = True) -> Rivals:
+        """Fits them.
+
+        Args:
+            taught: the series that the model learned from.
+            scales: of the run.
+            window: rows of the shortest training window.
+            equal: whether all steps agree, those of the held-out part too.
+            sparse: False leaves PySINDy out.
+        """
+        stacked = np.concatenate([scales.scaled(s.y) for s in taught])
+        mean = np.nansum(stacked, 0) / np.maximum((~np.isnan(stacked)).sum(0), 1)  # 0 of a hidden state
+        linear = LinearODE(Record.of(taught, scales, window))
+        some = spread(taught, MOST)
+        auto = Autoregression(some, scales) if equal else None
+        found = sindy.rival(taught, scales) if sparse else ""
+        return Rivals(mean, linear, auto, period_of(some, scales) if equal else None, some[0].width, found)
+
+    def forecasters(self, scales: Scales) -> list[Forecaster]:
+        """Persistence, the mean, the linear ODE, and those of the others that there are."""
+        linear, auto, period, sparse = self.linear, self.auto, self.period, self.sparse
+        out = [
+            *of_rows(self.mean, scales),
+            Forecaster(LINEAR, linear.rows.numel(), _flowing(linear.flow, scales)),
+        ]
+        if auto is not None:
+            count = sum(map(len, auto.coefficients[: self.own]))
+            out.append(
+                Forecaster(AUTO, count, lambda *parts: [auto.forecast(s, t) for s, t in zip(*parts, strict=True)])
+            )
+        if period is not None:
+            out.append(Forecaster(SEASON, 1, _by_rows(lambda y, rows: season_ago(y, period, rows), scales), period))
+        if not isinstance(sparse, str):
+            flow = sparse.model.flow(sparse.coefficients)
+            out.append(Forecaster(SPARSE, sparse.parameters, _flowing(flow, scales)))
         return out
-    taught = spread(taught, MOST)
-    auto = Autoregression(taught, scales)
-    count = sum(len(c) for c in auto.coefficients[: taught[0].width])
-    out.append(
-        Forecaster(
-            AUTO, count, lambda records, later: [auto.forecast(s, t) for s, t in zip(records, later, strict=True)]
-        )
-    )
-    period = period_of(taught, scales)
-    if period is not None:
-        out.append(Forecaster(SEASON, 1, _by_rows(lambda y, rows: season_ago(y, period, rows), scales), period))
-    return out
 
 
 def spread(series: Sequence[Series], most: int) -> list[Series]:
@@ -89,14 +115,6 @@ def spread(series: Sequence[Series], most: int) -> list[Series]:
     rows = sum(len(s.t) for s in series)
     keep = len(series) if rows <= most else max(1, len(series) * most // rows)
     return [series[k] for k in np.linspace(0, len(series) - 1, keep).round().astype(int)]
-
-
-def sparse_rival(taught: Sequence[Series], scales: Scales) -> Forecaster | str:
-    """PySINDy as somebody would use it; or one sentence that says why it is not there."""
-    found = sindy.rival(taught, scales)
-    if isinstance(found, str):
-        return found
-    return Forecaster(SPARSE, found.parameters, _flowing(found.model.flow(found.coefficients), scales))
 
 
 def of_rows(mean: np.ndarray, scales: Scales) -> list[Forecaster]:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from isocline._version import __version__
+from isocline.fit.beside import HERE, Here
 from isocline.fit.config import Config
 from isocline.fit.drive import Drive
 from isocline.fit.ensemble import Ensemble
@@ -25,7 +26,7 @@ from isocline.fit.fitted import Fitted
 from isocline.fit.flow import Flow, flow_of_rows
 from isocline.fit.forecast import anchor, settled
 from isocline.fit.group import ALONE, Group
-from isocline.fit.judge import EQUATIONS, NEURAL, judge
+from isocline.fit.judge import EQUATIONS, NEURAL, fitted_rivals, judge
 from isocline.fit.parameters import infer
 from isocline.fit.physics import Physics, scales_of, settings_of
 from isocline.fit.population import go, of_population, read_population
@@ -70,6 +71,7 @@ def fit(
     command: str = "",
     page: bool = True,
     group: Group = ALONE,
+    aside: Here = HERE,
 ) -> dict[str, Any]:
     """Fits a neural ODE to a table and leaves a run folder.
 
@@ -85,6 +87,7 @@ def fit(
         command: as typed, for the report.
         page: write report.html, too; `write_page` does so later.
         group: processes that fit together, each called with the same arguments; the first of them writes.
+        aside: where simple models are fitted, and the page is written.
 
     Returns:
         The report (`report.json`); empty in all processes of a group but the first.
@@ -120,7 +123,7 @@ def fit(
     kept = _begun(folder, source, table, scales, resolved, command, search) if group.leads else {}
     if of_population(resolved):
         return go(folder, kept, table, split, scales, resolved, notify, page, stop) if group.leads else {}
-    return _go(folder, kept, table, split, scales, resolved, tell, notify, stop, page, group)
+    return _go(folder, kept, table, split, scales, resolved, tell, notify, stop, page, group, aside)
 
 
 def _check_search(config: Config, group: Group) -> None:
@@ -253,13 +256,14 @@ def resume(
     stop: Callable[[], bool] = lambda: False,
     group: Group = ALONE,
     page: bool = True,
+    aside: Here = HERE,
 ) -> dict[str, Any]:
     """Goes on with a run that was interrupted or killed, to the numbers the unbroken run would have had.
 
     Args:
         folder: of the run.
         source: the table, if its files have moved since.
-        tell, notify, stop, page: as for `fit`.
+        tell, notify, stop, page, aside: as for `fit`.
         group: processes that go on together, as torchrun starts them; more or fewer than before.
 
     Raises:
@@ -283,7 +287,7 @@ def resume(
     split = Split.of(table, config.hold_out)
     if of_population(config):  # the same search again, which ends at the same numbers
         return go(folder, kept, table, split, scales, config, notify, page, stop) if group.leads else {}
-    return _go(folder, kept, table, split, scales, config, tell, notify, stop, page, group)
+    return _go(folder, kept, table, split, scales, config, tell, notify, stop, page, group, aside)
 
 
 def _go(
@@ -298,6 +302,7 @@ def _go(
     stop: Callable[[], bool],
     page: bool = True,
     group: Group = ALONE,
+    aside: Here = HERE,
 ) -> dict[str, Any]:
     searching = config.tune > 0 and "tuning" not in kept
     if searching:
@@ -310,6 +315,7 @@ def _go(
     group.agree("the SHA-256 of the table", table.sha256)
     if group.leads:
         shutil.rmtree(folder / FIGURES, ignore_errors=True)  # of an earlier report; isocline show --figures draws them
+    rivals = aside.ask(fitted_rivals, split, scales, config.window)
     recipe = Recipe(config, split.taught, scales, folder, group)
     recipe.load()
     reason = recipe.run(tell, lambda: searching or stop())  # of a search that was broken off nothing is fitted
@@ -320,36 +326,41 @@ def _go(
     model = ensemble.model
     known = infer(model, recipe, split.taught) if isinstance(model, Physics) else None
     name = NEURAL if known is None else EQUATIONS
-    judged = judge(model, table, split, scales, config.window, ensemble, name)
+    judged = judge(model, table, split, scales, config.window, ensemble, name, rivals)
     warnings = [*recipe.warnings(), *judged.warnings]
     report = summary(table, split, scales, recipe, ensemble, reason, kept, judged, warnings)
     if known is not None:
         report["parameters"] = known
+    drawn = None
+    if page:
+        module = _module(Fitted.of(folder, kept, config, scales, ensemble)) if report["phase"] else None
+        drawn = aside.ask(_draw, report, folder, module)
     ensemble.write(folder)
     write(folder / "states.json", json.dumps(end_states(ensemble, table.series, scales, split.learned)))
     write(folder / "report.json", json.dumps(report, indent=1, allow_nan=False))
-    if page:
-        write_page(report, Fitted.of(folder, kept, config, scales, ensemble))
+    if drawn is not None:
+        drawn()
     notify("report", report)
     return report
 
 
 def write_page(report: dict[str, Any], fitted: Fitted) -> Path:
     """report.html in the run's folder."""
+    return _draw(report, fitted.folder, _module(fitted) if report["phase"] else None)
+
+
+def _draw(report: dict[str, Any], folder: Path, module: str | None = None) -> Path:
     from isocline.report import write_report
 
-    path = fitted.folder / "report.html"
-    write_report(report, path, _module(fitted) if report["phase"] else None)
+    path = folder / "report.html"
+    write_report(report, path, module)
     return path
 
 
 def page_of(report: dict[str, Any], folder: Path) -> Path:
     """report.html of a run that was fitted without one."""
     if (folder / POPULATION).is_file():
-        from isocline.report import write_report
-
-        write_report(report, folder / "report.html")
-        return folder / "report.html"
+        return _draw(report, folder)
     return write_page(report, Fitted.read(folder))
 
 

@@ -35,6 +35,17 @@ def test_roles_units_and_scales_come_before_the_training_and_the_verdict_last(ta
     assert "\x1b" not in out
 
 
+def test_that_whole_series_are_left_out_is_told(tmp_path, capsys):
+    lines = rows(30).splitlines()
+    series = [f"{line},{name}" for name in ("a", "b") for line in lines[1:]]
+    table = tmp_path / "two.csv"
+    table.write_text("\n".join([f"{lines[0]},id", *series]) + "\n")
+    code, out, _ = call(capsys, "fit", table, "--out", tmp_path / "run", *QUICK)
+    phases = [line.split(":")[0] for line in out.splitlines() if "  step " in line]
+    assert code == 0
+    assert sorted(set(phases), key=phases.index) == list(screen.PHASES.values())
+
+
 def test_a_bar_with_loss_and_time_left_on_a_terminal(table, tmp_path, capsys, monkeypatch):
     terminal = screen.Console(highlight=False, force_terminal=True, width=100)
     monkeypatch.setattr(screen, "console", terminal)

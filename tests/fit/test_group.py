@@ -130,7 +130,7 @@ def test_shares_add_up_also_where_some_have_none(noise):
             assert all(torch.allclose(f, w, rtol=1e-10, atol=1e-12) for f, w in zip(found, want, strict=True))
 
 
-@pytest.mark.parametrize(("count", "phase"), [(40, "choosing"), (60, "fitting")])  # 40: while series are left out
+@pytest.mark.parametrize(("count", "phase"), [(40, "leaving out"), (60, "fitting")])
 def test_one_goes_on_with_what_several_have_kept(tmp_path, alone, count, phase):
     def part(recipe):
         steps = iter(range(count))

@@ -31,7 +31,11 @@ from isocline.fit.scale import Scales
 
 console = Console(highlight=False)
 TITLES = {"NRMSE": "nrmse", "MASE": "mase", "skill": "skill"}
-PHASES = {"choosing": "choosing by held-out blocks", "fitting": "fitting the record"}
+PHASES = {
+    "choosing": "choosing by held-out blocks",
+    "leaving out": "leaving out whole series",
+    "fitting": "fitting the record",
+}
 
 
 def fit_command(

@@ -176,8 +176,10 @@ class Recipe:
 
     @property
     def phase(self) -> str:
-        """What the present step is for, in words."""
-        return "choosing" if self.choosing else "fitting"
+        """What the present step is for: "choosing", "leaving out" (whole series) or "fitting"."""
+        if not self.choosing:
+            return "fitting"
+        return "choosing" if self.choice is None else "leaving out"
 
     def ensemble(self) -> Ensemble:
         """The best start as the model, the good members as its company."""

@@ -10,6 +10,7 @@ import pytest
 from isocline.cli.show import show_command
 from isocline.fit import Config, UserError, fit
 from isocline.fit.population import of_population
+from isocline.report.files import write_figures
 
 EQUATIONS = ("dcentral = -cl*(wt/70)^0.75*conc; conc = central/v; central(0) = 0",)
 PARAMETERS = ("cl = 3 > 0 per series unit L/h", "v = 20 > 0 unit L")
@@ -51,6 +52,9 @@ def test_a_population_is_fitted_from_a_table_and_told_in_report_and_screen(rows,
     page = pages.page(out / "report.html")
     assert "between series" in page and "of the population" in page and "amt: dose into central" in page
     assert "How it learned" not in page and "There and back" not in page
+    assert "How well it fits its own rows" in page and "quantiles lie in their bands" in page
+    names = {path.name for path in write_figures(result, tmp_path / "figures")}
+    assert {f"{kind}-1-conc.svg" for kind in ("predictions", "weighted-residuals", "predictive-check")} <= names
     capsys.readouterr()
     forecasts(result, kept, tmp_path)
     show_command(out)

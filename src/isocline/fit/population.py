@@ -30,6 +30,7 @@ from isocline.fit.drive import HOLDS, Inputs
 from isocline.fit.errors import UserError
 from isocline.fit.files import POPULATION, write
 from isocline.fit.judge import MAX_SCORED, Scores, number, scored
+from isocline.fit.population_check import checked
 from isocline.fit.reading.column import Column
 from isocline.fit.reading.given import Given
 from isocline.fit.reading.reader import Source, read_source
@@ -375,7 +376,7 @@ def _report(
         "scores": scores, "absent": [], "horizons": None, "reach": None,
         "score_scale": "NRMSE: root mean square error in standard deviations of what was measured, all columns together",
         "verdict": sentence, "won": won, "phase": None, "equilibria": [], "bifurcation": None,
-        "residuals": None,
+        "residuals": None, "population": checked(found, kept["config"]["seed"]),
         "solver": {"solver": "tsit5, rtol 1e-8", "evaluations": None, "evaluations_backward": None, "accepted": None,
                    "rejected": None, "reconstruction": None},
         "stopped": reason, "seconds": seconds, "warnings": [],

@@ -12,7 +12,7 @@ import matplotlib
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-from isocline.report import bifurcation, diagnostics, figures
+from isocline.report import bifurcation, diagnostics, figures, population
 from isocline.report.svg import as_written, printable
 
 
@@ -67,6 +67,11 @@ def drawn(report: dict[str, Any]) -> Iterator[tuple[str, Figure]]:
             yield f"ensemble-{i + 1}-{_safe(state['name'])}", diagnostics.draw_members(report, i)
         if i in diagnostics.measured(report):
             yield f"residuals-{i + 1}-{_safe(state['name'])}", diagnostics.draw_residuals(report, i)
+    for i, column in enumerate(population.columns(report)):
+        name = f"{i + 1}-{_safe(column['name'])}"
+        yield f"predictions-{name}", population.draw_predictions(report, i)
+        yield f"weighted-residuals-{name}", population.draw_residuals(report, i)
+        yield f"predictive-check-{name}", population.draw_predictive(report, i)
     if report["history"]["iteration"]:
         yield "training", figures.draw_losses(report)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
-from isocline.report import bifurcation, diagnostics, figures
+from isocline.report import bifurcation, diagnostics, figures, population
 from isocline.report.svg import PALETTE
 from isocline.report.ticks import power
 
@@ -109,6 +109,8 @@ def _parts(report: dict[str, Any]) -> dict[str, Any]:
         "rivals": [RIVALS[s["model"]].format(**s, driven=driven, given=given) for s in scores[1:]],
         "phase": phase,
         "residuals": diagnostics.residuals(report) if report["residuals"] else None,
+        "checks": population.cards(report),
+        "inside": [(column["name"], *population.inside(column)) for column in population.columns(report)],
         "alike": [
             state["name"]
             for state, noise in zip(

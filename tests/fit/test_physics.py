@@ -239,6 +239,11 @@ def test_columns_are_called_by_their_names_or_headers(tmp_path):
     [
         ({"equations": ("da = -k*a; db = -k*b",), "parameters": ("q = 1",)}, "parameter q: no equation uses it"),
         ({"equations": ("da = -k*a",)}, "no equation for the state b"),
+        (
+            {"equations": ("da = -k*a; db/dt = a; dc/dt = b",)},
+            "c is no state.*what was not measured say --hidden-states NAME",
+        ),
+        ({"equations": ("da = -k*a; db = a; lag(a) = 1",)}, r"lag\(a\) = …: beside net"),
         ({"equations": ("da = -k*(a; db = b",)}, r"\n  da = -k\*\(a; db = b\n +\^"),
         ({"equations": ("da = -k*a; db = a; a(0) = 2",)}, r"a\(0\) = …: a run fits where each series starts"),
         ({"equations": ("da = 2*a; db = a",)}, "nothing to fit"),

@@ -132,6 +132,7 @@ def test_rows_and_series_with_nothing_to_say_are_left_out_and_said_so(read):
         ("t,x\n0,1\n1,2\n1,3\n", {}, r"line 4, column 't': time 1 is repeated \(first in line 3\).*--id"),
         ("t,x\n0,1\n2,2\n1,3\n", {}, r"line 4, column 't': time 1 comes after 2 \(line 3\).*sort the rows"),
         ("run,t,x\n1,0,1\n1,0,2\n2,0,3\n", {}, r"line 3, column 't': time 0 of series '1' is repeated \(first in line 2\)"),
+        ("run,t,x\n1,0,1\n1,2,2\n2,0,3\n1,0,4\n1,2,5\n", {}, "time 0 of series '1' comes after 2.*'run' alone does not tell series apart"),
         ("year,season,x\n1958,3,1\n1958,4,2\n", {}, "time 1958 is repeated.*keep one row a time"),
         ("date,x\n01/02/2024,1\n02/02/2024,2\n", {}, "column 'date', the time, holds '01/02/2024'.*2024-05-31"),
         ("date,x\n2024-01-01,1\n2024-01-02,2\nlater,3\n", {}, "line 4, column 'date': 'later'; expected a date"),

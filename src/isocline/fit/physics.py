@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from isocline.equations import Equations
+from isocline.equations.errors import EquationError
 from isocline.equations.evaluate import Jet, NetJet, Value
 from isocline.equations.net import Remainder
 from isocline.fit.config import Config
@@ -142,6 +143,11 @@ def equations_of(config: Config) -> Equations:
     states, inputs = columns[: len(config.every_state)], columns[len(config.every_state) :]
     try:
         equations = Equations("\n".join(config.equations), states=states, inputs=inputs, parameters=config.parameters)
+    except EquationError as error:
+        hint = "; of what was not measured say --hidden-states NAME" if " is no state" in error.message else ""
+        raise UserError(
+            str(EquationError(error.what, error.text, error.at, error.end, error.message + hint))
+        ) from error
     except ValueError as error:
         raise UserError(str(error)) from error
     system = equations.system

@@ -67,6 +67,8 @@ def refuse_unordered(placed: Placed, t: np.ndarray, codes: np.ndarray, strictly:
             hint += ", or give the date too, as a column of its own, if a new day begins here"
     if placed.id is None:
         hint += "; or, if the table holds several series, name the column that tells them apart with --id"
+    elif t[a] > t[b]:
+        hint += f"; or, if {placed.id!r} alone does not tell series apart, name every column that does, each with --id"
     raise UserError(f"{cells.place(b, placed.time)}: time {second}{of} {what}; expected times that increase: {hint}")
 
 

@@ -29,16 +29,15 @@ from common import origin, table
 from torch import nn
 
 from isocline.bench.sets import Task, located, named
-from isocline.fit import Config
+from isocline.fit import Config, sindy
 from isocline.fit.fitted import Fitted
 from isocline.fit.forecast import padded
 from isocline.fit.networks import BOUND, Field
 from isocline.fit.reading.lags import Lags, past
 from isocline.fit.reading.table import Series
-from isocline.fit.rivals import Forecaster, all_equal, model_forecaster, rivals, sparse_rival
+from isocline.fit.rivals import SPARSE, Forecaster, Rivals, all_equal, model_forecaster
 from isocline.fit.run import fit, read_as
 from isocline.fit.scale import Scales
-from isocline.fit.sindy import installed
 from isocline.fit.split import Split
 from isocline.solve import solve
 
@@ -177,13 +176,13 @@ def compared(name: str, task: Task, truth: Sequence[np.ndarray], quick: bool) ->
         began = time.process_time()
         plain = single_shooting(taught, scales, fitted.config.hidden, 5 if quick else ADAM)
         keep(model_forecaster(PLAIN, plain, scales), time.process_time() - began)
-        began = time.process_time()
-        sparse = sparse_rival(taught, scales)
-        if isinstance(sparse, Forecaster):
-            keep(sparse, time.process_time() - began)
         equal = all_equal(task.records, [Series("", t, y) for t, y in task.later])
-        for rival in rivals(taught, scales, fitted.config.window, equal):
-            keep(rival, 0.0)
+        others = Rivals.of(taught, scales, fitted.config.window, equal, sparse=False)
+        began = time.process_time()
+        others = replace(others, sparse=sindy.rival(taught, scales))
+        seconds = time.process_time() - began
+        for rival in others.forecasters(scales):
+            keep(rival, seconds if rival.name == SPARSE else 0.0)
         if angles == 1:
             alone = replace(task, train=task.train.drop(columns="velocity"))
             fitted, _, seconds = learned(alone, {**settings, "lags": "2"}, Path(folder))
@@ -246,7 +245,7 @@ def written(found: dict[str, Any]) -> str:
                 seconds = f"{row['seconds']:.0f} s" if row["seconds"] else ""
                 rows.append([part or "all", model, angle, *shares, seconds])
         parts.append(table(head, rows))
-    return "".join(parts) + "\n" + NOTES + "\n\n" + origin(("pysindy",) if installed() else ()) + "\n"
+    return "".join(parts) + "\n" + NOTES + "\n\n" + origin(("pysindy",) if sindy.installed() else ()) + "\n"
 
 
 def means(tasks: dict[str, dict[str, dict[str, float]]]) -> dict[str, dict[str, float]]:

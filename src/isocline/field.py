@@ -11,7 +11,6 @@ import math
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
@@ -94,12 +93,12 @@ class Layout:
             batch,
         )
 
-    @cached_property
+    @property
     def size(self) -> int:
         """Real numbers of one sample (or of the whole state)."""
         return sum(self.sizes)
 
-    @cached_property
+    @property
     def time_dtype(self) -> torch.dtype:
         """The real dtype `f` gets its time in: the widest of the leaves'."""
         return widest([REAL_OF.get(d, d) for d in self.dtypes])
@@ -112,26 +111,15 @@ class Layout:
         """
         return torch.float32 if self.device.type in WITHOUT_FLOAT64 else torch.float64
 
-    @cached_property
+    @property
     def plain(self) -> bool:
         """A single real tensor that lies in the buffer as it is: the fast path."""
         return self.spec is None and self.dtypes[0] == self.dtype
 
-    @cached_property
+    @property
     def time_tail(self) -> tuple[int, ...]:
         """(1, …, 1): what the shape of the rows' times ends with, to broadcast against the leaf with most dimensions."""
         return (1,) * max(len(shape) for shape in self.shapes)
-
-    @cached_property
-    def plain_shape(self) -> tuple[int, ...] | None:
-        """Of a sample of a plain state."""
-        return tuple(self.shapes[0]) if self.plain else None
-
-    @cached_property
-    def array_code(self) -> str | None:
-        """Of an array of times: on a CPU an array is a tensor in less than half of `new_tensor`'s time."""
-        codes = {torch.float32: "f", torch.float64: "d"}
-        return codes.get(self.time_dtype) if self.device.type == "cpu" else None
 
     def leaves(self, y: Any, what: str, lead: Sequence[int] = ()) -> list[Tensor]:
         """The leaves of `y` after comparing structure, shapes and dtypes with the state's; ValueError names both."""
@@ -243,7 +231,10 @@ class VectorField:
         self._counter = [0]
         self._trusted = False  # f has worked without a graph: no need to guard the next call
         self._made_clock: Tensor | None = None
-        self._plain_shape, self._code = layout.plain_shape, layout.array_code
+        self._plain_shape = tuple(layout.shapes[0]) if layout.plain else None
+        # On a CPU an array is a tensor in less than half of `new_tensor`'s time.
+        codes = {torch.float32: "f", torch.float64: "d"}
+        self._code = codes.get(self.time_dtype) if layout.device.type == "cpu" else None
 
     @property
     def _clock(self) -> Tensor:

@@ -150,7 +150,7 @@ def test_a_fit_on_two_cores_has_the_numbers_of_one(tmp_path):
     for cores in ("1", "2"):
         out = tmp_path / cores
         command = [sys.executable, "-c", COUNTS, "fit", table, "--out", out, "--config", config]
-        env = {**os.environ, "OMP_NUM_THREADS": cores}
+        env = {**os.environ, "OMP_NUM_THREADS": cores, "MKL_NUM_THREADS": cores}
         done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=300)
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines()[-1] == {"1": "asked 0, threads 1", "2": "asked 2, threads 2"}[cores]

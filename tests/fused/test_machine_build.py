@@ -13,6 +13,8 @@ from fused_fields import FIELDS
 
 from isocline.engines.fused import build
 
+handed = machine.handed  # its fixture
+
 # A compiler in no time: it notes each library, and makes it of one function.
 QUICK = """#!/bin/sh
 [ "$1" = --version ] && exec echo "quick 1.0"
@@ -199,7 +201,7 @@ NEEDS = {"-march=x86-64-v3": "avx2", "-march=x86-64-v4": "avx512f"}
 
 @pytest.mark.machine
 @pytest.mark.parametrize("flags", OTHERS)
-def test_the_machine_of_another_processor(flags, monkeypatch, forget):
+def test_the_machine_of_another_processor(flags, monkeypatch, forget, handed):
     """Its functions, its programs, its solves; it is kept with the others."""
     if flags in NEEDS and NEEDS[flags] not in build.features():
         pytest.skip(f"this processor has no {NEEDS[flags]}")
@@ -215,4 +217,5 @@ def test_the_machine_of_another_processor(flags, monkeypatch, forget):
     for solver, options in (("rk4", {"step": 0.05}), ("tsit5", machine.TIGHT), ("dopri8", machine.TIGHT)):
         machine.test_a_native_solve_is_the_eager_one(solver, options)
     machine.test_failures_are_those_of_the_eager_engine()
-    machine.test_results_do_not_depend_on_threads_or_neighbours(100)
+    handed.clear()
+    machine.test_results_do_not_depend_on_threads_or_neighbours(handed, 100, {})

@@ -340,22 +340,20 @@ static std::vector<int64_t> chunks(int64_t samples, int width, bool adaptive) {
   first.push_back(samples);
   return first;
 }
-// Whether there was memory for all of them.
+// Whether there was memory for all of them. A thread that is done takes the next.
 template <class F> static bool in_parallel(int threads, int64_t count, F work) {
   std::vector<std::thread> others;
   std::atomic<bool> good{true};
-  int used = int(std::max<int64_t>(1, std::min<int64_t>(threads, count)));
-  auto share = [&](int k) {
+  std::atomic<int64_t> next{0};
+  auto share = [&] {
     try {
-      for (int64_t i = k; i < count; i += used) work(i);
+      for (int64_t i; (i = next++) < count;) work(i);
     } catch (const std::bad_alloc &) { good = false; }
   };
-  int had = 1;
   try {
-    for (; had < used; had++) others.emplace_back(share, had);
-  } catch (const std::system_error &) {} // no more threads: this one does what they would
-  for (int k = had; k < used; k++) share(k);
-  share(0);
+    for (int64_t k = 1; k < std::min<int64_t>(threads, count); k++) others.emplace_back(share);
+  } catch (const std::system_error &) {} // no more threads: those that there are do what they would
+  share();
   for (auto &other : others) other.join();
   return good;
 }

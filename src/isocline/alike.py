@@ -100,10 +100,9 @@ def like_before(solve: F) -> F:
 
     @functools.wraps(solve)
     def called(field: Any, y0: Any, ts: Any, **settings: Any) -> Any:
-        place = None if torch.compiler.is_compiling() else _place(field, y0, ts, settings)
-        if place is None:
+        if torch.compiler.is_compiling() or isinstance(settings.get("engine"), Attempt):  # whose caller keeps it
             return solve(field, y0, ts, **settings)
-        known, key, found = place
+        known, key, found = _place(field, y0, ts, settings) or ({}, None, None)
         if found is not None:
             try:
                 return found.again(field, y0, ts, settings.get("args", ()))
@@ -115,7 +114,7 @@ def like_before(solve: F) -> F:
                 # Else the whole way goes to the other engine, and says why.
         solution = solve(field, y0, ts, **settings)
         resolved, solution._alike = solution._alike, None
-        if resolved is not None:
+        if resolved is not None and key is not None:
             if len(known) >= MOST:
                 known.clear()
             known[key] = resolved

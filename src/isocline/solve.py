@@ -226,8 +226,8 @@ def solve(
     solution = _solution(problem, times, trajectory, log)
     if dense:
         solution._dense, solution.accepted_ts = dense_path(problem, trajectory, flat)
-    solution._alike = resolved
     report(problem, trajectory, flat.detach(), solution, throw)
+    solution._alike = resolved
     return solution
 
 

@@ -1,5 +1,6 @@
 """Solves alike take what the first of them laid out; what may change between two of them is noticed."""
 
+import copy
 import gc
 import weakref
 
@@ -232,3 +233,18 @@ def test_as_many_samples_as_an_argument_has_rows():
         y0 = random(samples, 2, seed=samples)
         args = given(samples=samples)
         close(with_arguments(args, "auto", y0=y0), with_arguments(args, "eager", y0=y0.detach()))
+
+
+@pytest.mark.parametrize("engine", ["fused", "auto"])
+@pytest.mark.parametrize("learned_times", [False, True])
+def test_a_solution_keeps_nothing_of_what_was_laid_out(engine, learned_times):
+    """So that it can be copied and stored; the first solve, the second, and one that fails."""
+    field, ts = nn.Linear(2, 2).double(), torch.linspace(0, 1, 3, dtype=torch.float64, requires_grad=learned_times)
+    given = {"engine": engine, "batching": "per_sample"}
+    for options in ({}, {}, {"max_steps": 1, "throw": False}):
+        solution = ic.solve(lambda t, y: field(y), random(5, 2), ts, **given, **options)
+        assert solution._alike is None
+        assert torch.equal(copy.deepcopy(solution.stats).accepted, solution.stats.accepted)
+    with pytest.raises(ic.SolveError) as caught:
+        ic.solve(lambda t, y: field(y), random(5, 2), ts, **given, max_steps=1)
+    assert caught.value.solution._alike is None

@@ -9,7 +9,8 @@ import torch
 
 from isocline import solve
 from isocline.nn import Concat, ConcatSquash, Galerkin, HyperLinear, TimeMLP
-from isocline.nn.time_dependent import ACTIVATIONS, LAYERS
+from isocline.nn.tangents import SIGMAS
+from isocline.nn.time_dependent import LAYERS
 
 D = torch.float64
 KINDS = [("concat", {}), ("concatsquash", {}), ("hyper", {"width": 4})]
@@ -48,10 +49,10 @@ def test_tangents_are_those_of_forward_mode(layer, options, per_sample):
         torch.testing.assert_close(jv[k], torch.func.jvp(lambda y: field(t, y), (y,), (v[k],))[1])
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("activation", SIGMAS)
 def test_the_slope_of_every_activation_is_its_derivative(activation):
     a = torch.linspace(-3, 3, 16, dtype=D).requires_grad_()  # without 0, where relu has a kink
-    h, slope = ACTIVATIONS[activation](a)
+    h, slope = SIGMAS[activation](a)
     torch.testing.assert_close(slope, torch.autograd.grad(h.sum(), a)[0])
 
 

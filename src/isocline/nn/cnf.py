@@ -29,14 +29,16 @@ class CNF(nn.Module):
 
     Args:
         field: f(t, z), z (..., D). If it has `value_and_divergence(t, z) -> (f, tr ∂f/∂z)`, as `PlanarField`, or
-            `jvp(t, z, v) -> (f, (∂f/∂z) v)` for v (K, ..., D), as `TimeMLP`, those are used; both must then be the
-            derivatives of what it returns when called.
+            `jvp(t, z, v) -> (f, (∂f/∂z) v)` for v (K, ..., D), as `MLP` and `TimeMLP` have both, those are used; they must
+            be the derivatives of what it returns when called. A subclass with another `forward` does not inherit them;
+            one may return NotImplemented.
         base: distribution of z(t₀) with event shape (D,): a `torch.distributions` object (a normal over a vector is
             `Independent(Normal(loc, scale), 1)`), a module with `log_prob`, `sample`, `rsample` and `event_shape`, or a
             number D for the standard normal. Tensors of a distribution move with `.to`, and are not in the state dict.
         ts: (t₀, t₁), in either order of size: two numbers, or a tensor (2,) (as `nn.Parameter` it is learned).
-        trace: "exact", D tangents where no closed form is there. "hutchinson": the estimate ε·(∂f/∂z)ε with E[εεᵀ] = I,
-            one ε a sample that stays the same during a solve; unbiased, at the cost of one tangent.
+        trace: "exact": with an `MLP` or `TimeMLP` of two hidden layers at most in closed form, at the cost of about one
+            tangent whatever D is; else D tangents. "hutchinson": the estimate ε·(∂f/∂z)ε with E[εεᵀ] = I, one ε a sample
+            that stays the same during a solve; unbiased, at the cost of one tangent.
         noise: of ε: "rademacher" (±1, least variance) or "gaussian".
         derivatives: of a field without methods for them: "reverse" pulls cotangents with `torch.autograd.grad`, one after
             the other, and works with whatever autograd can differentiate twice; "forward" pushes all tangents at once
@@ -248,8 +250,9 @@ class Carried(nn.Module):
     def forward(self, t: Tensor, state: Tensor, *noise: Tensor) -> Tensor:
         """The derivative of the state."""
         z = state[..., : self.dim]
-        if not noise and not self.costs and hasattr(self.field, "value_and_divergence"):
-            f, trace = self.field.value_and_divergence(t, z)
+        closed = None if noise or self.costs else derivative_of(self.field, "value_and_divergence")
+        if closed is not None and (known := closed(t, z)) is not NotImplemented:
+            f, trace = known
             return torch.cat([f, trace.unsqueeze(-1)], -1)
         # (K, N, D): one row of noise a sample, or the D unit vectors for all.
         v = noise[0].unsqueeze(0) if noise else torch.eye(self.dim, dtype=z.dtype, device=z.device).unsqueeze(1)
@@ -261,8 +264,9 @@ class Carried(nn.Module):
 
     def _products(self, t: Tensor, z: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """f, and (∂f/∂z) v or vᵀ ∂f/∂z: for the trace and for the norm it is all one."""
-        if hasattr(self.field, "jvp"):
-            return self.field.jvp(t, z, v)
+        push = derivative_of(self.field, "jvp")
+        if push is not None and (known := push(t, z, v)) is not NotImplemented:
+            return known
         return (self._pushed if self.derivatives == "forward" else self._pulled)(t, z, v)
 
     def _pushed(self, t: Tensor, z: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -285,6 +289,17 @@ class Carried(nn.Module):
             f = self.field(t, z)
             rows = [torch.autograd.grad(f, z, one.expand_as(f), create_graph=graph, retain_graph=True)[0] for one in v]
         return (f, torch.stack(rows)) if graph else (f.detach(), torch.stack(rows))
+
+
+def derivative_of(field: Any, name: str) -> Callable[..., Any] | None:
+    """The field's own method for a derivative, if it has one of what it returns: a subclass with a `forward` of its own
+    inherits those of another function."""
+    for kind in type(field).__mro__:
+        if name in vars(kind):
+            break
+        if "forward" in vars(kind):
+            return vars(field).get(name)
+    return getattr(field, name, None)
 
 
 def moved(thing: Any, fn: Callable[[Tensor], Tensor]) -> Any:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from isocline._types import Float, Tensor
+from isocline.nn.tangents import SIGMAS, Affine, Sigma, pushed, value_and_divergence
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
@@ -20,13 +21,15 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "softplus": nn.Softplus,
 }
 
+KNOWN = {(made, made().extra_repr()): name for name, made in ACTIVATIONS.items()}
+
 
 class MLP(nn.Module):
     """A multilayer perceptron as a vector field: dy/dt = W_L σ(… σ(W_1 y + b_1) …) + b_L.
 
     Weights are Xavier-uniform (Glorot & Bengio 2010) from a generator of their own, biases zero, so equal seeds give
     equal fields whatever else has drawn random numbers. `last_gain` below 1 starts near a field that stands still,
-    which keeps the first solves short.
+    which keeps the first solves short. `CNF` uses its `jvp` and `value_and_divergence`.
 
     Args:
         sizes: widths, the first and the last the dimension of the state, e.g. (2, 32, 2).
@@ -82,6 +85,40 @@ class MLP(nn.Module):
         if self.time:
             y = torch.cat([y, t.expand(*y.shape[:-1], 1).to(y.dtype)], -1)
         return self.layers(y)
+
+    def jvp(self, t: Float[Tensor, ...], y: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """f (..., m) and (∂f/∂y) v (K, ..., m) for tangents v (K, ..., n), in one pass; NotImplemented if layers were replaced
+        by others than `Linear` and the activations above."""
+        known = self._at(t)
+        return NotImplemented if known is None else pushed(*known, y, v)
+
+    def value_and_divergence(self, t: Float[Tensor, ...], z: Tensor) -> tuple[Tensor, Tensor]:
+        """f (..., n) and tr ∂f/∂z (...), with one hidden layer or two in closed form, at the cost of one more product however
+        many dimensions z has; NotImplemented as for `jvp`."""
+        known = self._at(t)
+        return NotImplemented if known is None else value_and_divergence(*known, z)
+
+    def _at(self, t: Tensor) -> tuple[list[Affine], Sigma] | None:
+        """The layers at time t, and what is between them; None where that is not what was made here."""
+        layers = list(self.layers.children())
+        between = {(type(x), x.extra_repr()) for x in layers[1::2]}
+        if (
+            len(between) > 1
+            or not between <= set(KNOWN)
+            or any(x._forward_pre_hooks or x._forward_hooks for x in layers)
+        ):
+            return None
+        affine = [
+            Affine(x.weight, None, x.bias)
+            for x in layers[::2]
+            if isinstance(x, nn.Linear) and type(x).forward is nn.Linear.forward
+        ]
+        if len(affine) != len(layers[::2]):
+            return None
+        if self.time:
+            weight, _, bias = affine[0]
+            affine[0] = Affine(weight[:, :-1], None, bias + weight[:, -1] * t.to(weight.dtype))
+        return affine, SIGMAS[KNOWN[between.pop()] if between else "tanh"]
 
 
 def xavier(

@@ -5,43 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, cast
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from isocline._types import Float, Tensor
 from isocline.nn.fields import uniform, xavier
-
-
-class Affine(NamedTuple):
-    """A layer at one time: x -> gate * (weight x) + shift.
-
-    Attributes:
-        weight: (out, in), or (*rows, out, in) where every sample has its own time.
-        gate: (out,) or (*rows, out); None stands for ones.
-        shift: (out,) or (*rows, out).
-
-    Example:
-        >>> now = Affine(torch.eye(2), torch.tensor([1.0, 2.0]), torch.ones(2))
-        >>> now(torch.ones(3, 2))[0], now.linear(torch.ones(2))
-        (tensor([2., 3.]), tensor([1., 2.]))
-    """
-
-    weight: Tensor
-    gate: Tensor | None
-    shift: Tensor
-
-    def linear(self, x: Tensor) -> Tensor:
-        """The part linear in x, (..., in) -> (..., out): what the layer does to tangents."""
-        w = self.weight
-        out = functional.linear(x, w) if w.dim() == 2 else (w @ x.unsqueeze(-1)).squeeze(-1)
-        return out if self.gate is None else out * self.gate
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """The whole of it, (..., in) -> (..., out)."""
-        return self.linear(x) + self.shift
+from isocline.nn.tangents import SIGMAS, Affine, pushed, value_and_divergence
 
 
 class TimeLayer(nn.Module):
@@ -246,43 +217,11 @@ LAYERS: dict[str, Callable[..., TimeLayer]] = {
 }
 
 
-def _tanh(a: Tensor) -> tuple[Tensor, Tensor]:
-    h = a.tanh()
-    return h, 1 - h * h
-
-
-def _sigmoid(a: Tensor) -> tuple[Tensor, Tensor]:
-    h = a.sigmoid()
-    return h, h * (1 - h)
-
-
-def _silu(a: Tensor) -> tuple[Tensor, Tensor]:
-    s = a.sigmoid()
-    h = a * s
-    return h, s + h * (1 - s)
-
-
-def _gelu(a: Tensor) -> tuple[Tensor, Tensor]:
-    below = torch.special.ndtr(a)
-    return a * below, below + a * torch.exp(-0.5 * a * a) / math.sqrt(2 * math.pi)
-
-
-# σ and σ′ at once.
-ACTIVATIONS: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
-    "tanh": _tanh,
-    "sigmoid": _sigmoid,
-    "softplus": lambda a: (functional.softplus(a), a.sigmoid()),
-    "elu": lambda a: (functional.elu(a), a.clamp(max=0.0).exp()),
-    "silu": _silu,
-    "gelu": _gelu,
-    "relu": lambda a: (a.relu(), (a > 0).to(a.dtype)),
-}
-
-
 class TimeMLP(nn.Module):
     """A multilayer perceptron of layers that depend on time: dy/dt = A_L(t, σ(… σ(A_1(t, y)) …)).
 
-    It carries tangents along with its value, which makes the trace of ∂f/∂y cheap: `CNF` uses that.
+    It carries tangents along with its value, and has the trace of ∂f/∂y, with one hidden layer or two in closed form: `CNF`
+    uses both.
 
     Args:
         sizes: widths, the first and the last the dimension of the state, e.g. (2, 64, 64, 2).
@@ -320,8 +259,8 @@ class TimeMLP(nn.Module):
             raise ValueError(f"TimeMLP: sizes={tuple(sizes)}, expected at least two positive widths such as (2, 32, 2)")
         if layer not in LAYERS:
             raise ValueError(f"TimeMLP: layer={layer!r}, expected one of {', '.join(LAYERS)}")
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"TimeMLP: activation={activation!r}, expected one of {', '.join(ACTIVATIONS)}")
+        if activation not in SIGMAS:
+            raise ValueError(f"TimeMLP: activation={activation!r}, expected one of {', '.join(SIGMAS)}")
         generator = torch.Generator().manual_seed(seed)
         self.activation = activation
         self.layers = nn.ModuleList(
@@ -331,7 +270,7 @@ class TimeMLP(nn.Module):
 
     def forward(self, t: Float[Tensor, ...], y: Float[Tensor, "*batch state"]) -> Float[Tensor, "*batch slope"]:
         """dy/dt."""
-        σ = ACTIVATIONS[self.activation]
+        σ = SIGMAS[self.activation]
         for i, layer in enumerate(self.layers):
             y = layer(t, σ(y)[0] if i else y)
         return y
@@ -347,14 +286,15 @@ class TimeMLP(nn.Module):
         Returns:
             f (..., m) and (K, ..., m).
         """
-        for i, layer in enumerate(self.layers):
-            assert isinstance(layer, TimeLayer)
-            now = layer.at(t)
-            if i:
-                y, slope = ACTIVATIONS[self.activation](y)
-                v = v * slope
-            y, v = now(y), now.linear(v)
-        return y, v.expand(len(v), *y.shape)
+        return pushed(self._at(t), SIGMAS[self.activation], y, v)
+
+    def value_and_divergence(self, t: Float[Tensor, ...], z: Tensor) -> tuple[Tensor, Tensor]:
+        """f (..., n) and tr ∂f/∂z (...): with two hidden layers at most, and one time for all samples or a last layer without
+        a gate, at the cost of one more product, however many dimensions z has."""
+        return value_and_divergence(self._at(t), SIGMAS[self.activation], z)
+
+    def _at(self, t: Tensor) -> list[Affine]:
+        return [cast(TimeLayer, layer).at(t) for layer in self.layers]
 
 
 def hypernetwork(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import isocline as ic
 from isocline.engines.fused.build import compiler
+from isocline.nn.cnf import Carried, derivative_of
 
 PEAK = r"""
 #if defined(__AVX512F__)
@@ -94,13 +95,16 @@ def tanh() -> float:
 def work(f: nn.Module) -> tuple[int, int] | None:
     """Multiply-adds and tanhs of an evaluation; None of a field without linear layers.
 
-    With the exact trace in two dimensions every layer is passed three times: forwards, and backwards for each row.
+    The exact trace in two dimensions passes every layer twice more, one time for each row; in closed form it takes the middle
+    one of three once more.
     """
     layers = [m for m in f.modules() if isinstance(m, nn.Linear)]
     if not layers:
         return None
-    times = 3 if type(f).__name__ == "Carried" else 1
-    return times * sum(m.weight.numel() for m in layers), sum(m.out_features for m in layers[:-1])
+    sizes = [m.weight.numel() for m in layers]
+    if isinstance(f, Carried):
+        sizes += sizes[1:2] if derivative_of(f.field, "value_and_divergence") else 2 * sizes
+    return sum(sizes), sum(m.out_features for m in layers[:-1])
 
 
 def floors(f: nn.Module, stats: dict[str, int], rate: float, activation: float) -> tuple[float, float] | None:

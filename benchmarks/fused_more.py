@@ -125,7 +125,7 @@ def show_floor(kept: dict[str, Any]) -> str:
             continue
         forward = min(methods.values(), key=lambda r: r["ms"])
         (both,) = [r for r in taken if r["work"] == "both" and r["method"] == forward["method"]]
-        least = floors(case.field(), forward["stats"], found["peak"], found["tanh"])
+        least = floors(case.ours(), forward["stats"], found["peak"], found["tanh"])
         if least is None:
             continue
         samples = len(case.y0())

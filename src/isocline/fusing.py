@@ -11,6 +11,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 from isocline.engines.fused.build import NoMachineError
 from isocline.engines.fused.counts import Counted
@@ -49,8 +50,9 @@ def check(y0: Any, batching: str, way_back: Gradient) -> None:
         raise CannotFuseError(
             "engine='fused': every sample steps on its own; pass batching='per_sample', with a batch dimension"
         )
-    if isinstance(y0, Tensor) and y0.device.type != "cpu":
-        raise CannotFuseError(f"engine='fused': it runs on the processor, y0 is on {y0.device}; take engine='eager'")
+    elsewhere = [x.device for x in pytree.tree_leaves(y0) if isinstance(x, Tensor) and x.device.type != "cpu"]
+    if elsewhere:
+        raise CannotFuseError(f"engine='fused': it runs on the processor, y0 is on {elsewhere[0]}; take engine='eager'")
     if not isinstance(way_back, (Checkpointed, Backprop, Backsolve)):
         name = snake_case(type(way_back).__name__)
         raise CannotFuseError(
@@ -85,7 +87,10 @@ def either(
 def has_samples(y0: Any, ts: Any) -> bool:
     """Whether a state may be a batch of samples with times in common."""
     common = ts.dim() == 1 if isinstance(ts, Tensor) else isinstance(ts, Sequence) and not hasattr(ts[0], "__len__")
-    return common and isinstance(y0, Tensor) and y0.dim() > 1 and len(y0) > 0
+    leaves = [y0] if isinstance(y0, Tensor) else pytree.tree_leaves(y0)
+    if not common or not all(isinstance(x, Tensor) and x.dim() for x in leaves):
+        return False
+    return len({len(x) for x in leaves}) == 1 and len(leaves[0]) > 0 and any(x.dim() > 1 for x in leaves)
 
 
 def of_whole_batch(run: Callable[[], Solution]) -> Solution:

@@ -1,7 +1,6 @@
 """engine="auto": the fused engine where it takes the solve, the eager one and a line in the log where not."""
 
 import copy
-import logging
 import pickle
 import subprocess
 
@@ -23,22 +22,6 @@ Y0 = torch.randn(6, 2, generator=torch.Generator().manual_seed(0), dtype=F64)
 TS = torch.linspace(0, 1, 4, dtype=F64)
 WEIGHT = torch.ones(1, dtype=F64, requires_grad=True) * 2
 AUTO = {"engine": "auto", "batching": "per_sample"}
-
-
-@pytest.fixture
-def solved(monkeypatch):
-    """How many solves the machine did."""
-    from isocline.engines.fused.solve import Run
-
-    count, whole = [], Run.solve
-    monkeypatch.setattr(Run, "solve", lambda *a, **k: (count.append(1), whole(*a, **k))[1])
-    return count
-
-
-@pytest.fixture
-def said(caplog):
-    caplog.set_level(logging.INFO, logger="isocline")
-    return lambda: [r.getMessage() for r in caplog.records if "engine='auto'" in r.getMessage()]
 
 
 # ---- what is taken --------------------------------------------------------------------------------------------------
@@ -128,7 +111,9 @@ AWAY = {
     "own; pass": lambda: NeuralODE(decay, doses=ic.Dose([0.5], torch.ones(1, 2, dtype=F64)))(Y0, TS),
     "somebody looks on": lambda: ic.solve(decay, Y0, TS, progress=lambda *_: None, **AUTO),
     "only where batching='per_sample'": lambda: ic.solve(decay, Y0, TS, dense=True, engine="auto", batching=None),
-    "one real tensor": lambda: ic.solve(lambda t, y: {"a": -y["a"]}, {"a": Y0}, TS, **AUTO),
+    "all in single or all in double": lambda: ic.solve(
+        lambda t, y: {k: -v for k, v in y.items()}, {"a": Y0, "b": Y0.float()}, TS, **AUTO
+    ),
     "mixes samples": lambda: NeuralODE(lambda t, y: y - y.mean(0))(Y0, TS),
     "sort": lambda: NeuralODE(lambda t, y: -y.sort(-1).values)(Y0, TS),
     "Boolean value": lambda: NeuralODE(on_a_branch)(Y0, TS),

@@ -43,7 +43,8 @@ class CNF(nn.Module):
         derivatives: of a field without methods for them: "reverse" pulls cotangents with `torch.autograd.grad`, one after
             the other, and works with whatever autograd can differentiate twice; "forward" pushes all tangents at once
             with `torch.func.jvp`, slower in few dimensions and lighter in many.
-        **options: everything `isocline.solve` takes: `solver`, `gradient`, `rtol`, `step`, `batching`, …
+        **options: everything `isocline.solve` takes: `solver`, `gradient`, `rtol`, `step`, `batching`, …; here engine="auto"
+            and batching=None where nothing else is said, as for `NeuralODE`.
 
     Attributes:
         stats: of the last solve.
@@ -213,7 +214,8 @@ class CNF(nn.Module):
         return (start, end)
 
     def _solution(self, field: Callable[..., Any], y0: Tensor, ts: Any, **options: Any) -> Solution:
-        solution = solve(field, y0, ts, **{**self.options, **options})
+        given: dict[str, Any] = {"engine": "auto", "batching": None, **self.options, **options}
+        solution = solve(field, y0, ts, **given)
         if not torch.compiler.is_compiling():
             self.stats = solution.stats
         return solution

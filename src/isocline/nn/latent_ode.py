@@ -68,7 +68,8 @@ class LatentODE(nn.Module):
         intensity: a module (..., L) -> (..., rates); λ is its softplus. None: one hidden layer of tanh.
         classes: of labels; 0 without.
         classifier: a module (..., L) -> (..., classes), logits; None: two hidden layers of 300, as Rubanova et al.
-        **options: of `isocline.solve`, for the latent ODE: `solver`, `step`, `rtol`, `gradient`, …
+        **options: of `isocline.solve`, for the latent ODE: `solver`, `step`, `rtol`, `gradient`, …; engine="auto" where nothing
+            else is said, as for `NeuralODE`.
 
     Shapes:
         x (T, B, D), time first; NaN is missing. ts (T,) or (B, T) with NaN as padding at the end. mask None, (T, B) or
@@ -134,6 +135,7 @@ class LatentODE(nn.Module):
             self.log_noise = nn.Parameter(std.log())
         else:
             self.register_buffer("log_noise", std.log())
+        self.integrals: dict[str, Any] = {}
         self.intensity = Intensity(intensity or layers(latent, (width,), rates, nn.Tanh)) if rates else None
         self.classifier = (classifier or layers(latent, (300, 300), classes, nn.ReLU)) if classes else None
 
@@ -185,11 +187,12 @@ class LatentODE(nn.Module):
         self, z0: Tensor, grid: Tensor, integrate: bool, options: dict[str, Any]
     ) -> tuple[Tensor, Tensor | None]:
         """z, and ∫ λ from t0 on, at the times of the grid, which rises and has t0 in it."""
-        field, state = self.field, z0
+        options = {"engine": "auto", "batching": None, **options}
+        field, state = self.field, z0.reshape(-1, z0.shape[-1])
         if integrate:
             if self.intensity is None:
                 raise ValueError("window: the model has no rate to integrate; make it with rates=1 or rates=observed")
-            field, state = integral(self.field, self.intensity), (z0, z0.new_zeros(*z0.shape[:-1], self.rates))
+            field, state = self._integral(self.intensity), (state, state.new_zeros(len(state), self.rates))
         after, before = grid[grid >= self.t0], grid[grid <= self.t0].flip(0)
         pieces = []
         if len(before) > 1:
@@ -199,7 +202,15 @@ class LatentODE(nn.Module):
         else:
             pieces.append([a[None] for a in pair(state)])
         joined = [torch.cat(parts) for parts in zip(*pieces, strict=True)]
+        joined = [x.reshape(len(x), *z0.shape[:-1], x.shape[-1]) for x in joined]
         return joined[0], joined[1] if integrate else None
+
+    def _integral(self, intensity: Intensity) -> Any:
+        """The same one in each call: an engine knows a field again that it has seen."""
+        found = self.integrals.get("path")
+        if found is None or found.field is not self.field or found.loss is not intensity:
+            found = self.integrals["path"] = integral(self.field, intensity)
+        return found
 
     def elbo(
         self,

@@ -26,6 +26,7 @@ class Kept:
         reached: the leaves of autograd's graph that the field reached when it was made.
         refused: why it is none.
         sizes: the batches it was compared with the field at.
+        worth: by batch, whether the machine is the quicker engine.
         watch: what tells whether the field is still the same, None where nothing can; of which `f` it is.
         misses: how often it said no.
     """
@@ -34,6 +35,7 @@ class Kept:
     reached: frozenset[int] = frozenset()
     refused: str = ""
     sizes: set[int] = field(default_factory=set)
+    worth: dict[int, bool] = field(default_factory=dict)
     watch: Watch | None = None
     f: Callable[[], Any] | None = None
     misses: int = 0

@@ -17,9 +17,9 @@ from isocline.engines.fused.build import vector_bytes
 from isocline.engines.fused.counts import Outcome
 from isocline.engines.fused.lanes import CannotFuseError
 from isocline.engines.fused.native import Code, Encoded
-from isocline.engines.fused.program import UNARY
 from isocline.engines.fused.timetable import timetable
 from isocline.engines.fused.traced import Traced
+from isocline.engines.fused.worth import cycles
 from isocline.solution import Status
 from isocline.solvers import RungeKutta
 from isocline.solvers.runge_kutta import DenseStep
@@ -30,11 +30,7 @@ METHODS: dict[tuple[int, bool], Any] = {}  # by tableau, which is kept, and whet
 CONTROLS: dict[Any, Any] = {}
 TOLERANCES: dict[Any, list[Tensor]] = {}  # laid out
 MOST_ALONE = 3  # samples
-# About how many cycles a stage takes: what lies between two evaluations, an instruction, one of its vectors.
-BETWEEN, CALLED = 250, 20
 FEW_STEPS = 10  # of a method that chooses them
-QUICK = {"neg", "abs", "sign", "sqrt", "rsqrt", "reciprocal", "not"}
-COSTS = {op: 15 for op in (*UNARY, "pow", "atan2") if op not in QUICK}
 
 
 class Method(ctypes.Structure):
@@ -156,7 +152,7 @@ class Plan:
         self.kept = tables, tolerances
         steps = max(call.times.stops_width, call.times.width - 1, FEW_STEPS if call.method.adaptive else 1)
         tiles = -(-self.samples // self._lanes)
-        self.work = tiles * self._costs(self._lanes)[0] * problem.solver.tableau.stages * steps
+        self.work = tiles * cycles(traced.program, self._lanes)[0] * problem.solver.tableau.stages * steps
         call.size = self.size
         call.rtol, call.atol = (x.data_ptr() for x in tolerances)
         call.leaf_sizes = ctypes.addressof(traced.encoded.sizes)
@@ -195,18 +191,8 @@ class Plan:
 
     def _alone(self, samples: int, lanes: int) -> bool:
         """Whether samples are done earlier one by one, with vectors of rows, than side by side in a tile (alone.hpp)."""
-        tile, alone = self._costs(lanes)
+        tile, alone = cycles(self.traced.program, lanes)
         return 1.35 * samples * alone <= tile
-
-    def _costs(self, lanes: int) -> tuple[float, float]:
-        """About how many cycles a stage takes of a tile with rows of one vector, and of a tile of one lane."""
-        tile = alone = BETWEEN
-        for one in self.traced.program.code:
-            each, vectors = COSTS.get(one.op, 1), -(-one.count // lanes)
-            if one.op in ("linear", "linear^T"):
-                each, vectors = one.width, 1.5 * vectors
-            tile, alone = tile + CALLED + one.count * each, alone + 2 * CALLED + vectors * each
-        return tile, alone
 
 
 def times(problem: Problem, controller: Controller) -> tuple[Times, list[Tensor]]:

@@ -22,6 +22,7 @@ from isocline.engines.fused.program import execute
 from isocline.engines.fused.trace import trace
 from isocline.engines.fused.traced import Traced
 from isocline.engines.fused.watch import Reads, UnwatchedError, Watch, home
+from isocline.engines.fused.worth import worth
 from isocline.field import VectorField
 from isocline.inputs import Driven
 
@@ -158,6 +159,23 @@ class _Reading:
         return self.field.with_args(pytree.tree_unflatten(read, self.spec))(t, y)
 
     def prepared(self) -> Prepared:
+        """With its program."""
+        prepared = self._prepared()
+        if self.field.common_times is not None and not self._is_worth(prepared):
+            raise CannotFuseError(
+                f"of {len(self.y)} samples the eager engine is quicker: it computes for all at once what they have in common"
+            )
+        return prepared
+
+    def _is_worth(self, prepared: Prepared) -> bool:
+        known, count = {} if prepared.kept is None else prepared.kept.worth, len(self.y)
+        if count not in known:
+            known[count] = worth(
+                prepared.traced.program, lambda: self.field(self._two_times()[0], self.y), count, self.y.dtype
+            )
+        return known[count]
+
+    def _prepared(self) -> Prepared:
         """With the program that was made before, where it is still the field's."""
         kept, key = self._kept()
         found, f, count = kept.get(key), self.f, len(self.y)
@@ -244,8 +262,8 @@ class _Reading:
         layout = self.field.layout
         thing, more = home(self.f)
         key = (
-            more, self.spec, self.own, others, further, shared, layout.shapes, layout.dtype, torch.get_default_dtype(),
-            self.field.common_times is None,
+            more, self.spec, self.own, others, further, shared, layout.spec, layout.shapes, layout.dtype,
+            torch.get_default_dtype(), self.field.common_times is None,
         )  # fmt: skip
         try:
             hash(key)

@@ -52,8 +52,8 @@ def refusal(problem: Problem) -> str | None:
     layout, controller = problem.field.layout, problem.controller
     if layout.batch is None:
         return "its samples share their steps: batching='per_sample' gives each its own"
-    if layout.device.type != "cpu" or layout.dtype not in NAMES or not layout.plain:
-        return "the state is not one real tensor in single or double precision on the processor"
+    if layout.device.type != "cpu" or layout.dtype not in NAMES or set(layout.dtypes) != {layout.dtype}:
+        return "the state is not made of real tensors on the processor, all in single or all in double precision"
     if problem.observer is not None or problem.progress is not None:
         return "somebody looks on"
     if problem.dense and problem.field.common_times is not None:

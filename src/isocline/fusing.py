@@ -18,6 +18,7 @@ from isocline.engines.fused.counts import Counted
 from isocline.engines.fused.lanes import CannotFuseError
 from isocline.engines.fused.watch import home
 from isocline.gradients import Backprop, Backsolve, Checkpointed, Gradient
+from isocline.inputs import Signal
 from isocline.solution import Count, Solution, SolveError, Status, failed
 from isocline.solvers import snake_case
 from isocline.transforms import transformed
@@ -91,6 +92,13 @@ def has_samples(y0: Any, ts: Any) -> bool:
     if not common or not all(isinstance(x, Tensor) and x.dim() for x in leaves):
         return False
     return len({len(x) for x in leaves}) == 1 and len(leaves[0]) > 0 and any(x.dim() > 1 for x in leaves)
+
+
+def of_each(inputs: Any, y0: Any) -> bool:
+    """Whether all signals there are have a row for each sample of a state, beyond doubt."""
+    signals = [] if inputs is None else pytree.tree_leaves(inputs)
+    count = len(next((x for x in pytree.tree_leaves(y0) if isinstance(x, Tensor) and x.dim()), ()))
+    return all(isinstance(s, Signal) and s.batch == count and not s.unclear for s in signals)
 
 
 def of_whole_batch(run: Callable[[], Solution]) -> Solution:

@@ -26,7 +26,7 @@ from isocline.engines.eager.diagnosis import report
 from isocline.engines.fused import Fused
 from isocline.events import Conditions, Event
 from isocline.field import Layout
-from isocline.fusing import Attempt, check, either
+from isocline.fusing import Attempt, check, either, of_each
 from isocline.gradients import Checkpointed, Gradient
 from isocline.gradients.times import attach_observations, attach_start, beside
 from isocline.in_graph import describe, fits, solve_in_graph
@@ -135,8 +135,9 @@ def solve(
         given = {
             name: value for name, value in locals().items() if name not in ("field", "y0", "ts", "engine", "batching")
         }
-        # Signals, doses and events of all samples may be told from those of each by the batching alone.
-        chosen = batching if inputs is None and doses is None and events is None else batching or "shared"
+        # Doses, events and some signals of all samples are told from those of each by the batching alone.
+        told = doses is None and events is None and of_each(inputs, y0)
+        chosen = batching if told else batching or "shared"
         return either(lambda e, b: solve(field, y0, ts, engine=e, batching=b, **given), field, y0, ts, chosen)
     if save is not None:
         given = {name: value for name, value in locals().items() if name not in ("field", "y0", "ts", "save", "dense")}

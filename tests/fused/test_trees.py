@@ -6,7 +6,7 @@ from torch import nn
 
 import isocline as ic
 from isocline.engines.fused.lanes import CannotFuseError
-from isocline.nn import CNF, MLP, LatentODE, NeuralODE, SecondOrderODE, TimeMLP
+from isocline.nn import CNF, MLP, ODERNN, LatentODE, MatrixField, NeuralCDE, NeuralODE, SecondOrderODE, TimeMLP
 
 pytestmark = pytest.mark.machine
 
@@ -145,6 +145,44 @@ def test_flows_are_fused_by_default(trace, solved, said):
         assert isinstance(flow.stats.accepted, int)
     assert len(solved) == 1 and said() == []
     torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-6)
+
+
+def test_controlled_equations_are_fused_by_default_with_and_without_own_times(solved, said):
+    x, ts = normal(6, 4, 2), torch.rand(4, 6, dtype=F64).cumsum(1)
+    ts[1, 4:] = torch.nan
+    torch.manual_seed(0)
+    for more in ({"solver": "rk4", "step": 1.0}, FINE):
+        model = NeuralCDE(MatrixField(5, 3, 8, 1, "tanh", dtype=F64), nn.Linear(3, 5, dtype=F64), **more)
+        found = []
+        for engine in ("auto", "eager"):
+            model.options["engine"] = engine
+            z = model(x, ts)
+            found.append([z, *torch.autograd.grad(z.square().sum(), list(model.parameters()))])
+            assert isinstance(model.stats.accepted, int)
+        torch.testing.assert_close(found[0], found[1], rtol=1e-6, atol=1e-7)
+    assert len(solved) == 2 and said() == []
+
+
+def test_signals_that_all_samples_share_leave_the_steps_shared(solved, said):
+    common = ic.LinearInterpolation([0.0, 1.0], normal(2, 1))
+    each = ic.LinearInterpolation([0.0, 1.0], normal(3, 2, 1))
+    for signal, count in ((each, 1), (common, 1), (ic.LinearInterpolation([0.0, 0.5, 1.0], normal(3, 3, 1)), 1)):
+        ic.solve(lambda t, y, u: u - y, normal(3, 1), [0.0, 1.0], inputs=signal, engine="auto", batching=None)
+        assert len(solved) == count
+    assert len(said()) == 1
+
+
+def test_recurrent_networks_with_a_solver_are_fused_by_default(solved, said):
+    x, ts = normal(6, 4, 2), torch.rand(4, 6, dtype=F64).cumsum(1)
+    torch.manual_seed(0)
+    model = ODERNN(2, 5, MLP((5, 8, 5), dtype=F64), solver="rk4", max_step=0.25).double()
+    found = []
+    for engine in ("auto", "eager"):
+        model.options["engine"] = engine
+        z = model.encode(x, ts)
+        found.append([z, *torch.autograd.grad(z.square().sum(), list(model.parameters()))])
+    assert len(solved) == 5 and said() == []
+    torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-10)
 
 
 def test_a_hypernetwork_of_many_samples_is_evaluated_once_for_all(solved, said):

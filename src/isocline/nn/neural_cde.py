@@ -73,7 +73,8 @@ class NeuralCDE(nn.Module):
         intensity: whether counts of observations are channels too.
         returns: "end": z after the last observation of each sample, (B, H). "path": z at all observations, (K, B, H); a
             sample that has ended stays at its end.
-        **options: everything `isocline.solve` takes: `solver`, `gradient`, `rtol`, `step`, `batching`, …
+        **options: everything `isocline.solve` takes: `solver`, `gradient`, `rtol`, `step`, `batching`, …; here engine="auto"
+            and batching=None where nothing else is said, as for `NeuralODE`.
 
     Attributes:
         stats: of the last call; its backward count fills in with `backward()`.
@@ -125,9 +126,8 @@ class NeuralCDE(nn.Module):
         end = path.values.shape[1] - 1
         stride = 2 if self.path == "rectilinear" else 1
         stops = range(0, end + 1, stride) if self.returns == "path" or end == 0 else (0, end)
-        solution = solve(
-            self._rate, z0, [float(s) for s in stops], inputs=Derivative(path), **{**self.options, **options}
-        )
+        given: dict[str, Any] = {"engine": "auto", "batching": None, **self.options, **options}
+        solution = solve(self._rate, z0, [float(s) for s in stops], inputs=Derivative(path), **given)
         if not torch.compiler.is_compiling():  # a graph has no counts
             self.stats = solution.stats
         return solution

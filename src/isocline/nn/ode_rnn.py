@@ -123,7 +123,8 @@ class ODERNN(nn.Module):
             RNN without a field knows where it ends.
         see_mask: append the mask to the cell's input; False suits data without missing values.
         **options: of `isocline.solve`, in place of Euler's method: each gap is then a solve over s in [0, 1],
-            t = t_{i-1} + s (t_i - t_{i-1}). Give tolerances for an adaptive solver, `max_step` for a fixed one.
+            t = t_{i-1} + s (t_i - t_{i-1}). Give tolerances for an adaptive solver, `max_step` for a fixed one. Here
+            engine="auto" and batching=None where nothing else is said, as for `NeuralODE`.
 
     Shapes:
         x (T, B, D), ts (T,) or (B, T), mask None, (T, B) or (T, B, D), as `Observations.of` says.
@@ -166,6 +167,7 @@ class ODERNN(nn.Module):
         self.field = field
         self.cell = cell(inputs * (2 if see_mask else 1) + int(gaps), hidden)
         self.options = options
+        self.stretched: dict[str, _Stretched] = {}
 
     def forward(
         self,
@@ -238,7 +240,11 @@ class ODERNN(nn.Module):
                 h = h + gap / steps * self.field(t + gap * (k / steps), h)
             return h
         options = self.options if self.max_step is None else {"step": 1 / steps, **self.options}
-        return solve(_Stretched(self.field), h, (0.0, 1.0), args=(t, gap), **options).ys[-1]
+        kept = self.stretched.get("field")  # the same one in each call: an engine knows a field again that it has seen
+        if kept is None or kept.field is not self.field:
+            kept = self.stretched["field"] = _Stretched(self.field)
+        given: dict[str, Any] = {"engine": "auto", "batching": None, **options}
+        return solve(kept, h, (0.0, 1.0), args=(t, gap), **given).ys[-1]
 
 
 class _Stretched(nn.Module):

@@ -52,6 +52,14 @@ def test_statistics_and_status_stay_those_of_the_whole_batch(solved):
     assert Count.of(3) == 3
 
 
+def test_statistics_are_shown_alike_by_both_engines():
+    shown = [
+        repr(ic.solve(MLP((2, 8, 2), dtype=F64), Y0, TS, solver="rk4", step=0.5, **{**AUTO, "engine": engine}).stats)
+        for engine in ("fused", "eager")
+    ]
+    assert shown[0] == shown[1] and shown[0].startswith("Stats(evaluations=tensor([")
+
+
 def test_a_failure_says_which_sample_and_keeps_the_status_of_a_whole():
     y0 = torch.tensor([[0.1], [1.0]], dtype=F64)
     model = NeuralODE(lambda t, y: y * y)

@@ -113,3 +113,6 @@ class Counted(Stats):
         if name == "evaluations_backward":
             name, value = "further", value - self.evaluations_backward + self.further
         object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        return super().__repr__().replace("Counted", "Stats", 1)

@@ -1,40 +1,5 @@
-"""The command: `isocline fit | validate | show | compare | equations | predict | export | demo | reproduce | bench | doctor`.
+"""What the commands do; their options are in `isocline_command`, which loads them."""
 
-PyTorch is imported inside the commands only, so that help is quick.
-"""
+from isocline_command import fail, main
 
-from __future__ import annotations
-
-import gc
-import sys
-from collections.abc import Sequence
-from typing import NoReturn
-
-# Objects made before the collector of cycles looks at them, where Python takes 700: what PyTorch and pandas leave behind is
-# so much that looking at it takes a third of a second of a fit.
-COLLECT = (20_000, 20, 20)
-
-
-def main(tokens: Sequence[str] | None = None) -> None:
-    """Runs the command line; exit code 2 and one message for what is the user's to mend."""
-    import cyclopts
-
-    from isocline.cli.app import app
-
-    usual = gc.get_threshold()
-    gc.set_threshold(*COLLECT)
-    try:
-        result = app(tokens, exit_on_error=False, print_error=False)
-    except cyclopts.CycloptsError as error:
-        fail(" ".join(str(error).split()))
-    except BrokenPipeError:
-        sys.exit(1)
-    finally:
-        gc.set_threshold(*usual)
-    sys.exit(result if isinstance(result, int) else 0)
-
-
-def fail(message: str) -> NoReturn:
-    """One message on stderr, exit code 2."""
-    print(f"isocline: {message}", file=sys.stderr)
-    sys.exit(2)
+__all__ = ["fail", "main"]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
-from isocline._version import __version__
-
 app = App(
-    name="isocline", help="Learn dynamics: from a table to a neural ODE, a picture and a verdict.", version=__version__
+    name="isocline",
+    help="Learn dynamics: from a table to a neural ODE, a picture and a verdict.",
+    version=lambda: metadata.version("isocline"),
 )
 
 
@@ -170,10 +171,10 @@ def validate(
     folds:
         Of series: so many groups in place of one after another.
     """
-    from isocline.cli.validate import validate_command
-
     plan = {"future": future, "horizon": horizon, "series": series, "folds": folds}
     command, given, _ = app.parse_args(["fit", *arguments], exit_on_error=False, print_error=False)
+    from isocline.cli.validate import validate_command
+
     return command(*given.args, **given.kwargs, then=partial(validate_command, plan=plan))
 
 

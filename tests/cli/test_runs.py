@@ -35,11 +35,11 @@ def command(*tokens):
     return [sys.executable, "-c", "from isocline.cli import main; main()", *map(str, tokens)]
 
 
-def started(table, run):
+def started(table, run, *more):
     """A long run in a process of its own, once it has saved a checkpoint."""
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
-        command("fit", table, "--out", run, *QUICK, "--iterations", 200000),
+        command("fit", table, "--out", run, *QUICK, "--iterations", 200000, *more),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env=env,
@@ -51,9 +51,10 @@ def started(table, run):
     return process
 
 
-def test_a_killed_run_resumes_from_its_last_checkpoint(table, tmp_path):
+@pytest.mark.parametrize("more", [(), ("--lags", "2")], ids=["states", "lags"])
+def test_a_killed_run_resumes_from_its_last_checkpoint(table, tmp_path, more):
     run = tmp_path / "run"
-    process = started(table, run)
+    process = started(table, run, *more)
     process.send_signal(signal.SIGKILL)
     process.wait()
     reached = len(state(run)["trainer"]["history"]["misfit"])

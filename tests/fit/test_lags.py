@@ -1,5 +1,6 @@
 """Delay coordinates: earlier values as states, nothing of what is held back among them, and only the states themselves scored."""
 
+import importlib.util
 import json
 
 import numpy as np
@@ -12,6 +13,8 @@ from isocline.fit.blocks import folds
 from isocline.fit.forecast import anchor
 from isocline.fit.reading.lags import Lags, delayed, past
 from isocline.fit.reading.table import Series
+from isocline.fit.run import fit as begin
+from isocline.fit.run import resume
 from isocline.fit.scale import Scales
 from isocline.fit.split import Split
 from isocline.fit.windows import Record
@@ -234,3 +237,59 @@ def test_a_record_in_parts_has_its_own_earlier_values():
     whole = past(s, (2.0,), 1.0)
     assert whole.rows(slice(5, None)).y[0, 1] == 3.0
     np.testing.assert_array_equal(whole.rows(slice(5, None)).cut_off.y[:, 1], [np.nan, np.nan, 5.0, 6.0, 7.0])
+
+
+# ---- a run that is broken off, and a search ---------------------------------------------------------------------------
+BRIEF = {**QUICK, "matching": 10, "iterations": 1, "polish": 4, "members": 0}
+
+
+def dated(tmp_path):
+    """Days of two pendulums that are pushed, and how long each is: an id, dates, an input, a covariate."""
+    lines = ["pendulum,date,angle,push,length"]
+    for name, start in (("a", 2.0), ("b", 1.5)):
+        days = np.datetime64("2024-01-01") + np.arange(60)
+        lines += [
+            f"{name},{day},{angle:.6f},{np.sin(k / 9):.4f},{start}"
+            for k, (day, angle) in enumerate(zip(days, swings(60, start=start)[:, 0], strict=True))
+        ]
+    (tmp_path / "dated.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path / "dated.csv", {"inputs": ("push",), "covariates": ("length",)}
+
+
+def single(tmp_path):
+    (tmp_path / "swing.csv").write_text(csv_of(np.arange(120) * 0.15, swings()))
+    return tmp_path / "swing.csv", {}
+
+
+@pytest.mark.parametrize(("table", "lags"), [(single, "2:4"), (dated, "2")])
+def test_a_broken_run_ends_as_the_unbroken_one(tmp_path, table, lags):
+    path, more = table(tmp_path)
+    config, steps = Config.make(**BRIEF, **more, lags=lags), [0]
+
+    def count(recipe):
+        steps[0] += 1
+
+    whole = begin(path, config, tmp_path / "whole", tell=count, page=False)
+    half, steps[0] = steps[0] // 2, 0
+    broken = begin(path, config, tmp_path / "broken", tell=count, stop=lambda: steps[0] >= half, page=False)
+    assert broken["stopped"] == "interrupted" and steps[0] == half
+    again = resume(tmp_path / "broken", tell=count, page=False)
+    assert again["stopped"] == "done" and again["config"] == whole["config"]
+    for name in ("scores", "bands", "residuals", "fit"):
+        assert json.dumps(again.get(name)) == json.dumps(whole.get(name))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("optuna") is None, reason="optuna is not installed")
+def test_a_search_with_earlier_values_goes_on_too(tmp_path):
+    path, _ = single(tmp_path)
+    config, told = Config.make(**BRIEF, lags="2", tune=2), []
+
+    def notify(what, value):
+        if what == "trial":
+            told.append(value["error"])
+
+    whole = begin(path, config, tmp_path / "whole", notify=notify, page=False)
+    errors, told[:] = list(told), []
+    begin(path, config, tmp_path / "broken", notify=notify, stop=lambda: len(told) > 0, page=False)
+    again = resume(tmp_path / "broken", notify=notify, page=False)
+    assert told == errors and len(told) == 2 and again["scores"] == whole["scores"]

@@ -40,10 +40,21 @@ def test_that_whole_series_are_left_out_is_told(tmp_path, capsys):
     series = [f"{line},{name}" for name in ("a", "b") for line in lines[1:]]
     table = tmp_path / "two.csv"
     table.write_text("\n".join([f"{lines[0]},id", *series]) + "\n")
-    code, out, _ = call(capsys, "fit", table, "--out", tmp_path / "run", *QUICK)
-    phases = [line.split(":")[0] for line in out.splitlines() if "  step " in line]
-    assert code == 0
-    assert sorted(set(phases), key=phases.index) == list(screen.PHASES.values())
+    for penalty, first in ((("--config", QUICK[1]), "choosing"), (("--config", one_penalty(tmp_path)), "calibrating")):
+        code, out, _ = call(capsys, "fit", table, "--out", tmp_path / "run", *penalty, "--overwrite")
+        phases = [line.split(":")[0] for line in out.splitlines() if "  step " in line]
+        order = [first, "leaving out", "fitting"]
+        assert code == 0
+        assert list(dict.fromkeys(phases)) == [screen.PHASES[phase] for phase in order]
+        stages = json.loads((tmp_path / "run" / "report.json").read_text())["stages"]
+        assert list(dict.fromkeys(stage["phase"] for stage in stages)) == order
+
+
+def one_penalty(folder):
+    """Settings that leave nothing to choose."""
+    path = folder / "one.json"
+    path.write_text(json.dumps({**json.loads(QUICK[1].read_text()), "penalty": [0.01]}))
+    return path
 
 
 def test_a_bar_with_loss_and_time_left_on_a_terminal(table, tmp_path, capsys, monkeypatch):

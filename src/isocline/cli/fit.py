@@ -33,6 +33,7 @@ console = Console(highlight=False)
 TITLES = {"NRMSE": "nrmse", "MASE": "mase", "skill": "skill"}
 PHASES = {
     "choosing": "choosing by held-out blocks",
+    "calibrating": "calibrating bands by held-out blocks",
     "leaving out": "leaving out whole series",
     "fitting": "fitting the record",
 }

@@ -116,7 +116,7 @@ class Recipe:
         reason = "done"
         while self.choosing or not self.trainer.done:
             if self.trainer.done:
-                self.stages = self._stages()
+                self.stages = self.told()
                 self.choice = self.group.told(self._chosen)
                 self.trainer = self._next()
                 continue
@@ -136,7 +136,7 @@ class Recipe:
             self._look_ahead()
         if self.choosing:  # nothing of the candidates is a model of the record: what a second can give
             if self.choice is not None:
-                self.stages, self.without = self._stages(), []
+                self.stages, self.without = self.told(), []
             self.trainer = self._final()
             while not self.trainer.done and self.trainer.now.kind == "matching":
                 self.trainer.advance()
@@ -156,17 +156,7 @@ class Recipe:
 
     def told(self) -> list[dict[str, Any]]:
         """All stages so far, with the phase they belong to."""
-        if self.choosing:
-            return [{"phase": "choosing", **s} for s in self._stages()]
-        return [{"phase": "choosing", **s} for s in self.stages] + [
-            {"phase": "fitting", **s} for s in self.trainer.told()
-        ]
-
-    def _stages(self) -> list[dict[str, Any]]:
-        """Those of the choosing so far."""
-        if self.choice is None:
-            return self.trainer.told()
-        return self.stages + [{**s, "name": f"series left out, {s['name']}"} for s in self.trainer.told()]
+        return self.stages + [{"phase": self.phase, **s} for s in self.trainer.told()]
 
     def _chosen(self) -> Choice:
         """What the networks say that were just trained."""
@@ -176,10 +166,13 @@ class Recipe:
 
     @property
     def phase(self) -> str:
-        """What the present step is for: "choosing", "leaving out" (whole series) or "fitting"."""
+        """What the present step is for: "choosing" a penalty by blocks, "calibrating" bands by them, where there is but one,
+        "leaving out" whole series, or "fitting"."""
         if not self.choosing:
             return "fitting"
-        return "choosing" if self.choice is None else "leaving out"
+        if self.choice is not None:
+            return "leaving out"
+        return "choosing" if len(self.config.penalty) > 1 else "calibrating"
 
     def ensemble(self) -> Ensemble:
         """The best start as the model, the good members as its company."""

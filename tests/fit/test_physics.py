@@ -17,6 +17,7 @@ from isocline.fit.fitted import Fitted
 from isocline.fit.networks import Networks
 from isocline.fit.physics import Physics, settings_of
 from isocline.fit.reading.table import Series
+from isocline.fit.recipe import Recipe
 from isocline.fit.scale import Scales, StateScale
 from isocline.fit.windows import Record
 
@@ -134,6 +135,25 @@ def test_a_run_finds_the_parameters_and_tells_them_with_their_errors(done):
     assert "The equations and their parameters" in page and "95 % interval" in page and "1/s" in page
     by = {row["model"]: row["nrmse"] for row in report["scores"]}
     assert by["equation model"] < 0.2 and "the equation model (error" in report["verdict"]
+
+
+def test_a_run_without_a_network_speaks_of_none(done):
+    folder, report = done
+    assert "network" not in json.dumps([report["warnings"], report["verdict"], report["stages"]])
+    assert "network" not in pages.page(folder / "report.html").lower()
+    assert {stage["phase"] for stage in report["stages"]} == {"calibrating", "fitting"}
+
+
+def test_what_does_not_end_well_are_fits_where_equations_are_fitted():
+    series = [Series("", T, rotation(T))]
+    config = settings_of(QUICK.model_copy(update={"states": ("a", "b"), "blocks": 0, "iterations": 1, "polish": 2}))
+    recipe = Recipe(config, series, Scales((StateScale("linear", 3.0, 1.0), StateScale("linear", -1.0, 1.0)), 1.0))
+    recipe.run(lambda r: None)
+    recipe.trainer.misfit = torch.tensor([1.0, 1.1, 9.0, 9.0, 9.0, 1.2], dtype=F64)
+    recipe.holds = torch.tensor([True, False, True, True, True, True])
+    told = " ".join(recipe.warnings())
+    assert "1 of 2 fits left the data by more than their range" in told and "the best of the others" in told
+    assert "no bands: 1 of 4 fits to noisier data ended well" in told and "network" not in told
 
 
 def test_what_a_run_leaves_is_the_model_with_its_values(done):

@@ -39,7 +39,7 @@ def test_starts_and_members_that_end_badly_are_told():
     recipe.trainer.misfit = torch.tensor([1.0, 1.1, 9.0, 1.2, 1.3, 9.0, 9.0], dtype=torch.float64)
     first, second, *_ = recipe.warnings()
     assert first == "1 of 3 starts ended in a much worse fit; the model is the best of them"
-    assert second == "no bands: 2 of 4 networks fitted to noisier data fit well, 3 are needed"
+    assert second == "no bands: 2 of 4 networks fitted to noisier data ended well, 3 are needed"
     assert recipe.ensemble().bands is None
 
 

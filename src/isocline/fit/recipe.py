@@ -213,6 +213,7 @@ class Recipe:
         worse = int((~kept(starts)).sum())
         if worse:
             out.append(f"{worse} of {config.starts} starts ended in a much worse fit; the model is the best of them")
+        what, noisier = ("fits", "fits to") if config.equations else ("networks", "networks fitted to")
         away = 0 if self.holds is None else int((~self.holds[: config.starts]).sum())
         left = "left the data by more than their range when they ran freely"
         if self.refuge is not None:
@@ -220,12 +221,10 @@ class Recipe:
         elif away == config.starts:
             out.append(f"all fits {left}: do not trust a forecast far beyond the record")
         elif away:
-            out.append(f"{away} of {config.starts} networks {left}; the model is the best of the others")
+            out.append(f"{away} of {config.starts} {what} {left}; the model is the best of the others")
         good = int(self._good().sum())
         if config.members > 0 and good < FEWEST:
-            out.append(
-                f"no bands: {good} of {config.members} networks fitted to noisier data fit well, {FEWEST} are needed"
-            )
+            out.append(f"no bands: {good} of {config.members} {noisier} noisier data ended well, {FEWEST} are needed")
         noise, smooth = trainer.objective.noise(trainer.theta)[trainer.best], self.record.noise()
         if bool((noise > MISFIT * smooth).any()):
             out.append(

@@ -1,4 +1,4 @@
-"""Figures that look for faults: what the fit leaves, and how far the networks of the ensemble part."""
+"""Figures that look for faults: what the fit leaves, and how far the members of the ensemble part."""
 
 from __future__ import annotations
 
@@ -90,14 +90,15 @@ def has_members(report: dict[str, Any]) -> bool:
 
 def members(report: dict[str, Any]) -> list[str]:
     """A card for each state."""
+    one = "fit" if "parameters" in report else "network"
     return [
-        to_svg(draw_members(report, i), f"Forecasts of {state['name']}, network by network", f"members{i}")
+        to_svg(draw_members(report, i), f"Forecasts of {state['name']}, {one} by {one}", f"members{i}")
         for i, state in enumerate(report["table"]["states"][:MAX_STATES])
     ]
 
 
 def draw_members(report: dict[str, Any], i: int) -> Figure:
-    """Of one state: the forecast of every network of the ensemble, thin, and the model's; of the first series that has one."""
+    """Of one state: the forecast of every member of the ensemble, thin, and the model's; of the first series that has one."""
     path = next(p for p in report["model_path"] if "members" in p)
     series = next(s for s in report["series"] if s["id"] == path["id"])
     figure = canvas(NARROW, 180)

@@ -261,8 +261,10 @@ def show(report: dict[str, Any], folder: Path) -> None:
     if report["tuning"]:
         say(tuning(report["tuning"]))
     if chosen and len(chosen["errors"]) > 1:
-        errors = ", ".join(f"{e['penalty']:g}: {e['error']:.3g}" for e in chosen["errors"])
-        say(f"penalty {chosen['penalty']:g}, by {chosen['blocks']} held-out blocks (error by penalty: {errors})")
+        errors = ", ".join(f"{_penalty(e['penalty'])}: {e['error']:.3g}" for e in chosen["errors"])
+        say(
+            f"penalty {_penalty(chosen['penalty'])}, by {chosen['blocks']} held-out blocks (error by penalty: {errors})"
+        )
     if report["scores"]:
         console.print(scores(report["scores"]))
     for line in report["absent"]:
@@ -271,6 +273,11 @@ def show(report: dict[str, Any], folder: Path) -> None:
         shares = " and ".join(f"{bands['coverage'][level]:.0%} ({level} %)" for level in ("80", "95"))
         say(f"observations of the held-out part inside the bands: {shares}")
     conclusion(report, folder)
+
+
+def _penalty(value: float | None) -> str:
+    """As text; None is an infinite one."""
+    return "without networks" if value is None else f"{value:g}"
 
 
 def tuning(found: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from isocline.fit.bands import kept, spread_of
 from isocline.fit.batch import Batch
 from isocline.fit.blocks import Fold
 from isocline.fit.config import Config
-from isocline.fit.equation_rows import guessed
+from isocline.fit.equation_rows import EquationRows, guessed
 from isocline.fit.flow import flow_of_rows
 from isocline.fit.forecast import forecast
 from isocline.fit.group import ALONE, Group
@@ -29,6 +29,7 @@ LOST = (
     3.0  # standard deviations at which an error stops counting more: a path that runs away is lost, not infinitely bad
 )
 CLOSE = 0.03  # relative difference of errors that does not matter: the larger penalty is then the better choice
+BARE = math.inf  # the penalty of laws without their networks
 
 
 @dataclass
@@ -36,8 +37,9 @@ class Choice:
     """What the held-out blocks say.
 
     Attributes:
-        penalty: the chosen one.
-        errors: by penalty, as configured: root mean square error on the blocks, in scaled units.
+        penalty: the chosen one; inf: the equations without their networks.
+        penalties: those there were.
+        errors: by penalty: root mean square error on the blocks, in scaled units.
         noise: (d,) of an observation, scaled; that of the ratios and of the bands, and the perturbation of the final members.
         ratios: (n, d) |error| / √(spread² + noise²) of the chosen penalty, on all rows of all blocks; NaN where nothing was
             observed.
@@ -46,6 +48,7 @@ class Choice:
     """
 
     penalty: float
+    penalties: list[float]
     errors: list[float]
     noise: list[float]
     ratios: np.ndarray
@@ -60,7 +63,19 @@ class Choice:
     def of_state(state: dict[str, Any]) -> Choice:
         """From a checkpoint."""
         unseen = state["unseen"] and [r.numpy() for r in state["unseen"]]
-        return Choice(state["penalty"], state["errors"], state["noise"], state["ratios"].numpy(), unseen)
+        kept = {k: v for k, v in state.items() if k not in ("ratios", "unseen")}
+        return Choice(**kept, ratios=state["ratios"].numpy(), unseen=unseen)
+
+    @property
+    def error(self) -> float:
+        """Of the chosen penalty."""
+        return self.errors[self.penalties.index(self.penalty)]
+
+
+def penalties_of(config: Config, networks: Networks) -> tuple[float, ...]:
+    """Those to choose from: of laws beside networks, where there is a choice, also the laws without the networks."""
+    bare = isinstance(networks, EquationRows) and networks.count and networks.weights
+    return (*config.penalty, BARE) if bare and len(config.penalty) > 1 else config.penalty
 
 
 def candidates(
@@ -73,13 +88,14 @@ def candidates(
 ) -> Trainer:
     """A training of `EACH` networks for every penalty and fold, ordered by network, penalty, fold."""
     records = [guessed(Record.of(f.taught, scales, config.window), networks) for f in folds]
-    members = [r for _ in config.penalty for r in records]
+    penalties = penalties_of(config, networks)
+    members = [r for _ in penalties for r in records]
     noisy = [
         r.perturbed(r.noise(), 1000 * config.seed + 100 * j + k % len(records))
         for j in range(1, EACH)
         for k, r in enumerate(members)
     ]
-    penalty = torch.tensor(config.penalty, dtype=torch.float64).repeat_interleave(len(records)).repeat(EACH)
+    penalty = torch.tensor(penalties, dtype=torch.float64).repeat_interleave(len(records)).repeat(EACH)
     seeds = [config.seed * 1000 + j for j in range(EACH) for _ in members]
     batch = Batch([*members, *noisy])
     return Trainer(config, batch, penalty, seeds, lead=len(members), share=share, networks=networks, group=group)
@@ -88,23 +104,55 @@ def candidates(
 def choose(config: Config, folds: Sequence[Fold], scales: Scales, trainer: Trainer) -> Choice:
     """Forecasts every block with the networks that have not seen it.
 
+    The largest penalty among those about as good as the best is chosen. Laws do without their networks unless these forecast
+    the blocks better by more than the standard error of the difference: on few blocks, which all lie within one record, a
+    network that has learned what is particular to it is often ahead by luck.
+
     Args:
         trainer: as `candidates` made it, trained.
     """
-    shape = (EACH, len(config.penalty), len(folds))
+    penalties = penalties_of(config, trainer.networks)
+    shape = (EACH, len(penalties), len(folds))
     noise = trainer.objective.noise(trainer.theta).view(*shape, -1)[0].mean(1)  # (penalties, d)
-    errors, ratios, count = [], [], len(folds)
-    for p in range(len(config.penalty)):
+    errors, squares, ratios, count = [], [], [], len(folds)
+    for p in range(len(penalties)):
         parts = [
-            errors_of(trainer, p * count + k, len(config.penalty) * count, fold, scales) for k, fold in enumerate(folds)
+            errors_of(trainer, p * count + k, len(penalties) * count, fold, scales) for k, fold in enumerate(folds)
         ]
+        squares.append([_mean_square(error) for error, _ in parts])
         error, spread = (np.concatenate(part) for part in zip(*parts, strict=True))
         error = np.minimum(error, LOST)
-        errors.append(math.sqrt(float(np.nanmean(np.square(error)))))
+        errors.append(math.sqrt(_mean_square(error)))
         ratios.append(error / np.sqrt(spread**2 + noise[p].numpy() ** 2))
     near = [p for p, e in enumerate(errors) if e <= (1 + CLOSE) * min(errors)]
-    chosen = max(near, key=lambda p: config.penalty[p])
-    return Choice(config.penalty[chosen], errors, noise[chosen].tolist(), ratios[chosen])
+    chosen = max(near, key=lambda p: penalties[p])
+    if BARE in penalties and not beyond_chance(squares[penalties.index(BARE)], squares[chosen]):
+        chosen = penalties.index(BARE)
+    return Choice(penalties[chosen], list(penalties), errors, noise[chosen].tolist(), ratios[chosen])
+
+
+def _mean_square(error: np.ndarray) -> float:
+    """Of what was observed; 0 where nothing was. An error that is lost counts no more than `LOST`."""
+    return float(np.nansum(np.square(np.minimum(error, LOST)))) / max(1, int((~np.isnan(error)).sum()))
+
+
+def beyond_chance(simple: Sequence[float], rich: Sequence[float]) -> bool:
+    """Whether errors of a richer model are lower by more than the standard error of the difference, block by block.
+
+    Args:
+        simple, rich: mean squares of both models on the same blocks.
+
+    Source:
+        The one-standard-error rule of Breiman, Friedman, Olshen & Stone (1984), Classification and Regression Trees, section
+        3.4.3, on paired differences.
+
+    Example:
+        >>> beyond_chance([1.0, 1.2, 1.1], [0.8, 0.9, 0.9]), beyond_chance([1.0, 1.2, 1.1], [0.2, 1.9, 1.0])
+        (True, False)
+    """
+    gain = np.subtract(simple, rich)
+    error = gain.std(ddof=1) / math.sqrt(len(gain)) if len(gain) > 1 else 0.0
+    return bool(gain.mean() > error)
 
 
 def errors_of(trainer: Trainer, place: int, places: int, fold: Fold, scales: Scales) -> tuple[np.ndarray, np.ndarray]:

@@ -50,7 +50,8 @@ class Config(BaseModel):
         learning_rate: of Adam on windows; falls to a tenth along a cosine at each length.
         continuity: weight of the gaps between the end of a window and the free start of the next.
         noise: of every column: "learned", or what the smoothing spline left ("smoothed").
-        penalty: weight of the squared parameters of the network; of several the held-out blocks choose one.
+        penalty: weight of the squared parameters of the network; of several the held-out blocks choose one, and where equations
+            have networks beside laws that can do without, whether these are needed at all.
         starts: networks fitted to the data; the one with the lowest loss is the model.
         members: networks fitted to the data with noise added, for the bands; 0 skips them.
         tune: trials of a search, by held-out blocks of the training part, for those of hidden, penalty, window, continuity and

@@ -60,7 +60,7 @@ class Trainer:
     Args:
         config: of the run.
         batch: their records.
-        penalty: (M,) of the squared weights of each.
+        penalty: (M,) of the squared weights of each; inf: without them.
         seeds: of their first weights.
         lead: how many of the first members are the unperturbed ones, of which the best leads.
         share: of the steps of each stage.

@@ -92,6 +92,10 @@ class Networks:
         fields = [Field(self.dim, self.hidden, seed, self.inputs) for seed in seeds]
         return torch.stack([torch.cat([p.detach().flatten() for p in f.parameters()]) for f in fields])
 
+    def moving(self, penalty: Tensor) -> Tensor:
+        """(M, size) 1 where a parameter is learned: where the penalty (M,) is infinite, what costs is 0 and stays there."""
+        return 1.0 - self.shrunk * penalty.isinf().to(self.shrunk)[:, None]
+
     def parts(self, theta: Tensor) -> list[Tensor]:
         """(B, size) as weights (B, n, m) and biases (B, n), the matrix A last."""
         return _parts(theta, self.sizes, self.shapes)

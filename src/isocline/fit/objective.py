@@ -33,7 +33,7 @@ class Objective:
     Args:
         networks: their layout.
         batch: whose windows.
-        penalty: (M,), of the squared weights of each member.
+        penalty: (M,), of the squared weights of each member; inf: they are 0 and stay there.
         continuity: weight of the gaps.
         learn_noise: False leaves σ at σ₀.
         group: processes that share the windows.
@@ -53,6 +53,8 @@ class Objective:
 
     def __post_init__(self) -> None:
         self.noise0 = self.batch.noise()
+        self.moving = self.networks.moving(self.penalty)
+        self._finite = torch.where(self.penalty.isinf(), 0.0, self.penalty)  # weights that are 0 cost nothing
         self.evaluations = 0
         self.max_step = MAX_STEP
         self._picked: tuple[Windows | None, dict[tuple[int, ...], Windows]] = None, {}
@@ -60,7 +62,7 @@ class Objective:
     def begin(self, networks: Tensor) -> Tensor:
         """θ (M, P) with these networks, the noise of the spline and the starting states on it."""
         starts = self.batch.starts().flatten(1)
-        return torch.cat([networks, torch.zeros_like(self.noise0), starts], 1)
+        return torch.cat([networks * self.moving, torch.zeros_like(self.noise0), starts], 1)
 
     def network(self, theta: Tensor) -> Tensor:
         """(M, size) of θ."""
@@ -127,7 +129,7 @@ class Objective:
             loss += apart
             by_ys.flatten(0, 1).index_add_(0, end, by_end)
             by_starts.index_add_(0, knot, by_end, alpha=-1)
-        penalty, shrunk = lead * self.penalty[members], self.networks.shrunk
+        penalty, shrunk = lead * self._finite[members], self.networks.shrunk
         loss += penalty * (shrunk * network.square()).sum(1)
         if not derivative:
             loss, misfit = self.group.summed(loss, squares.sum(1) / total)
@@ -138,7 +140,14 @@ class Objective:
             by_network.index_add_(0, windows.member, by_rows)
             by_starts.index_add_(0, windows.start, by_begin)
         by_network += penalty[:, None] * shrunk * (2 * network)
-        gradient = torch.cat([by_network, self._learned(theta, members, by_noise), by_starts.view(len(theta), -1)], 1)
+        gradient = torch.cat(
+            [
+                by_network * self.moving[members],
+                self._learned(theta, members, by_noise),
+                by_starts.view(len(theta), -1),
+            ],
+            1,
+        )
         loss, misfit, gradient = self.group.summed(loss, squares.sum(1) / total, gradient)
         return loss, misfit, gradient
 

@@ -19,6 +19,7 @@ from isocline.inputs import Signal
 
 INFERRED, LONGEST = 30, 2000  # series, and rows of each, from which standard errors are computed
 EVALUATIONS = 60  # of the search, which starts at what the recipe found
+LEFT_OUT = 1e-6  # the standard deviation of weights of networks that the held-out blocks have left out
 
 
 def infer(model: Physics, recipe: Recipe, series: Sequence[Series]) -> dict[str, Any]:
@@ -87,7 +88,8 @@ def _prior(recipe: Recipe) -> float:
     """The standard deviation of weights for which the penalty stands: it is added to the mean over observations."""
     trainer = recipe.trainer
     count = sum(int((~np.isnan(y)).sum()) for y in recipe.record.y)
-    return 1.0 / math.sqrt(max(count * float(trainer.objective.penalty[trainer.best]), 1e-6))
+    penalty = float(trainer.objective.penalty[trainer.best])
+    return LEFT_OUT if math.isinf(penalty) else 1.0 / math.sqrt(max(count * penalty, 1e-6))
 
 
 def _misfit(model: Physics, found: Estimates) -> float:

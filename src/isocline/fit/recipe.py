@@ -5,6 +5,7 @@ Between the two some series are left out as wholes, for bands of series that nob
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -206,6 +207,11 @@ class Recipe:
             out.append(
                 f"trained on {len(record.t)} of {record.whole} stretches of the record ({record.rows} rows), spread evenly over "
                 f"all of it"
+            )
+        if self.choice is not None and math.isinf(self.choice.penalty):
+            out.append(
+                "the networks in the equations are left out (they give 0): held-out blocks were not forecast better with them by "
+                "more than chance; a single penalty in the configuration keeps them"
             )
         if not trainer.done:
             return out

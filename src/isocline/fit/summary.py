@@ -125,14 +125,14 @@ def _history(recipe: Recipe) -> dict[str, Any]:
 
 
 def _chosen(recipe: Recipe) -> dict[str, Any] | None:
-    """How the penalty was chosen; None where there were no blocks."""
+    """How the penalty was chosen, None for an infinite one (no networks); None where there were no blocks."""
     if recipe.choice is None:
         return None
-    pairs = zip(recipe.config.penalty, recipe.choice.errors, strict=True)
+    pairs = zip(recipe.choice.penalties, recipe.choice.errors, strict=True)
     return {
         "blocks": len(recipe.folds),
-        "penalty": recipe.choice.penalty,
-        "errors": [{"penalty": p, "error": number(e)} for p, e in pairs],
+        "penalty": number(recipe.choice.penalty),
+        "errors": [{"penalty": number(p), "error": number(e)} for p, e in pairs],
     }
 
 

@@ -128,7 +128,9 @@ def tune(
         error, penalty = found
         about = {"settings": settings, "seconds": time.monotonic() - began}
         if trial is None:  # as the search would have asked for it
-            params = {n: _plain(penalty if n == "penalty" else getattr(config, n)) for n in over}
+            params = {
+                n: _plain(min(penalty, RANGES["penalty"][1]) if n == "penalty" else getattr(config, n)) for n in over
+            }
             made = optuna.trial.create_trial(params=params, distributions=spaces, value=error, user_attrs=about)
             study.add_trial(made)
         else:
@@ -202,4 +204,4 @@ def _judged(
             return None
         trainer.advance()
     choice = choose(config, parts, scales, trainer)
-    return choice.errors[config.penalty.index(choice.penalty)], choice.penalty
+    return choice.error, choice.penalty

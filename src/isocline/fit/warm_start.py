@@ -25,7 +25,8 @@ class Slopes:
     """
 
     def __init__(self, networks: Networks, batch: Batch, penalty: Tensor, group: Group = ALONE) -> None:
-        self.networks, self.penalty, self.group = networks, penalty, group
+        self.networks, self.penalty, self.group = networks, torch.where(penalty.isinf(), 0.0, penalty), group
+        self.moving = networks.moving(penalty)
         rows = [_rows(r) for r in batch.records]
         size = min(ROWS, max(len(r["x"]) for r in rows))
         spread = [np.linspace(0, len(r["x"]) - 1, size).round().astype(int) for r in rows]
@@ -50,7 +51,7 @@ class Slopes:
         if self.group.leads:
             gradient = gradient + self.penalty[:, None] * self.networks.shrunk * (2 * theta)
         misfit, gradient = self.group.summed(misfit, gradient)
-        return misfit, gradient
+        return misfit, gradient * self.moving
 
 
 def _rows(record: Record) -> dict[str, np.ndarray]:

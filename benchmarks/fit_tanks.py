@@ -42,47 +42,64 @@ from isocline.fit.windows import Record
 HERE = Path(__file__).parent
 DATA = Path(os.environ.get("ISOCLINE_DATA", HERE.parent.parent / "shared" / "data"))
 KNOWN = 50  # rows of the test record that the starting state is settled on
-# Torricelli's law in both tanks, the pump with an offset; what is above an edge (c1, c2) flows over, a part of it from the
-# upper tank into the lower; the sensor's zero (o) is not that of the tank, and there is a leak (e).
+# What flows out of a tank is a power of its level (Torricelli: one half); the pump has an offset, what is above an edge (c1, c2)
+# flows over, a part of it from the upper tank into the lower. The sensor (of which `o` is the zero, in volts) ends at 10 V and
+# has play: it stands still until the water has moved by 2 w, then goes with it, a sample late.
 LAWS = (
-    "dupper = -k1*sqrt(max(upper, 0.01)) + k4*pump + k0 - a*max(upper - c1, 0)",
-    "dlevel = k2*sqrt(max(upper, 0.01)) - k3*sqrt(max(level + o, 0.01)) + s*max(upper - c1, 0) - d*max(level - c2, 0)"
-    " - e*level",
+    "dupper = k4*pump + k0 - k1*max(upper, 0.01)^b1 - 0.25*max(upper - c1, 0)",
+    "dlower = k1*max(upper, 0.01)^b1 - k3*max(lower - o, 0.01)^b3 + s*max(upper - c1, 0) - d*max(lower - c2, 0)",
+    "dlevel = 0.25*max(min(lower - w, 10) - level, 0) - 0.25*max(level - lower - w, 0)",
 )
-NOTES = """Black box: one state beside the level that nobody measured, all other settings the defaults of the recipe. Laws: Torricelli's
-in both tanks, an offset of the pump, overflow, the zero of the sensor and a leak, twelve constants, no network; the starts
-differ in their first guesses and end at one answer. Remainders: a network of eight units added to each law.
+NOTES = """Black box: one state beside the level that nobody measured, all other settings the defaults of the recipe. Laws: outflow as a
+power of the level in both tanks, an offset of the pump, overflow, the zero of the sensor, its end at 10 V and its play, twelve
+constants, no network; the starts differ in their first guesses; the whole record is one window. Remainders: a
+network of eight units added to the law of either tank; the held-out blocks choose their penalty, or none of them.
+
+How the laws were found, on the estimation record alone: what square roots, offset, overflow and a leak leave (0.18 V) changes its
+sign wherever the level turns, and the measured level stands still there: the sensor has play. About thirty variants were fitted
+in all, by a least-squares search of their own and not by the recipe. A delay of the pump, its voltage linear between rows, its
+square, or pump water straight into the lower tank changed little. Fourteen were then fitted with each quarter of the record left
+out in turn, but for its first 50 rows, and of these the one here forecast the quarters best: 0.202 V; without play 0.261 V; with
+square roots and play 0.216 V; the same with a cross-section that varies 0.202 V; the laws of this page before, square roots and a
+leak without play, 0.287 V. First guesses of the constants and windows of 320 rows or all were chosen by the error on the estimation
+record: other first guesses ended at 0.144 to 0.156 V there, shorter windows at 0.149 V. On the test record that order does not
+hold: the laws before have 0.243 V there, these 0.269 V.
 
 What was seen before: the first guess of hidden states was changed once after a test error (0.8 V, and 0.5 V on the estimation
-record) had been looked at; of the laws four versions, of which this one has by far the lowest error on the estimation record
-(0.19 V against 0.41 V and more); the remainders were cut from sixteen units to eight, with other penalties to choose from, after
-their test errors had been seen."""
-REMAINDERS = (" + net1(upper, pump, width=8)", " + net2(upper, level, width=8)")
+record) had been looked at. Of the laws before, four versions with a lowest test error of 0.243 V, and with remainders 0.265 V, which
+had been cut from sixteen units to eight after their test errors had been seen. Of the laws as they are now, and of these with
+remainders, one look each, that of this page; one more at square roots with a cross-section that varies, whose fits had ended far
+from the record (0.435 V on it, 0.53 V on the test record). Nothing was changed after these three."""
+REMAINDERS = (" + net1(upper, pump, width=8)", " + net2(upper, lower, width=8)", "")
 PARAMETERS = (
-    *(f"k{i} = 0.05 in [0, 1]" for i in (1, 2, 3, 4)),
-    *(f"{name} = {begin} in [0, 2]" for name, begin in (("a", 0.05), ("s", 0.02), ("d", 0.05))),
-    "c1 = 7 in [3, 12]",
-    "c2 = 9 in [6, 12]",
+    "k1 = 0.03 in [0, 1]",
+    "k3 = 0.03 in [0, 1]",
+    "k4 = 0.05 in [0, 1]",
     "k0 = 0 in [-1, 1]",
-    "o = 0 in [-4, 4]",
-    "e = 0 in [-0.1, 0.1]",
+    "c1 = 7 in [3, 25]",
+    "s = 0.1 in [0, 0.25]",
+    "d = 0.1 in [0, 1]",
+    "c2 = 9.8 in [6, 12]",
+    "o = 2 in [-4, 4]",
+    "b1 = 0.5 in [0.2, 1.5]",
+    "b3 = 0.5 in [0.2, 1.5]",
+    "w = 0.1 in [0, 1]",
 )
+LAWFUL: dict[str, Any] = {"hidden_states": ("upper", "lower"), "parameters": PARAMETERS, "starts": 3, "window": 16}
 CASES: dict[str, dict[str, Any]] = {
     "black box": {"hidden_states": 1, "starts": 10},
-    "laws": {"hidden_states": ("upper",), "equations": LAWS, "parameters": PARAMETERS, "starts": 3, "blocks": 0},
-    "laws and remainders": {
-        "hidden_states": ("upper",),
+    "laws": LAWFUL | {"equations": LAWS, "blocks": 0},
+    "laws and remainders": LAWFUL
+    | {
         "equations": tuple(law + net for law, net in zip(LAWS, REMAINDERS, strict=True)),
-        "parameters": PARAMETERS,
         "penalty": (1e-2, 1.0),
-        "starts": 3,
-        "blocks": 2,
+        "blocks": 4,
     },
 }
 
 
-def records() -> dict[str, Series]:
-    """The estimation and the test record; the level of the upper tank was never measured."""
+def records(hidden: int) -> dict[str, Series]:
+    """The estimation and the test record, with so many states that were never measured."""
     path = DATA / "phys_cascaded_tanks" / "cascaded_tanks.csv"
     if not path.exists():
         raise SystemExit(f"{path}: no such file; set ISOCLINE_DATA to the folder that holds phys_cascaded_tanks")
@@ -92,7 +109,9 @@ def records() -> dict[str, Series]:
     found = {}
     for name in ("est", "val"):
         pump, level = (np.array([float(row[f"{what}_{name}"]) for row in rows]) for what in "uy")
-        found[name] = Series(name, t, np.stack([level, np.full(len(t), np.nan)], 1), Inputs(t, pump[:, None]))
+        found[name] = Series(
+            name, t, np.stack([level, *[np.full(len(t), np.nan)] * hidden], 1), Inputs(t, pump[:, None])
+        )
     return found
 
 
@@ -112,8 +131,8 @@ def free_runs(flow: Flow, test: Series, scales: Scales, count: int) -> np.ndarra
 
 def trained(case: str) -> dict[str, Any]:
     """One recipe: its starts one by one, and their mean."""
-    series = records()
     settings = Config.make(states=("level",), time="t", inputs=("pump",), members=0, **CASES[case])
+    series = records(len(settings.hidden_states))
     config = settings_of(settings)
     columns = [Column.of(name) for name in config.every_state]
     read = Table("", "", 1024, Column.of("t"), None, columns, Clock(), [series["est"]], inputs=[Column.of("pump")])
@@ -137,7 +156,7 @@ def trained(case: str) -> dict[str, Any]:
         "all_rows": [rmse(path, y) for path in levels],
         "estimation": [rmse(path, series["est"].y[:, 0]) for path in fitted],
         "penalty": choice and choice.penalty,
-        "errors_on_blocks": choice and dict(zip(map(str, config.penalty), choice.errors, strict=True)),
+        "errors_on_blocks": choice and dict(zip(map(str, choice.penalties), choice.errors, strict=True)),
         "seconds": seconds,
         "cpu_seconds": cpu,
     }
@@ -145,7 +164,7 @@ def trained(case: str) -> dict[str, Any]:
 
 def simple() -> dict[str, Any]:
     """The linear ODE with a hidden state, and the autoregression."""
-    series = records()
+    series = records(hidden=1)
     train, test = series["est"], series["val"]
     columns = [Column.of("level"), Column.of("hidden 1")]
     read = Table("", "", 1024, Column.of("t"), None, columns, Clock(), [train], inputs=[Column.of("pump")])

@@ -274,12 +274,26 @@ class Search:
             return self.weighted(found, whole(part), variances)[1][:, keep].numpy()
 
         done = least_squares(
-            residuals, x[keep].numpy(), jacobian, method="trf", x_scale="jac", ftol=ftol, xtol=1e-9, gtol=1e-12,
+            residuals, x[keep].numpy(), jacobian, method="trf", x_scale=self._scale(keep, jacobian(x[keep].numpy())),
+            ftol=ftol, xtol=1e-9, gtol=1e-12,
             max_nfev=max(1, evaluations),
         )  # fmt: skip
         end = look(done.x)
         assert end is not None
         return whole(done.x), end, done.status > 0
+
+    def _scale(self, keep: list[int], jacobian: Any) -> Any:
+        """Of steps: by the Jacobian; but where that says of a bounded parameter that it hardly matters, 1 in its unbounded coordinate.
+
+        By the Jacobian alone such a parameter takes all of a step, to where nothing can be solved, and as steps get shorter
+        until it can, the others hardly move: the search would end where it began.
+        """
+        free = self.misfit.field.free
+        bounded = torch.tensor([i < len(free) and free[i].kind != "identity" for i in keep])
+        sizes = 1.0 / torch.as_tensor(jacobian).norm(dim=0).clamp(min=1e-150)
+        if not bool((sizes[bounded] > 1.0).any()):
+            return "jac"
+        return torch.where(bounded, sizes.clamp(max=1.0), sizes).numpy()
 
 
 def _least_squares() -> Callable[..., Any]:

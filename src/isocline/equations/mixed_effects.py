@@ -31,8 +31,8 @@ class PopulationEstimate:
     Attributes:
         name, unit: of it.
         value: of the population: the median of the series.
-        error: its standard error; nan where the data do not give one.
-        low, high: its 95 % interval, normal in the unbounded coordinate, so within the bounds.
+        error: its standard error; nan where the data do not give one, or at a bound.
+        low, high: its 95 % interval, normal in the unbounded coordinate, so within the bounds; nan likewise.
         fixed: it was not fitted.
         sd: standard deviation between series, in the unbounded coordinate: of a log-normal parameter that of its logarithm,
             about its coefficient of variation; None where it is the same in all.
@@ -40,6 +40,7 @@ class PopulationEstimate:
         shrinkage: 1 less the ratio of the standard deviation of the series' own estimates to `sd`: near 1 the data say
             little about single series.
         distribution: "normal", "log-normal" or "logit-normal" between series; "" where it is the same in all.
+        bound: the bound it has come to lie at.
     """
 
     name: str
@@ -53,6 +54,7 @@ class PopulationEstimate:
     sd_error: float = math.nan
     shrinkage: float = math.nan
     distribution: str = ""
+    bound: float | None = None
 
     def __str__(self) -> str:
         between = "" if self.sd is None else f", between series {self.sd:.2g} ({self.distribution})"
@@ -287,10 +289,11 @@ class Population:
             return x if x is not None and math.isfinite(x) else None
 
         return [
-            {"name": e.name, "value": e.value, "unit": e.unit, "fixed": e.fixed, "bound": None,
-             "error": None if e.fixed else plain(e.error), "level": LEVEL, "low": plain(e.low), "high": plain(e.high),
-             "open_low": "", "open_high": "", "sd": e.sd, "sd_error": plain(e.sd_error),
-             "shrinkage": plain(e.shrinkage), "distribution": e.distribution}
+            {"name": e.name, "value": e.value, "unit": e.unit, "fixed": e.fixed, "bound": e.bound,
+             "error": None if e.fixed else plain(e.error), "sd": e.sd, "sd_error": plain(e.sd_error),
+             "shrinkage": plain(e.shrinkage), "distribution": e.distribution,
+             **({"level": LEVEL, "low": plain(e.low), "high": plain(e.high), "open_low": "", "open_high": ""}
+                if e.bound is None else {})}
             for e in self.entries.values()
         ]  # fmt: skip
 
@@ -319,13 +322,18 @@ def _text(x: float) -> str:
 def _entry(
     p: Parameter, raw: Tensor, error: float, own: int | None, sds: Tensor, sd_errors: Tensor, shrinkage: Tensor
 ) -> PopulationEstimate:
-    low, high = sorted((p.value(float(raw) - NORMAL * error), p.value(float(raw) + NORMAL * error)))
+    value, bound = p.value(float(raw)), p.bound_of(raw)
+    if bound is not None:
+        error = math.nan
+    low, high = (p.value(float(raw) + sign * NORMAL * error) for sign in (-1, 1))
+    if p.kind == "below":
+        low, high = high, low
     natural = error * abs(float(torch.as_tensor(p.slope(raw))))
     if own is None:
-        return PopulationEstimate(p.name, p.value(float(raw)), natural, low, high, p.unit)
+        return PopulationEstimate(p.name, value, natural, low, high, p.unit, bound=bound)
     return PopulationEstimate(
-        p.name, p.value(float(raw)), natural, low, high, p.unit, False, float(sds[own]), float(sd_errors[own]),
-        float(shrinkage[own]), DISTRIBUTIONS[p.kind],
+        p.name, value, natural, low, high, p.unit, False, float(sds[own]), float(sd_errors[own]),
+        float(shrinkage[own]), DISTRIBUTIONS[p.kind], bound,
     )  # fmt: skip
 
 
@@ -352,6 +360,13 @@ def _covariance(
             keep[at] = False
             messages.append(
                 f"{model.free[i].name}: no difference between series can be told from the noise; leave out per series"
+            )
+    for i, p in enumerate(model.free):
+        bound = p.bound_of(psi[i])
+        if bound is not None:
+            keep[i] = False
+            messages.append(
+                f"{p.name} lies at its bound {bound:g}: it has no standard error, and those of the others are for this value"
             )
     together, sentences = _together(model, layout, psi)
     keep[together] = False

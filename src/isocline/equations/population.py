@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,14 +14,17 @@ from torch import Tensor
 from isocline.equations.course import Settings
 from isocline.equations.errors import meant
 from isocline.equations.individuals import Individuals
+from isocline.equations.inference import Search as Together
 from isocline.equations.laplace import NOISES, Found, Laplace, Layout
 from isocline.equations.measured import Measured, Observations, noises
+from isocline.equations.misfit import Misfit
 from isocline.equations.mixed_effects import Population
 from isocline.equations.module import Equations
 from isocline.equations.tree import names
 
 SPREAD = 0.5  # standard deviation, in a bounded parameter's unbounded coordinate, that a search begins with
 SHARE = 0.3  # of the start of a parameter without bounds
+INSIDE = 4.0  # logit of how near a bound a second search begins: 2 % of the way between two
 SWEEPS = 6  # of the linearised model, before the search
 FLAT = 1e-6  # decrease of -2 log-likelihood below which the search ends
 STALLED = (5, 1e-3)  # iterations, and what they must gain together: less is a correlation on its way to one
@@ -65,6 +70,9 @@ def population(
     Raises:
         ValueError: naming what does not fit, or where the model cannot be solved from its start.
 
+    Where the search fails from the declared values, or does not end, it begins again where all series, taken for one, have
+    their optimum; the likelier of both ends counts.
+
     Source: M. J. Lindstrom & D. M. Bates, Biometrics 46 (1990) 673 (where the search begins); Y. Wang, J. Pharmacokinet.
     Pharmacodyn. 34 (2007) 575 (FOCEI).
 
@@ -85,28 +93,41 @@ def population(
     varying = tuple(i for i, p in enumerate(field.free) if p.per_series)
     assert field.raw is not None
     raw = field.raw.detach().double()
-    individuals = Individuals(field, series, data_.ts, data_.columns, Settings(solver, rtol, rtol / 10), raw)
+    settings = Settings(solver, rtol, rtol / 10)
+    individuals = Individuals(field, series, data_.ts, data_.columns, settings, raw)
     laplace = Laplace(individuals, data_, Layout(len(field.free), varying, kinds, together(field, correlated)))
-    start = begun(laplace, field, raw, [_sd(field, i) for i in varying])
-    if start is None:
+    sds = [_sd(field, i) for i in varying]
+
+    def searched(raw: Tensor) -> Ended | None:
+        start = begun(laplace, field, raw, sds)
+        ended = None if start is None else Search(laplace, max_iterations, tell, stop).run(*start)
+        for _ in range(ROUNDS if field.system.lags and varying else 0):
+            eta = None if ended is None else laplace.sought(ended.psi, ended.found.eta)
+            other = None if ended is None or eta is None else laplace(ended.psi, eta)
+            if ended is None or other is None or stop() or other.loss > ended.found.loss - STALLED[1]:
+                break
+            ended = Search(laplace, max_iterations, tell, stop).run(ended.psi, other.eta)
+        return ended
+
+    ended = searched(raw)
+    trouble = individuals.course.trouble if ended is None else ""
+    if (ended is None or not ended.converged) and not stop():
+        again = as_one(field, series, settings)
+        other = None if again is None else searched(again)
+        if other is not None and (ended is None or other.found.loss < ended.found.loss):
+            ended = other
+    if ended is None:
         values = ", ".join(f"{k} = {v:.4g}" for k, v in field.values.items())
-        if individuals.course.trouble:
-            raise ValueError(f"with {values} {individuals.course.trouble}")
+        if trouble:
+            raise ValueError(f"with {values} {trouble}")
         raise ValueError(
-            f"the likelihood cannot be computed with {values}: the equations cannot be solved over the data, or what they "
-            f"predict is 0 where the noise is proportional; give other starting values, or noise='combined'"
+            f"the likelihood cannot be computed with {values}, nor where all series taken for one have their optimum: the "
+            f"equations cannot be solved over the data, or what they predict is 0 where the noise is proportional; give other "
+            f"starting values, or noise='combined'"
         )
-    psi, eta = start
-    psi, found, hessian, converged = Search(laplace, max_iterations, tell, stop).run(psi, eta)
-    for _ in range(ROUNDS if field.system.lags and varying else 0):
-        eta = laplace.sought(psi, found.eta)
-        other = laplace(psi, eta)
-        if stop() or other is None or other.loss > found.loss - STALLED[1]:
-            break
-        psi, found, hessian, converged = Search(laplace, max_iterations, tell, stop).run(psi, eta)
     with torch.no_grad():
-        field.raw.copy_(psi[: len(field.free)])
-    return Population.of(field, laplace, psi, found, hessian, converged)
+        field.raw.copy_(ended.psi[: len(field.free)])
+    return Population.of(field, laplace, ended.psi, ended.found, ended.hessian, ended.converged)
 
 
 def accepted(field: Equations, series: tuple[Measured, ...], noise: str | Mapping[str, str]) -> Observations:
@@ -158,6 +179,22 @@ def _sd(field: Equations, i: int) -> float:
 
 
 # ---- where to begin ---------------------------------------------------------------------------------------------------
+def as_one(field: Equations, series: Sequence[Measured], settings: Settings) -> Tensor | None:
+    """Raw parameters with which all series, taken for one, are fitted best; None where that cannot be, or without SciPy.
+
+    Least squares find their way from far away, where no effect of a series could be told from what is wrong with all.
+    """
+    if importlib.util.find_spec("scipy") is None:
+        return None
+    misfit = Misfit(field, series, "additive", "free", settings)
+    try:
+        found = Together(misfit).run(misfit.start()).x[: len(field.free)]
+    except ValueError:
+        return None
+    between = torch.tensor([p.kind == "between" for p in field.free], dtype=torch.bool)
+    return torch.where(between, found.clamp(-INSIDE, INSIDE), found)  # at a bound nothing would move it any more
+
+
 def begun(laplace: Laplace, field: Equations, raw: Tensor, sds: Sequence[float]) -> tuple[Tensor, Tensor] | None:
     """As `begin`; with lags the best of several, as their likelihood has a valley between any two rows."""
     system = field.system
@@ -247,6 +284,16 @@ def _rescaled(laplace: Laplace, noise: list[tuple[float, float]], left: Tensor) 
 
 
 # ---- the search -------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Ended:
+    """Where a search ended: ψ, what was found there, second derivatives (of -2 log-likelihood), and whether nothing changed."""
+
+    psi: Tensor
+    found: Found
+    hessian: Tensor
+    converged: bool
+
+
 class Search:
     """Minimises -2 log-likelihood by the quasi-Newton method of Broyden, Fletcher, Goldfarb and Shanno.
 
@@ -265,11 +312,11 @@ class Search:
     ) -> None:
         self.laplace, self.max_iterations, self.tell, self.stop = laplace, max_iterations, tell, stop
 
-    def run(self, psi: Tensor, eta: Tensor) -> tuple[Tensor, Found, Tensor, bool]:
-        """ψ at the optimum, what was found there, the second derivatives (of -2 log-likelihood), and whether it ended."""
+    def run(self, psi: Tensor, eta: Tensor) -> Ended | None:
+        """From ψ and a guess of the effects to the optimum; None where the likelihood cannot be computed at the start."""
         found = self.laplace(psi, eta)
         if found is None:
-            raise ValueError("the likelihood cannot be computed where the search begins; give other starting values")
+            return None
         inverse = self._first(psi, found)
         converged = False
         losses = [found.loss]
@@ -298,7 +345,7 @@ class Search:
             if len(losses) > STALLED[0] and losses[-1 - STALLED[0]] - losses[-1] < STALLED[1]:
                 converged = True
                 break
-        return psi, found, self._hessian(psi, found, inverse), converged
+        return Ended(psi, found, self._hessian(psi, found, inverse), converged)
 
     def _along(self, psi: Tensor, found: Found, step: Tensor, slope: float) -> tuple[Tensor, Found] | None:
         length = 1.0

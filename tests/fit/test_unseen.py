@@ -114,8 +114,9 @@ def test_a_run_of_several_series_leaves_each_out_in_its_turn_and_says_so(three):
     report = json.loads((three / "run" / "report.json").read_text())
     assert report["bands"]["series"] == 3 and np.shape(report["bands"]["unseen"]) == (2, 2)
     names = [(s["phase"], s["name"]) for s in report["stages"]]
-    assert ("choosing", "series left out, whole record") in names
-    assert names.index(("choosing", "whole record")) < names.index(("choosing", "series left out, gradient matching"))
+    assert ("leaving out", "whole record") in names
+    begun = names.index(("leaving out", "gradient matching"))
+    assert names.index(("calibrating", "whole record")) < begun
 
 
 def test_leaving_series_out_changes_no_model(three, tmp_path, monkeypatch):

@@ -168,7 +168,8 @@ Dopri5 and Tsit5 of isocline and of diffrax are both measured, and the faster co
 two gradients the faster. diffrax is compiled for the shapes (compiling is in no number): the batch with shared steps, the
 way back by `RecursiveCheckpointAdjoint` or `BacksolveAdjoint`, the faster counting; or mapped over samples, each with its
 own steps, as in the fused engine. rtol = atol = 1e-6; the gradient is that of the mean square of all observations, by y0
-and by all parameters.
+and by all parameters. The trace of the flow: isocline's as `CNF` takes it, in closed form; torchdiffeq's by two rows of
+autograd, diffrax's by both tangents at once; in the row below all are given the closed form.
 
 {missing}## In short
 

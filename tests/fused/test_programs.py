@@ -172,3 +172,19 @@ def test_what_is_none_is_refused_by_name(says):
     field = Field(REFUSED[says])
     with pytest.raises(CannotFuseError, match=says):
         trace(field, torch.rand(LANES, 1, dtype=F64), torch.randn(LANES, 3, dtype=F64))
+
+
+def test_a_number_spread_over_a_matrix_gets_the_sum_of_the_entries_cotangents():
+    def f(t, y):
+        turned = torch.ones(50, 60, dtype=F64) * (t + y[:, :1]).reshape(-1, 1, 1).cos()
+        return -y * torch.tanh(turned).mean((1, 2)).reshape(-1, 1)
+
+    y0 = torch.randn(5, 2, dtype=F64, generator=torch.Generator().manual_seed(0))
+    program = trace(f, torch.zeros(LANES, 1, dtype=F64), y0[:LANES]).program
+    assert len(derive(program).code) < 40
+    found = []
+    for engine in ("fused", "eager"):
+        y = y0.clone().requires_grad_()
+        ys = ic.solve(f, y, [0.0, 1.0], engine=engine, batching="per_sample", solver="rk4", step=0.25).ys
+        found.append([ys, *torch.autograd.grad(ys.square().sum(), y)])
+    torch.testing.assert_close(found[0], found[1])

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from isocline.engines.fused.program import COLLECTS, Instruction, Operand, Program
 
 COTANGENT = "g"
+MANY = 4  # parts of a row's cotangent that are added by one instruction
 Make = Callable[..., Operand]  # an operation on operands and numbers, of as many rows as the instruction has
 
 
@@ -68,25 +69,28 @@ class _Derivative:
         return self.adjoint[row]
 
     def give(self, rows: Sequence[int], parts: Sequence[int]) -> None:
-        """Adds parts to the cotangents of rows, which may repeat."""
-        later: list[tuple[int, int]] = []
-        old: list[int] = []
-        new: list[int] = []
-        owners: list[int] = []
+        """Adds parts to the cotangents of rows, which may repeat: a row that was spread over many gets their sum."""
+        waiting: dict[int, list[int]] = {}
         for row, part in zip(rows, parts, strict=True):
-            if row in owners:
-                later.append((row, part))
-            elif row in self.adjoint:
-                owners.append(row)
-                old.append(self.adjoint[row])
-                new.append(part)
-            else:
-                self.adjoint[row] = part
-        if owners:
-            first = self.made.add("add", len(owners), self.rows(old), self.rows(new))
-            self.adjoint.update(zip(owners, range(first, first + len(owners)), strict=True))
-        if later:
-            self.give([row for row, _ in later], [part for _, part in later])
+            waiting.setdefault(row, []).append(part)
+        for row, several in waiting.items():
+            if len(several) > MANY:
+                waiting[row] = [self.made.add("sum", 1, self.rows(several), width=len(several))]
+        while waiting:
+            old: list[int] = []
+            new: list[int] = []
+            owners: list[int] = []
+            for row, several in waiting.items():
+                if row not in self.adjoint:
+                    self.adjoint[row] = several.pop(0)
+                if several:
+                    owners.append(row)
+                    old.append(self.adjoint[row])
+                    new.append(several.pop(0))
+            if owners:
+                first = self.made.add("add", len(owners), self.rows(old), self.rows(new))
+                self.adjoint.update(zip(owners, range(first, first + len(owners)), strict=True))
+            waiting = {row: several for row, several in waiting.items() if several}
 
     def rows(self, rows: list[int]) -> Operand:
         """An operand that reads these rows; never some of the field's own and some of the derivative's in one run."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -56,6 +55,9 @@ def population(
     the η integrated out by the first-order conditional method with interaction (FOCEI, Laplace's approximation); standard
     errors from the second derivatives of the likelihood. The field then has the population's values.
 
+    Where the search fails from the declared values, or does not end, it begins again where all series, taken for one, have
+    their optimum (SciPy finds it; without it there is no second search); the likelier of both ends counts.
+
     Args:
         field: the model, without networks; every state starts at an X(0), which may rest on parameters and covariates.
         data: two series or more.
@@ -69,9 +71,6 @@ def population(
 
     Raises:
         ValueError: naming what does not fit, or where the model cannot be solved from its start.
-
-    Where the search fails from the declared values, or does not end, it begins again where all series, taken for one, have
-    their optimum; the likelier of both ends counts.
 
     Source: M. J. Lindstrom & D. M. Bates, Biometrics 46 (1990) 673 (where the search begins); Y. Wang, J. Pharmacokinet.
     Pharmacodyn. 34 (2007) 575 (FOCEI).
@@ -121,9 +120,8 @@ def population(
         if trouble:
             raise ValueError(f"with {values} {trouble}")
         raise ValueError(
-            f"the likelihood cannot be computed with {values}, nor where all series taken for one have their optimum: the "
-            f"equations cannot be solved over the data, or what they predict is 0 where the noise is proportional; give other "
-            f"starting values, or noise='combined'"
+            f"the likelihood cannot be computed with {values}: the equations cannot be solved over the data, or what they "
+            f"predict is 0 where the noise is proportional; give other starting values, or noise='combined'"
         )
     with torch.no_grad():
         field.raw.copy_(ended.psi[: len(field.free)])
@@ -184,12 +182,10 @@ def as_one(field: Equations, series: Sequence[Measured], settings: Settings) -> 
 
     Least squares find their way from far away, where no effect of a series could be told from what is wrong with all.
     """
-    if importlib.util.find_spec("scipy") is None:
-        return None
     misfit = Misfit(field, series, "additive", "free", settings)
     try:
         found = Together(misfit).run(misfit.start()).x[: len(field.free)]
-    except ValueError:
+    except (ImportError, ValueError):
         return None
     between = torch.tensor([p.kind == "between" for p in field.free], dtype=torch.bool)
     return torch.where(between, found.clamp(-INSIDE, INSIDE), found)  # at a bound nothing would move it any more

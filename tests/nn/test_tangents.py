@@ -116,13 +116,13 @@ def normed():
     return field
 
 
-def whispering():
+def without_a_layer():
     field = MLP((2, 8, 8, 2), dtype=D)
     field.layers[2] = nn.Identity()
     return field
 
 
-CHANGED = [replaced, sharper, mixed, hooked, normed, whispering]
+CHANGED = [replaced, sharper, mixed, hooked, normed, without_a_layer]
 CHANGED += [lambda kind=kind: kind((2, 8, 8, 2), dtype=D) for kind in (Cubed, Told)]
 
 

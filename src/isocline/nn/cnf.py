@@ -300,7 +300,7 @@ def derivative_of(field: Any, name: str) -> Callable[..., Any] | None:
         if name in vars(kind):
             break
         if "forward" in vars(kind):
-            return vars(field).get(name)
+            return getattr(field, "__dict__", {}).get(name)
     return getattr(field, name, None)
 
 

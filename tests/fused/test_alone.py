@@ -107,29 +107,30 @@ def test_one_sample_of_a_network_is_solved_by_rows():
 
 
 @pytest.mark.parametrize("count", [20, 64])
-def test_half_as_many_lanes_on_the_way_forward(count):
-    """Few samples with steps of their own: the tiles of both ways need not be alike, and their results are."""
+def test_half_as_many_lanes_for_few_samples(count):
+    """With steps of their own: the tiles of both ways need not be alike, and their results are."""
     y0 = random(count, 2).to(F32)
 
-    def solved(forward):
+    def solved(width):
         net, plans = MLP((2, 50, 2), dtype=F32), []  # what was laid out for another is not taken again
         with pytest.MonkeyPatch.context() as patch:
-            real = Plan._width_forward
+            real = Plan._narrowed
 
-            def chosen(self, controller):
+            def chosen(self, *arguments):
                 plans.append(self)
-                return forward or real(self, controller)
+                return width or real(self, *arguments)
 
             patch.setattr(Plan, "_width", lambda self, samples: 2)
-            patch.setattr(Plan, "_width_forward", chosen)
+            patch.setattr(Plan, "_narrowed", chosen)
             y = y0.clone().requires_grad_()
             ys = ic.solve(net, y, TS, batching="per_sample", engine="fused", rtol=1e-4).ys
             grads = torch.autograd.grad(ys.square().sum(), (y, *net.parameters()))
-        return plans[0].width, ys, *grads
+        return (plans[0].width, plans[0].width_back), ys, *grads
 
     few, many = solved(0), solved(2)
     lanes = vector_bytes() // 4
-    assert (few[0], many[0]) == (1 if lanes < count <= 4 * lanes else 2, 2)
+    assert few[0] == tuple(1 if lanes < count <= most * lanes else 2 for most in (4, 2))
+    assert many[0] == (2, 2)
     assert torch.equal(few[1], many[1]) and torch.equal(few[2], many[2])
     for a, b in zip(few[3:], many[3:], strict=True):
         assert torch.allclose(a, b, rtol=1e-5, atol=1e-6)

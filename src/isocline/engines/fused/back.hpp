@@ -173,7 +173,8 @@ static void pull_back_chunk(const Back<T> &back, const Program<T> &field, const 
     }
   }
 
-  int64_t free = from;
+  const auto order = in_order(from, to, [&](int64_t i) { return double(-c.outcome.accepted[i]); });
+  int64_t free = 0;
   auto finish = [&](int64_t i, int l, int64_t seen) {
     for (int d = 0; d < n; d++) {
       T sum = l < 0 ? T(0) : st.lane(lambda, d, l);
@@ -183,8 +184,8 @@ static void pull_back_chunk(const Back<T> &back, const Program<T> &field, const 
     for (int64_t u = 0; u < c.further && l >= 0; u++) back.grad_u[i * c.further + u] = st.lane(gu, u, l);
   };
   auto seat = [&](int l) {
-    while (free < to) {
-      int64_t i = free++, j = i - from;
+    while (free < to - from) {
+      const int64_t i = order[free++], j = i - from;
       at[l] = record.last[j];
       if (at[l] < 0) {
         finish(i, -1, record.seen[j]);

@@ -170,8 +170,10 @@ template <class T, class F>
 static __attribute__((noinline)) void unary(const Source<T> &a, int count, int nv, V<T> *out) {
   if (const V<T> *from = a.rows; from && a.stride) {
     int i = 0;
-    if constexpr (std::is_same_v<F, f_tanh> && sizeof(T) == 4)
-      for (; i + 2 <= count * nv; i += 2) fast_tanh<2>(from + i, out + i);
+    if constexpr (std::is_same_v<F, f_tanh> && sizeof(T) == 4) {
+      constexpr int K = ISO_BYTES == 64 ? 4 : 2; // as many as the registers hold
+      for (; i + K <= count * nv; i += K) fast_tanh<K>(from + i, out + i);
+    }
     for (; i < count * nv; i++) out[i] = F::template at<T>(from[i]);
   } else {
     for (int i = 0; i < count; i++)

@@ -31,6 +31,7 @@ OPS = [
     "outer",
     "tanh'",
 ]
+POINTWISE = {*UNARY, *BINARY, "tanh'"}
 KINDS = ["rows", "splat", "leaf", "entry", "number"]
 
 
@@ -80,12 +81,18 @@ class Encoded:
         code = program.code if field is None else [x for x in program.code if x.op in COLLECTS or x.out >= field.rows]
         known = set(code)
         readers = code if derivative is None else [*code, *(one for one in derivative.code if one not in known)]
-        self.plain = plain = _bent([one for one in code if one.op not in COLLECTS], readers, program)
+        counts: Counter[int] = Counter(row for _, rows in program.outputs for row in rows)
+        for one in readers:
+            counts.update(one.reads())
+        self.plain = plain = _bent([one for one in code if one.op not in COLLECTS], counts)
+        homes = _in_place(plain, counts)
         self.collects = collects = [one for one in code if one.op in COLLECTS]
         self.slots: dict[Any, int] = {}
         self.code = (_Instruction * max(1, len(plain) + len(collects)))()
         for one, to in zip([*plain, *collects], self.code, strict=False):
             to.op, to.out, to.count, to.leaf, to.width = OPS.index(one.op), one.out, one.count, one.leaf, one.width
+            if one.op not in COLLECTS:
+                to.out = homes.get(one.out, one.out)
             to.first_row, to.operands = len(picked), len(one.operands)
             picked += one.rows
             if one.op in ("linear", "linear^T", "outer"):
@@ -93,6 +100,8 @@ class Encoded:
                 to.packed = self.slots.setdefault(key, sum(other[0] == key[0] for other in self.slots))
             for operand, place in zip(one.operands, to.operand, strict=False):
                 place.kind, place.at, place.leaf = KINDS.index(operand.kind), operand.at, max(0, operand.leaf)
+                if operand.kind == "rows":
+                    place.at = homes.get(operand.at, operand.at)
                 place.value = operand.value
         self.picked = _ints(picked)
         pointers = ctypes.addressof(self.code), ctypes.addressof(self.picked)
@@ -107,11 +116,13 @@ class Encoded:
         return Code(whole.code, whole.length, whole.collects, whole.rows, whole.picked, native, steps)
 
 
-def _bent(code: list[Instruction], readers: list[Instruction], program: Program) -> list[Instruction]:
-    """With g (1 − z²), the derivative of tanh, as one instruction where nobody else reads its parts."""
-    counts: Counter[int] = Counter(row for _, rows in program.outputs for row in rows)
-    for one in readers:
-        counts.update(one.reads())
+def _bent(code: list[Instruction], counts: Counter[int]) -> list[Instruction]:
+    """With g (1 − z²), the derivative of tanh, as one instruction where nobody else reads its parts.
+
+    Args:
+        code: in order.
+        counts: of every row, how often it is read.
+    """
     made = {one.out: one for one in code}
     gone: set[int] = set()
     out = []
@@ -129,6 +140,25 @@ def _bent(code: list[Instruction], readers: list[Instruction], program: Program)
                         one = Instruction("tanh'", one.out, one.count, operands)
         out.append(one)
     return [one for one in out if one.out not in gone]
+
+
+def _in_place(code: list[Instruction], counts: Counter[int]) -> dict[int, int]:
+    """Of runs of rows that one pointwise instruction alone reads, where they go instead: to where that puts its results.
+
+    A tile then fits nearer caches. By the first row of each; the arguments are those of `_bent`.
+    """
+    made = {one.out: one for one in code}
+    homes: dict[int, int] = {}
+    for one in reversed(code):
+        if one.op not in POINTWISE:
+            continue
+        for operand in one.operands:
+            parts = made.get(operand.at) if operand.kind == "rows" else None
+            reads = sum(operand == other for other in one.operands)
+            if parts and parts.count == one.count and all(counts[parts.out + i] == reads for i in range(one.count)):
+                homes[parts.out] = homes.get(one.out, one.out)
+                break
+    return homes
 
 
 def _ints(values: Sequence[int]) -> Any:

@@ -139,8 +139,9 @@ class Plan:
         self.traced, self.dtype, self.name = traced, dtype, NAMES[dtype]
         self.samples, self.observations = problem.ts.shape
         self.size = problem.field.layout.size
-        self.width_back = self._width(self.samples)
-        self.width = self._width_forward(problem.controller)
+        width = self._width(self.samples)
+        self.width = self._narrowed(width, problem.controller, 4)
+        self.width_back = self._narrowed(width, problem.controller, 2)
         call = self.call = Call()
         call.field = self.field(traced.encoded)
         call.method = method(problem.solver, isinstance(problem.controller, PID))
@@ -183,11 +184,11 @@ class Plan:
             return 1
         return 8 if self.traced.program.rows <= 48 and samples >= 16 * lanes else 2
 
-    def _width_forward(self, controller: Controller) -> int:
-        """The same of the way forward, where a lane that is done takes the next sample: of few samples with steps of their own
-        those that need most are waited for less with half of the lanes."""
-        short = isinstance(controller, PID) and self._lanes < self.samples <= 4 * self._lanes
-        return 1 if short and self.width_back == 2 else self.width_back
+    def _narrowed(self, width: int, controller: Controller, most: int) -> int:
+        """Half of two vectors for samples that fill at most `most`, if they take steps of their own: a lane that is done takes
+        the next one, so that those that need most steps are waited for less."""
+        short = isinstance(controller, PID) and self._lanes < self.samples <= most * self._lanes
+        return 1 if short and width == 2 else width
 
     def _alone(self, samples: int, lanes: int) -> bool:
         """Whether samples are done earlier one by one, with vectors of rows, than side by side in a tile (alone.hpp)."""

@@ -24,8 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import Net, starts
-from fused_cases import MLP, TOLERANCE, Case, Lorenz, differentiated, isocline_solve, jax_methods, mlp_jax
+from fused_cases import ATOL, MLP, RTOL, Case, Cubic, Lorenz, isocline_solve, jax_methods, mlp_jax, ring, torch_works
 from torch import Tensor, nn
 
 import isocline as ic
@@ -44,7 +43,8 @@ def first(package: str) -> list[float]:
             way = next(m for m in jax_methods(case, "diffrax shared dopri5", ("both",)))
             way.works["both"]()
         else:
-            differentiated(isocline_solve(case, "dopri5", "fused"), case.field(), case.y0())
+            solve = isocline_solve(case, "dopri5", "fused")
+            torch_works(solve, case.field(), case.y0(), case.cotangents)["both"]()
         found.append(time.perf_counter() - begun)
     return found
 
@@ -53,9 +53,8 @@ def threads() -> dict[str, Any]:
     """Seconds by work and number of threads; every round of each."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, range(os.cpu_count() or 1))
-    case = Case("", lambda: Net().float(), lambda: starts(10_000).float(), mlp_jax, TS)
-    solve, f, y0 = isocline_solve(case, "dopri5", "fused"), case.field(), case.y0()
-    works = {"forward": torch.no_grad()(partial(solve, f, y0)), "both": partial(differentiated, solve, f, y0)}
+    case = Case("", Cubic, partial(ring, 10_000), mlp_jax, TS)
+    works = torch_works(isocline_solve(case, "dopri5", "fused"), case.field(), case.y0(), case.cotangents)
     found: dict[str, Any] = {work: {"1": [], "2": []} for work in works}
     for _ in range(9):
         for count in (1, 2):
@@ -80,7 +79,7 @@ def memory(package: str) -> dict[str, float]:
     """Bytes that a graph holds for one more step of one sample: from a short and a long solve of each field."""
     found = {}
     for name, f, y0, ends in (
-        ("2-50-2", Net().float(), starts(5000).float(), (1.0, 4.0)),
+        ("2-50-2", Cubic(), ring(5000), (1.0, 4.0)),
         ("16-64-64-16", MLP(16, 64, 64, 16), torch.randn(2000, 16), (1.0, 4.0)),
         ("64-256-256-64", MLP(64, 256, 256, 64), torch.randn(1000, 64), (1.0, 4.0)),
         ("Lorenz", Lorenz(), torch.rand(5000, 3) + 1, (0.5, 2.0)),
@@ -94,7 +93,7 @@ def memory(package: str) -> dict[str, float]:
 def held(package: str, f: nn.Module, y0: Tensor, end: float) -> tuple[int, int, Tensor]:
     """Bytes, steps of all samples, and what holds them."""
     before, ts = resident(), torch.tensor([0.0, end])
-    how: dict[str, Any] = {"rtol": TOLERANCE, "atol": TOLERANCE}
+    how: dict[str, Any] = {"rtol": RTOL, "atol": ATOL}
     y = y0.clone().requires_grad_()
     if package == "torchdiffeq":
         import torchdiffeq

@@ -76,11 +76,15 @@ def measure_growth(settings: Settings) -> dict[str, dict[str, dict[str, float]]]
     few = settings.rounds == 1
     tasks: dict[Any, Callable[[], Any]] = {}
     for batch in (100, 200) if few else (1250, 2500, 5000, 10_000):
-        works = torch_works(isocline_solve(net, "dopri5", "fused"), net.field(), net.y0()[:batch])
+        works = torch_works(
+            isocline_solve(net, "dopri5", "fused"), net.field(), net.y0()[:batch], net.cotangents[:, :batch]
+        )
         tasks |= {("samples", batch, work): run for work, run in works.items()}
     for steps in (50, 100) if few else (125, 250, 500, 1000):
         case = Case("", lorenz.field, lorenz.y0, lorenz.twin, lorenz.ts * steps / lorenz.steps, steps)
-        works = torch_works(isocline_solve(case, "rk4", "fused"), case.field(), case.y0()[:1024])
+        works = torch_works(
+            isocline_solve(case, "rk4", "fused"), case.field(), case.y0()[:1024], case.cotangents[:, :1024]
+        )
         tasks |= {("steps", steps, work): run for work, run in works.items()}
     for (what, size, work), seconds in interleaved(tasks, settings).items():
         found.setdefault(what, {}).setdefault(str(size), {})[work] = seconds.middle

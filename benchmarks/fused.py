@@ -66,7 +66,7 @@ def made() -> str:
 
 
 # ---- measuring --------------------------------------------------------------------------------------------------------
-def errors(result: Any, exact: tuple[Tensor, list[Tensor]]) -> list[float]:
+def errors(result: Any, exact: tuple[Tensor, Sequence[Tensor]]) -> list[float]:
     """Of the path, relative to its largest entry; of gradients the worst of y0 and the parameters, in norm."""
     if not isinstance(result, tuple):
         return [float((result - exact[0]).abs().max() / exact[0].abs().max())]

@@ -310,15 +310,14 @@ class Method:
 Solve = Callable[[nn.Module, Tensor], Tensor]
 
 
-def differentiated(solve: Solve, f: nn.Module, y0: Tensor, cotangents: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """The path and its gradients."""
-    y = y0.detach().requires_grad_()
-    ys = solve(f, y)
-    return ys.detach(), list(torch.autograd.grad(ys, [y, *f.parameters()], cotangents))
-
-
 def torch_works(solve: Solve, f: nn.Module, y0: Tensor, cotangents: Tensor) -> dict[str, Callable[[], Any]]:
-    both = partial(differentiated, solve, f, y0, cotangents)
+    y = y0.detach().requires_grad_()
+    inputs = [y, *f.parameters()]
+
+    def both() -> tuple[Tensor, Sequence[Tensor]]:
+        ys = solve(f, y)
+        return ys.detach(), torch.autograd.grad(ys, inputs, cotangents)
+
     return {"forward": torch.no_grad()(partial(solve, f, y0)), "both": both}
 
 
@@ -514,8 +513,8 @@ def methods(case: Case, chosen: str = "") -> Iterator[Method]:
         yield from jax_methods(case, chosen)
 
 
-def truth(case: Case) -> tuple[Tensor, list[Tensor]]:
+def truth(case: Case) -> tuple[Tensor, Sequence[Tensor]]:
     """The path and the gradients in double precision at 1e-10, by the eager engine."""
     how: dict[str, Any] = {"solver": "dopri8", "rtol": 1e-10, "atol": 1e-10}
-    solve = lambda f, y: ic.solve(f, y, case.ts.double(), **how).ys  # noqa: E731
-    return differentiated(solve, case.field().double(), case.y0().double(), case.cotangents.double())
+    f, y0, g = case.field().double(), case.y0().double(), case.cotangents.double()
+    return torch_works(lambda f, y: ic.solve(f, y, case.ts.double(), **how).ys, f, y0, g)["both"]()

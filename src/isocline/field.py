@@ -200,6 +200,12 @@ def _batch_size(leaves: Sequence[Tensor]) -> int:
     return leaves[0].shape[0]
 
 
+CODES = {
+    torch.float32: "f",
+    torch.float64: "d",
+}  # on a CPU an array is a tensor in less than half of `new_tensor`'s time
+
+
 class VectorField:
     """`f` on flat buffers, checked at every evaluation.
 
@@ -232,9 +238,7 @@ class VectorField:
         self._trusted = False  # f has worked without a graph: no need to guard the next call
         self._made_clock: Tensor | None = None
         self._plain_shape = tuple(layout.shapes[0]) if layout.plain else None
-        # On a CPU an array is a tensor in less than half of `new_tensor`'s time.
-        codes = {torch.float32: "f", torch.float64: "d"}
-        self._code = codes.get(self.time_dtype) if layout.device.type == "cpu" else None
+        self._code = CODES.get(self.time_dtype) if layout.device.type == "cpu" else None
 
     @property
     def _clock(self) -> Tensor:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dis
 import enum
 import functools
+import operator
 import re
 import sys
 import types
@@ -33,6 +34,7 @@ ATOMS = (
     types.MemberDescriptorType, torch._ops.OpOverload, torch._ops.OpOverloadPacket, types.GenericAlias, re.Pattern,
 )  # fmt: skip
 TRUSTED = {*sys.stdlib_module_names, "torch", "numpy", "jaxtyping", "beartype"}
+VALUES = operator.methodcaller("values")
 MOST = 2000  # things looked at before giving up
 
 
@@ -78,17 +80,24 @@ class Watch:
                 raise UnwatchedError("it holds too much")
             self._look(thing)
         del self.waiting, self.root
-        self.state = self._state()
-        self.kept += [*chain.from_iterable(map(_values, self.dicts)), *chain.from_iterable(self.lists)]
+        self.values = list(chain.from_iterable(map(VALUES, self.dicts)))
+        self.entries = list(chain.from_iterable(self.lists))
+        self.others = self._others()
+        self.kept += [*self.values, *self.entries]
 
     def holds(self) -> bool:
         """Whether all is as it was."""
-        return not any(self.empty) and self._state() == self.state
-
-    def _state(self) -> Any:
         return (
-            list(map(id, chain.from_iterable(map(_values, self.dicts)))),
-            list(map(id, chain.from_iterable(self.lists))),
+            not any(self.empty)
+            and sum(map(len, self.dicts)) == len(self.values)
+            and all(map(operator.is_, chain.from_iterable(map(VALUES, self.dicts)), self.values))
+            and sum(map(len, self.lists)) == len(self.entries)
+            and all(map(operator.is_, chain.from_iterable(self.lists), self.entries))
+            and self._others() == self.others
+        )
+
+    def _others(self) -> Any:
+        return (
             [type(ref()) for ref in self.objects],
             [id(cell.cell_contents) for cell in self.cells] if self.cells else None,
             [id(where.get(name)) for where, names in self.names for name in names] if self.names else None,
@@ -181,10 +190,6 @@ def home(f: Any) -> tuple[Any, Any]:
     if isinstance(f, types.MethodType):
         return f.__self__, f.__func__
     return (f.__code__ if isinstance(f, types.FunctionType) else f), None
-
-
-def _values(thing: Any) -> Any:
-    return thing.values()
 
 
 def _package(name: str | None) -> str:

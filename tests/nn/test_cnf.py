@@ -277,3 +277,19 @@ def test_copies_pickles_and_state_dicts_carry_everything():
 def test_wrong_arguments_are_named(call, says):
     with pytest.raises(ValueError, match=says):
         call()
+
+
+def test_a_density_can_be_exported():
+    """With fixed steps: the base looks at no number, which a graph does not have."""
+
+    class Density(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.flow = CNF(MLP((2, 8, 2)), 2, solver="rk4", step=0.25)
+
+        def forward(self, x):
+            return self.flow.log_prob(x)
+
+    density, x = Density(), torch.randn(5, 2)
+    exported = torch.export.export(density, (x,)).module()
+    assert torch.allclose(exported(x + 1), density(x + 1), atol=1e-6)

@@ -99,6 +99,13 @@ def test_the_numbers_and_the_verdict_are_on_the_page():
     assert all(note in text for note in report["table"]["notes"])
 
 
+def test_a_run_that_was_interrupted_is_told_from_one_that_is_done():
+    report = lynx_hare_report()
+    for stopped in ("done", "interrupted"):
+        page = render({**report, "stopped": stopped})
+        assert ("Interrupted before the end" in page) == (stopped == "interrupted")
+
+
 def test_the_phase_portrait_needs_two_states():
     assert "What it learned" in render(with_states(2)) and "What it learned" not in render(with_states(1))
 

@@ -85,7 +85,9 @@ class CNF(nn.Module):
         ):
             if value not in known:
                 raise ValueError(f"CNF: {name}={value!r}, expected {known[0]!r} or {known[1]!r}")
-        given: Any = Independent(Normal(torch.zeros(base), torch.ones(base)), 1) if isinstance(base, int) else base
+        given: Any = base
+        if isinstance(base, int):  # which looks at no number it is given, for torch.export
+            given = Independent(Normal(torch.zeros(base), torch.ones(base), validate_args=False), 1)
         shape = tuple(given.event_shape)
         if len(shape) != 1:
             raise ValueError(

@@ -134,3 +134,24 @@ def test_half_as_many_lanes_for_few_samples(count):
     assert torch.equal(few[1], many[1]) and torch.equal(few[2], many[2])
     for a, b in zip(few[3:], many[3:], strict=True):
         assert torch.allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_samples_are_solved_alike_whoever_begins():
+    """Those with the longest solves begin first: neither their order nor what they share a tile with shows in the results."""
+    y0 = random(300, 2).to(F32) * torch.logspace(-2, 0.3, 300).unsqueeze(1)
+    net = MLP((2, 50, 2), dtype=F32)
+
+    def solved(y0):
+        y = y0.clone().requires_grad_()
+        solution = ic.solve(net, y, TS, batching="per_sample", engine="fused", rtol=1e-6)
+        by_y0, *others = torch.autograd.grad(solution.ys.square().sum(), (y, *net.parameters()))
+        return solution, by_y0, others
+
+    solution, by_y0, others = solved(y0)
+    order = torch.randperm(300, generator=torch.Generator().manual_seed(0))
+    mixed, mixed_by_y0, mixed_others = solved(y0[order])
+    assert solution.stats.accepted.unique().numel() > 3  # there is an order to choose
+    assert torch.equal(mixed.ys, solution.ys[:, order]) and torch.equal(mixed_by_y0, by_y0[order])
+    assert torch.equal(mixed.stats.accepted, solution.stats.accepted[order])
+    for a, b in zip(others, mixed_others, strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-5)

@@ -188,3 +188,15 @@ def test_a_number_spread_over_a_matrix_gets_the_sum_of_the_entries_cotangents():
         ys = ic.solve(f, y, [0.0, 1.0], engine=engine, batching="per_sample", solver="rk4", step=0.25).ys
         found.append([ys, *torch.autograd.grad(ys.square().sum(), y)])
     torch.testing.assert_close(found[0], found[1])
+
+
+@pytest.mark.parametrize(("activation", "shared"), [(nn.Tanh, True), (nn.SiLU, False)])
+def test_results_take_the_place_of_what_nobody_else_reads(activation, shared):
+    """The sums before a tanh, whose derivative is of its result; the derivative of SiLU reads what went in."""
+    net = nn.Sequential(nn.Linear(2, 16), activation(), nn.Linear(16, 2)).double()
+    traced = trace(lambda t, y: net(y), torch.zeros(LANES, 1, dtype=F64), torch.zeros(LANES, 2, dtype=F64), ())
+    sums = next(one for one in traced.program.code if one.op == "linear")
+    moved = [to.out for one, to in zip(traced.encoded.plain, traced.encoded.code, strict=False) if one.out == sums.out]
+    assert (moved != [sums.out]) == shared
+    fills = [(to.out, to.count) for to in traced.encoded.code]
+    assert (fills.count((moved[0], 16)) == 2) == shared

@@ -37,6 +37,14 @@ SETTINGS = frozenset({
 KNOWN: WeakKeyDictionary[Any, dict[Any, Resolved]] = WeakKeyDictionary()  # by field; they go with it
 
 
+@functools.cache
+def _engine() -> Any:
+    """With what traces fields, which takes a second."""
+    from isocline.gradients import fused
+
+    return fused
+
+
 @dataclass
 class Resolved:
     """What `solve` makes of its arguments but for the field and the state, for the fused engine.
@@ -76,8 +84,7 @@ class Resolved:
         return of_whole_batch(functools.partial(self._again, f, y0, ts, args))
 
     def _again(self, f: Callable[..., Any], y0: Tensor, ts: Any, args: tuple[Any, ...]) -> Solution:
-        from isocline.gradients.fused import observed, run_of  # with what traces fields
-
+        engine = _engine()
         layout, given = self.layout, ts if type(ts) is Tensor else as_times(ts, ragged=False)
         vector_field = VectorField(f, layout, args)
         vector_field.optional, vector_field.common_times = self.optional, given if self.alone else None
@@ -86,8 +93,8 @@ class Resolved:
         )
         matrix = y0.dim() == 2
         flat = y0 if matrix and y0.is_contiguous() else y0.reshape(len(y0), layout.size).contiguous()
-        run, others = run_of(problem, flat, self.fused)
-        ys = observed(run, self.way_back, flat, others)
+        run, others = engine.run_of(problem, flat, self.fused)
+        ys = engine.observed(run, self.way_back, flat, others)
         status = run.counts.status if run.failures or not self.alone else Status.SUCCESS
         solution = Solution(given, ys if matrix else layout.unflatten(ys), run.stats, status)
         if run.failures:

@@ -96,8 +96,7 @@ class Counted(Stats):
     """
 
     def __init__(self, counts: Counts, stages: int) -> None:
-        self.counts, self.stages = counts, stages
-        self.together, self.passes, self.further = False, 0, 0
+        vars(self).update(counts=counts, stages=stages, together=False, passes=0, further=0)
 
     def __getattribute__(self, name: str) -> Any:
         known = object.__getattribute__(self, "__dict__")

@@ -167,17 +167,19 @@ it shows that this is next to nothing.
 Dopri5 and Tsit5 of isocline and of diffrax are both measured, and the faster counts; of torchdiffeq its Dopri5, of its
 two gradients the faster. rtol = 1e-6, atol = 1e-8. isocline's Dopri5 judges a step by Dormand and Prince's own estimate of
 its error, which is 1.5 times that of the two others (Shampine's weights): it gets 1.5 times the tolerances, with which it
-takes the steps that they take. Errors are in the tables of all methods. diffrax is compiled for the shapes (compiling is in no number): the batch with shared steps, the
-way back by `RecursiveCheckpointAdjoint` or `BacksolveAdjoint`, the faster counting; or mapped over samples, each with its
-own steps, as in the fused engine. The gradient is by y0 and all parameters, for normal cotangents of ten observations from
-0 to 1 (of Lorenz and the flow: of the ends). The trace of the flow: isocline's as `CNF` takes it, in closed form; torchdiffeq's by two rows of
-autograd, diffrax's by both tangents at once; in the row below all are given the closed form.
+takes the steps that they take. Errors are in the tables of all methods.
+
+diffrax is compiled for the shapes (compiling is in no number): the batch with shared steps, the way back by
+`RecursiveCheckpointAdjoint` or `BacksolveAdjoint`, the faster counting; or mapped over samples, each with its own steps, as
+in the fused engine. The gradient is by y0 and all parameters, for normal cotangents of ten observations from 0 to 1 (of
+Lorenz and the flow: of the ends). The trace of the flow: isocline's as `CNF` takes it, in closed form; torchdiffeq's by two
+rows of autograd, diffrax's by both tangents at once; in the row below all are given the closed form.
 
 {missing}## In short
 
 How many times the fused engine's time the others take, and what was asked for. 2-50-2 is torchdiffeq's demonstration,
 trained on its cubic spiral, from rings of 0.5 to 1.5; of random features, with an outer layer fitted to the same spiral, it
-takes twice as many steps: rows without targets, which earlier editions of this page had in their place.
+takes twice as many steps: rows without targets, which earlier editions of this page had in their place (atol 1e-6).
 
 {summary}
 {more}## All methods

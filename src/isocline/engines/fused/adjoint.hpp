@@ -132,10 +132,11 @@ static void adjoint_chunk(const Adjoint<T> &job, const Program<T> &field, const 
       first[i] = st.h[l], spacing[i] = st.spacing[l], asked[i] = int8_t(finite[l] ? st.calls[l] : -1);
     }
   }
-  int64_t next = from;
+  const auto order = longest_first(time, first, from, to);
+  int64_t next = 0;
   auto take = [&](int l) {
-    while (next < to) {
-      int64_t i = next++;
+    while (next < to - from) {
+      const int64_t i = order[next++];
       if (!seat(l, i)) {
         leave(l, q.success);
         continue;

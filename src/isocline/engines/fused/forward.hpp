@@ -176,6 +176,13 @@ template <class F> static std::vector<int64_t> in_order(int64_t from, int64_t to
   for (auto &one : keys) order.push_back(one.second);
   return order;
 }
+// By the first step of each, which says roughly how many there will be.
+static std::vector<int64_t> longest_first(const Times &time, const std::vector<double> &first, int64_t from, int64_t to) {
+  return in_order(from, to, [&](int64_t i) {
+    const double steps = (time.stop(i)[time.stops_width - 1] - time.key(i)[0]) / first[i - from];
+    return steps == steps ? -steps : 0; // what is no number cannot be compared
+  });
+}
 
 template <class T, int NV>
 static void solve_chunk(const Call<T> &c, const Program<T> &program, int64_t from, int64_t to, Record<T> *record) {
@@ -217,10 +224,7 @@ static void solve_chunk(const Call<T> &c, const Program<T> &program, int64_t fro
     }
   }
 
-  const auto order = in_order(from, to, [&](int64_t i) { // a first step says roughly how many there will be
-    const double steps = (time.stop(i)[time.stops_width - 1] - time.key(i)[0]) / first[i - from];
-    return steps == steps ? -steps : 0; // what is no number cannot be compared
-  });
+  const auto order = longest_first(time, first, from, to);
   int64_t sample[W], seen[W], istop[W], last[W], next = 0;
   alignas(64) int64_t left[W], waits[W], within[W];
   alignas(64) double end[W], next_key[W];

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fused_cases import ATOL, MLP, RTOL, Case, Cubic, Lorenz, isocline_solve, jax_methods, mlp_jax, ring, torch_works
+from fused_cases import ATOL, RTOL, Case, isocline_solve, jax_methods, torch_works
+from fused_problems import MLP, Cubic, Lorenz, mlp_jax, ring
 from torch import Tensor, nn
 
 import isocline as ic

@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 from fused_cases import ATOL, RTOL, Case, isocline_solve, jax_methods, torch_works
-from fused_problems import MLP, Cubic, Lorenz, mlp_jax, ring
+from fused_problems import MLP, Lorenz, cubic, mlp_jax, ring
 from torch import Tensor, nn
 
 import isocline as ic
@@ -54,7 +54,7 @@ def threads() -> dict[str, Any]:
     """Seconds by work and number of threads; every round of each."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, range(os.cpu_count() or 1))
-    case = Case("", Cubic, partial(ring, 10_000), mlp_jax, TS)
+    case = Case("", cubic, partial(ring, 10_000), mlp_jax, TS)
     works = torch_works(isocline_solve(case, "dopri5", "fused"), case.field(), case.y0(), case.cotangents)
     found: dict[str, Any] = {work: {"1": [], "2": []} for work in works}
     for _ in range(9):
@@ -80,7 +80,7 @@ def memory(package: str) -> dict[str, float]:
     """Bytes that a graph holds for one more step of one sample: from a short and a long solve of each field."""
     found = {}
     for name, f, y0, ends in (
-        ("2-50-2", Cubic(), ring(5000), (1.0, 4.0)),
+        ("2-50-2", cubic(), ring(5000), (1.0, 4.0)),
         ("16-64-64-16", MLP(16, 64, 64, 16), torch.randn(2000, 16), (1.0, 4.0)),
         ("64-256-256-64", MLP(64, 256, 256, 64), torch.randn(1000, 64), (1.0, 4.0)),
         ("Lorenz", Lorenz(), torch.rand(5000, 3) + 1, (0.5, 2.0)),

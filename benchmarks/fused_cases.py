@@ -13,18 +13,7 @@ from typing import Any
 
 import torch
 from common import Net, starts
-from fused_problems import (
-    MLP,
-    Cubic,
-    Lorenz,
-    carried_jax,
-    closed_jax,
-    flow,
-    lorenz_jax,
-    mlp_jax,
-    net_jax,
-    ring,
-)
+from fused_problems import MLP, Lorenz, carried_jax, closed_jax, cubic, flow, lorenz_jax, mlp_jax, net_jax, ring
 from torch import Tensor, nn
 
 import isocline as ic
@@ -111,7 +100,7 @@ def cases() -> dict[str, Case]:
     found = [
         Case(
             f"2-50-2, batch {batch:,}",
-            Cubic,
+            cubic,
             lambda batch=batch: ring(batch),
             net_jax,
             unit,

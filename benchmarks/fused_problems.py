@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from common import Net
 from torch import Tensor, nn
 
 import isocline as ic
@@ -32,21 +33,16 @@ class MLP(nn.Module):
         return y
 
 
-class Cubic(nn.Module):
-    """2-50-2 on y³, tanh: torchdiffeq's demonstration, trained on its cubic spiral where the samples go."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner, self.outer = nn.Linear(2, 50), nn.Linear(50, 2)
-        self.load_state_dict(spiral())
-
-    def forward(self, t: Tensor, y: Tensor) -> Tensor:
-        return self.outer(torch.tanh(self.inner(y**3)))
+def cubic() -> nn.Module:
+    """torchdiffeq's demonstration, trained on its cubic spiral where the samples of `ring` go."""
+    net = Net().float()
+    net.load_state_dict(spiral())
+    return net
 
 
 @cache
 def spiral() -> dict[str, Tensor]:
-    """The weights of `Cubic`."""
+    """The weights of `cubic`."""
     generator = torch.Generator().manual_seed(0)
     weights = [0.1 * torch.randn(shape, generator=generator) for shape in ((50, 2), (2, 50))]
     parameters = [weights[0], torch.zeros(50), weights[1], torch.zeros(2)]

@@ -200,10 +200,8 @@ def _batch_size(leaves: Sequence[Tensor]) -> int:
     return leaves[0].shape[0]
 
 
-CODES = {
-    torch.float32: "f",
-    torch.float64: "d",
-}  # on a CPU an array is a tensor in less than half of `new_tensor`'s time
+# On a CPU an array is a tensor in less than half of `new_tensor`'s time.
+CODES = {torch.float32: "f", torch.float64: "d"}
 
 
 class VectorField:

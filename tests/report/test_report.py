@@ -101,9 +101,10 @@ def test_the_numbers_and_the_verdict_are_on_the_page():
 
 def test_a_run_that_was_interrupted_is_told_from_one_that_is_done():
     report = lynx_hare_report()
-    for stopped in ("done", "interrupted"):
-        page = render({**report, "stopped": stopped})
+    for stopped, points in (("done", 0), ("done", 40), ("interrupted", 0), ("interrupted", 40)):
+        page = render({**report, "stopped": stopped, "bands": {**report["bands"], "points": points}})
         assert ("Interrupted before the end" in page) == (stopped == "interrupted")
+        assert ("not calibrated yet" in page) == (stopped == "interrupted" and not points)
 
 
 def test_the_phase_portrait_needs_two_states():

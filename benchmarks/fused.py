@@ -179,7 +179,7 @@ rows of autograd, diffrax's by both tangents at once; in the row below all are g
 
 How many times the fused engine's time the others take, and what was asked for. 2-50-2 is torchdiffeq's demonstration,
 trained on its cubic spiral, from rings of 0.5 to 1.5; of random features, with an outer layer fitted to the same spiral, it
-takes twice as many steps: rows without targets, which earlier editions of this page had in their place (atol 1e-6).
+takes more than twice as many steps: rows without targets, which earlier editions of this page had in their place (atol 1e-6).
 
 {summary}
 {more}## All methods

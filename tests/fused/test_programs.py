@@ -10,7 +10,8 @@ from torch import nn
 import isocline as ic
 from isocline.engines.fused.derive import derive
 from isocline.engines.fused.lanes import LANES, CannotFuseError
-from isocline.engines.fused.program import execute
+from isocline.engines.fused.native import OPS, Encoded, evaluate
+from isocline.engines.fused.program import Instruction, Operand, Program, execute
 from isocline.engines.fused.trace import trace
 from isocline.nn import MLP, TimeMLP
 
@@ -200,3 +201,27 @@ def test_results_take_the_place_of_what_nobody_else_reads(activation, shared):
     assert (moved != [sums.out]) == shared
     fills = [(to.out, to.count) for to in traced.encoded.code]
     assert (fills.count((moved[0], 16)) == 2) == shared
+
+
+def test_products_take_the_derivative_of_tanh_behind_them():
+    """As one instruction, where its result is known before the product; where it is computed after, both stay."""
+    net = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 2)).double()
+    traced = trace(lambda t, y: net(y), torch.zeros(LANES, 1, dtype=F64), torch.zeros(LANES, 2, dtype=F64), ())
+    encoded = traced.encoded_derivative
+    bent, then = OPS.index("tanh'"), [one.then for one in encoded.code[: encoded.whole.length]]
+    assert [one.op for one in encoded.plain].count("tanh'") == then.count(bent) == 2
+    assert len(encoded.plain) == encoded.whole.length + 2
+
+    rows = lambda at: Operand("rows", at)
+    sums, z, g = (
+        Instruction("linear", 4, 2, (rows(0),), leaf=0, width=2),
+        Instruction("exp", 6, 2, (rows(2),)),
+        Instruction("tanh'", 8, 2, (rows(4), rows(6))),
+    )
+    for code, one in (([sums, z, g], False), ([z, sums, g], True)):
+        program = Program([("x", 0, 2), ("u", 2, 2)], 10, code, [("out", (8, 9))], [4])
+        encoded = Encoded(program)
+        assert (encoded.whole.length == 2) == one
+        x, u, w = torch.randn(5, 2), torch.randn(5, 2), torch.randn(2, 2)
+        found, _ = evaluate(encoded, {"x": x, "u": u}, [w])
+        torch.testing.assert_close(found["out"], x @ w.T * (1 - u.exp().square()))

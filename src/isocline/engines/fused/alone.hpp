@@ -229,6 +229,7 @@ template <class T, int NV> struct Machine {
       case OP_linear_T:
         product<T>(program.packed[c.packed].data(), c.operands > 1 ? from(c.operand[1]) : From<T>{}, numbers(c.operand[0].at),
                    c.count, c.width, out);
+        if (c.then == OP_tanh_back) binary<T, f_tanh_back>({out, 1, false, 0}, from(c.operand[2]), c.count, out);
         break;
       case OP_sum:
       case OP_max: {

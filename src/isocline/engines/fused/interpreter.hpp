@@ -35,6 +35,7 @@ struct Operand {
 };
 struct Instruction {
   int32_t op, out, count, leaf, width, first_row, operands, packed;
+  int32_t then, unused; // of a product: what becomes of its rows, OP_tanh_back (by the third operand); else −1
   Operand operand[3];
 };
 
@@ -42,7 +43,6 @@ struct Instruction {
   struct f_##name {                                                                                                    \
     template <class T> INLINE_MEMBER V<T> at(V<T> x) { return __VA_ARGS__; }                                           \
   };
-#define INLINE_MEMBER static inline __attribute__((always_inline))
 RULE(neg, -x)
 RULE(abs, magnitude<T>(x))
 RULE(sign, pick<T>(x > 0, all<T>(1), pick<T>(x < 0, all<T>(-1), x)))
@@ -276,10 +276,15 @@ template <class T, int NV> struct Machine {
         }
         break;
       case OP_linear:
-      case OP_linear_T:
-        product<T>(program.packed[c.packed].data(), c.operands > 1 ? source(c.operand[1]) : Source<T>{},
-                       row(c.operand[0].at), c.count, c.width, NV, out);
+      case OP_linear_T: {
+        const T *matrix = program.packed[c.packed].data();
+        const Source<T> bias = c.operands > 1 ? source(c.operand[1]) : Source<T>{};
+        const V<T> *x = row(c.operand[0].at);
+        if (c.then == OP_tanh_back)
+          product<T, TanhBack>(matrix, bias, x, c.count, c.width, NV, row(c.operand[2].at), out);
+        else product<T>(matrix, bias, x, c.count, c.width, NV, out);
         break;
+      }
       case OP_sum:
       case OP_max: {
         Source<T> a = source(c.operand[0]);

@@ -40,13 +40,8 @@ class _Operand(ctypes.Structure):
 
 
 class _Instruction(ctypes.Structure):
-    _fields_ = [
-        *(
-            (name, ctypes.c_int32)
-            for name in ("op", "out", "count", "leaf", "width", "first_row", "operands", "packed")
-        ),
-        ("operand", _Operand * 3),
-    ]
+    _numbers = ("op", "out", "count", "leaf", "width", "first_row", "operands", "packed", "then", "unused")
+    _fields_ = [*((name, ctypes.c_int32) for name in _numbers), ("operand", _Operand * 3)]
 
 
 class Code(ctypes.Structure):
@@ -86,14 +81,20 @@ class Encoded:
             counts.update(one.reads())
         self.plain = plain = _bent([one for one in code if one.op not in COLLECTS], counts)
         homes = _in_place(plain, counts)
+        then = _behind_products(plain, homes)
+        joined = set(then.values())
+        run = [one for one in plain if one not in joined]
         self.collects = collects = [one for one in code if one.op in COLLECTS]
         self.slots: dict[Any, int] = {}
-        self.code = (_Instruction * max(1, len(plain) + len(collects)))()
-        for one, to in zip([*plain, *collects], self.code, strict=False):
+        self.code = (_Instruction * max(1, len(run) + len(collects)))()
+        for one, to in zip([*run, *collects], self.code, strict=False):
             to.op, to.out, to.count, to.leaf, to.width = OPS.index(one.op), one.out, one.count, one.leaf, one.width
             if one.op not in COLLECTS:
                 to.out = homes.get(one.out, one.out)
-            to.first_row, to.operands = len(picked), len(one.operands)
+            to.first_row, to.operands, to.then = len(picked), len(one.operands), -1
+            if one in then:
+                z = then[one].operands[1].at
+                to.then, to.operand[2].at = OPS.index("tanh'"), homes.get(z, z)
             picked += one.rows
             if one.op in ("linear", "linear^T", "outer"):
                 key = (one.op == "outer", one.op, one.leaf, one.count, one.width)
@@ -105,7 +106,7 @@ class Encoded:
                 place.value = operand.value
         self.picked = _ints(picked)
         pointers = ctypes.addressof(self.code), ctypes.addressof(self.picked)
-        self.whole = Code(pointers[0], len(plain), len(collects), program.rows, pointers[1], None, None)
+        self.whole = Code(pointers[0], len(run), len(collects), program.rows, pointers[1], None, None)
         self.inputs = _ints([row for _, first, count in program.inputs for row in range(first, first + count)])
         self.outputs = _ints([row for _, rows in program.outputs for row in rows])
         self.sizes = (ctypes.c_int64 * max(1, len(program.leaves)))(*program.leaves)
@@ -159,6 +160,24 @@ def _in_place(code: list[Instruction], counts: Counter[int]) -> dict[int, int]:
                 homes[parts.out] = homes.get(one.out, one.out)
                 break
     return homes
+
+
+def _behind_products(code: list[Instruction], homes: dict[int, int]) -> dict[Instruction, Instruction]:
+    """By products of matrices: the derivative of tanh that alone reads their rows and puts its own in their place.
+
+    The machine makes one instruction of both. The arguments are the code and what `_in_place` found in it.
+    """
+    at = {one.out: place for place, one in enumerate(code)}
+    found = {}
+    for one in code:
+        if one.op == "tanh'" and one.operands[0].kind == "rows" and one.operands[0].at in at:
+            before = at[one.operands[0].at]
+            product, z = code[before], one.operands[1].at
+            known = all(place < before for first, place in at.items() if first <= z < first + code[place].count)
+            joins = product.op in ("linear", "linear^T") and homes.get(product.out) == homes.get(one.out, one.out)
+            if joins and known:
+                found[product] = one
+    return found
 
 
 def _ints(values: Sequence[int]) -> Any:

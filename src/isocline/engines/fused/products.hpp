@@ -53,16 +53,33 @@ template <class T> static void pack(const T *w, int m, int k, int64_t s, int64_t
       for (int b = i; b < std::min(i + BLOCK, m); b++) out[at++] = w[b * s + j * d];
 }
 
-// P vectors of B rows; x and out have rows of nv. Few rows are summed in several parts: else every product would wait for
+// What becomes of B rows of P vectors, before they are written; `by` has as many, in rows of nv.
+struct Plain {
+  template <class T, int P, int B> INLINE_MEMBER void bend(V<T> *, const V<T> *, int) {}
+};
+struct TanhBack { // g (1 − z²)
+  template <class T, int P, int B> INLINE_MEMBER void bend(V<T> *x, const V<T> *by, int nv) {
+#pragma GCC unroll 8
+    for (int b = 0; b < B; b++)
+#pragma GCC unroll 4
+      for (int v = 0; v < P; v++) {
+        const V<T> z = by[b * nv + v];
+        x[b * P + v] = x[b * P + v] * (1 - z * z);
+      }
+  }
+};
+
+// P vectors of B rows; x, by and out have rows of nv. Few rows are summed in several parts: else every product would wait for
 // the one before. How many depends on nothing but the rows, so that tiles of all widths give the same bits.
-template <class T, int P, int B>
-static inline void product_block(const T *w, const Source<T> &bias, int first, const V<T> *x, int k, int nv, V<T> *out) {
+template <class T, class E, int P, int B>
+static inline void product_block(const T *w, const Source<T> &bias, int first, const V<T> *x, int k, int nv, const V<T> *by,
+                                 V<T> *out) {
   constexpr int PARTS = B == 1 ? 4 : B == 2 ? 2 : 1;
-  V<T> sum[PARTS][B][P] = {};
+  V<T> sum[PARTS][B * P] = {};
 #pragma GCC unroll 8
   for (int b = 0; b < B; b++)
 #pragma GCC unroll 4
-    for (int v = 0; v < P; v++) sum[0][b][v] = read<T>(bias, first + b, v);
+    for (int v = 0; v < P; v++) sum[0][b * P + v] = read<T>(bias, first + b, v);
   auto add = [&](int part, int j) __attribute__((always_inline)) {
     V<T> column[P];
 #pragma GCC unroll 4
@@ -71,7 +88,7 @@ static inline void product_block(const T *w, const Source<T> &bias, int first, c
     for (int b = 0; b < B; b++) {
       V<T> weight = all<T>(w[j * B + b]);
 #pragma GCC unroll 4
-      for (int v = 0; v < P; v++) sum[part][b][v] += weight * column[v];
+      for (int v = 0; v < P; v++) sum[part][b * P + v] += weight * column[v];
     }
   };
   int j = 0;
@@ -82,26 +99,26 @@ static inline void product_block(const T *w, const Source<T> &bias, int first, c
   }
   if constexpr (PARTS > 1)
     for (; j < k; j++) add(0, j);
+#pragma GCC unroll 4
+  for (int part = 1; part < PARTS; part++)
+#pragma GCC unroll 4
+    for (int i = 0; i < B * P; i++) sum[0][i] += sum[part][i];
+  E::template bend<T, P, B>(sum[0], by + first * nv, nv);
 #pragma GCC unroll 8
   for (int b = 0; b < B; b++)
 #pragma GCC unroll 4
-    for (int v = 0; v < P; v++) {
-      V<T> whole = sum[0][b][v];
-#pragma GCC unroll 4
-      for (int part = 1; part < PARTS; part++) whole += sum[part][b][v];
-      out[(first + b) * nv + v] = whole;
-    }
+    for (int v = 0; v < P; v++) out[(first + b) * nv + v] = sum[0][b * P + v];
 }
 
 // Few columns: they stay in registers, row after row; `start` is the bias of row i, vector v.
-template <class T, int P, int K, class F>
-static inline void thin_product(const T *w, F start, const V<T> *x, int m, int nv, V<T> *out) {
+template <class T, class E, int P, int K, class F>
+static inline void thin_product(const T *w, F start, const V<T> *x, int m, int nv, const V<T> *by, V<T> *out) {
   V<T> column[K][P];
 #pragma GCC unroll 4
   for (int j = 0; j < K; j++)
 #pragma GCC unroll 4
     for (int v = 0; v < P; v++) column[j][v] = x[j * nv + v];
-  for (int i = 0; i < m; i++, w += K, out += nv) {
+  for (int i = 0; i < m; i++, w += K, by += nv, out += nv) {
     V<T> sum[P]; // all of them before the first is written: who writes might change the weights
 #pragma GCC unroll 4
     for (int v = 0; v < P; v++) sum[v] = start(i, v);
@@ -109,46 +126,51 @@ static inline void thin_product(const T *w, F start, const V<T> *x, int m, int n
     for (int j = 0; j < K; j++)
 #pragma GCC unroll 4
       for (int v = 0; v < P; v++) sum[v] += w[j] * column[j][v];
+    E::template bend<T, P, 1>(sum, by, nv);
 #pragma GCC unroll 4
     for (int v = 0; v < P; v++) out[v] = sum[v];
   }
 }
-template <class T, int P, int K>
-static inline void thin_product(const T *w, const Source<T> &bias, const V<T> *x, int m, int nv, V<T> *out) {
+template <class T, class E, int P, int K>
+static inline void thin_product(const T *w, const Source<T> &bias, const V<T> *x, int m, int nv, const V<T> *by, V<T> *out) {
   const int stride = bias.stride;
   if (const V<T> *rows = bias.rows)
-    return thin_product<T, P, K>(w, [=](int i, int v) { return rows[i * stride + v]; }, x, m, nv, out);
+    return thin_product<T, E, P, K>(w, [=](int i, int v) { return rows[i * stride + v]; }, x, m, nv, by, out);
   if (const T *numbers = bias.numbers)
-    return thin_product<T, P, K>(w, [=](int i, int) { return all<T>(numbers[i * stride]); }, x, m, nv, out);
+    return thin_product<T, E, P, K>(w, [=](int i, int) { return all<T>(numbers[i * stride]); }, x, m, nv, by, out);
   const V<T> number = all<T>(bias.number);
-  thin_product<T, P, K>(w, [=](int, int) { return number; }, x, m, nv, out);
+  thin_product<T, E, P, K>(w, [=](int, int) { return number; }, x, m, nv, by, out);
 }
 
-template <class T, int P>
+template <class T, class E, int P>
 static __attribute__((noinline)) void product_columns(const T *w, const Source<T> &bias, const V<T> *x, int m, int k,
-                                                      int nv, V<T> *out) {
+                                                      int nv, const V<T> *by, V<T> *out) {
   switch (k) {
-  case 1: return thin_product<T, P, 1>(w, bias, x, m, nv, out);
-  case 2: return thin_product<T, P, 2>(w, bias, x, m, nv, out);
-  case 3: return thin_product<T, P, 3>(w, bias, x, m, nv, out);
-  case 4: return thin_product<T, P, 4>(w, bias, x, m, nv, out);
+  case 1: return thin_product<T, E, P, 1>(w, bias, x, m, nv, by, out);
+  case 2: return thin_product<T, E, P, 2>(w, bias, x, m, nv, by, out);
+  case 3: return thin_product<T, E, P, 3>(w, bias, x, m, nv, by, out);
+  case 4: return thin_product<T, E, P, 4>(w, bias, x, m, nv, by, out);
   }
   int i = 0;
-  for (; i + BLOCK <= m; i += BLOCK, w += size_t(BLOCK) * k) product_block<T, P, BLOCK>(w, bias, i, x, k, nv, out);
+  for (; i + BLOCK <= m; i += BLOCK, w += size_t(BLOCK) * k) product_block<T, E, P, BLOCK>(w, bias, i, x, k, nv, by, out);
   switch (m - i) {
-  case 1: return product_block<T, P, 1>(w, bias, i, x, k, nv, out);
-  case 2: return product_block<T, P, 2>(w, bias, i, x, k, nv, out);
-  case 3: return product_block<T, P, 3>(w, bias, i, x, k, nv, out);
-  case 4: return product_block<T, P, 4>(w, bias, i, x, k, nv, out);
-  case 5: return product_block<T, P, 5>(w, bias, i, x, k, nv, out);
-  case 6: return product_block<T, P, 6>(w, bias, i, x, k, nv, out);
-  case 7: return product_block<T, P, 7>(w, bias, i, x, k, nv, out);
+  case 1: return product_block<T, E, P, 1>(w, bias, i, x, k, nv, by, out);
+  case 2: return product_block<T, E, P, 2>(w, bias, i, x, k, nv, by, out);
+  case 3: return product_block<T, E, P, 3>(w, bias, i, x, k, nv, by, out);
+  case 4: return product_block<T, E, P, 4>(w, bias, i, x, k, nv, by, out);
+  case 5: return product_block<T, E, P, 5>(w, bias, i, x, k, nv, by, out);
+  case 6: return product_block<T, E, P, 6>(w, bias, i, x, k, nv, by, out);
+  case 7: return product_block<T, E, P, 7>(w, bias, i, x, k, nv, by, out);
   }
 }
-template <class T> static void product(const T *w, Source<T> bias, const V<T> *x, int m, int k, int nv, V<T> *out) {
-  if (nv == 1) return product_columns<T, 1>(w, bias, x, m, k, nv, out);
+template <class T, class E>
+static void product(const T *w, Source<T> bias, const V<T> *x, int m, int k, int nv, const V<T> *by, V<T> *out) {
+  if (nv == 1) return product_columns<T, E, 1>(w, bias, x, m, k, nv, by, out);
   for (int v = 0; v < nv; v += 2, bias.rows += bias.rows ? 2 : 0)
-    product_columns<T, 2>(w, bias, x + v, m, k, nv, out + v);
+    product_columns<T, E, 2>(w, bias, x + v, m, k, nv, by + v, out + v);
+}
+template <class T> static void product(const T *w, const Source<T> &bias, const V<T> *x, int m, int k, int nv, V<T> *out) {
+  product<T, Plain>(w, bias, x, m, k, nv, out, out);
 }
 
 // ---- G Xᵀ ------------------------------------------------------------------------------------------------------------

@@ -156,6 +156,7 @@ template <class T> struct Sums {
         const int longer = std::max(c.count, c.width), shorter = std::min(c.count, c.width);
         if (!matrices[c.packed]) matrices[c.packed] = std::make_unique<Memory>(sizeof(T) * padded<T>(longer) * shorter);
       } else if (!lanes[c.leaf]) lanes[c.leaf] = std::make_unique<Memory>(sizes[c.leaf] * sizeof(T));
+      if (c.then >= 0 && !lanes[c.then]) lanes[c.then] = std::make_unique<Memory>(sizes[c.then] * sizeof(T));
     }
   }
   T *at(int leaf) { return (T *)lanes[leaf]->data; }
@@ -258,9 +259,9 @@ template <class T, int NV> struct Machine {
         const From<T> x = from(c.operand[1]);
         c.count > c.width ? outer(x, c.width, T(1), g, c.count, weight, sums.matrix(c.packed))
                           : outer(g, c.count, weight, x, c.width, T(1), sums.matrix(c.packed));
-        continue;
+        if (c.then < 0) continue;
       }
-      T *into = sums.at(c.leaf) + c.out;
+      T *into = c.op == OP_outer ? sums.at(c.then) + c.entry : sums.at(c.leaf) + c.out;
       for (int i = 0; i < c.count; i++) into[c.op == OP_total ? 0 : i] += weight * g.one(i);
     }
   }

@@ -173,7 +173,7 @@ static void pull_back_chunk(const Back<T> &back, const Program<T> &field, const 
     }
   }
 
-  const auto order = in_order(from, to, [&](int64_t i) { return double(-c.outcome.accepted[i]); });
+  const auto order = longest_first(from, to, [&](int64_t i) { return double(c.outcome.accepted[i]); });
   int64_t free = 0;
   auto finish = [&](int64_t i, int l, int64_t seen) {
     for (int d = 0; d < n; d++) {

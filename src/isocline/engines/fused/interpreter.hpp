@@ -35,7 +35,9 @@ struct Operand {
 };
 struct Instruction {
   int32_t op, out, count, leaf, width, first_row, operands, packed;
-  int32_t then, unused; // of a product: what becomes of its rows, OP_tanh_back (by the third operand); else −1
+  // Of a product what becomes of its rows: OP_tanh_back, by the third operand. Of outer a leaf, for which, from an entry on, the
+  // rows of its first operand are summed too. Else −1.
+  int32_t then, entry;
   Operand operand[3];
 };
 
@@ -144,6 +146,7 @@ template <class T> struct Sums {
         if (!matrices[c.packed])
           matrices[c.packed] = std::make_unique<Memory>(sizeof(T) * c.count * padded<T>(c.width));
       } else if (!lanes[c.leaf]) lanes[c.leaf] = std::make_unique<Memory>(sizes[c.leaf] * sizeof(V<T>));
+      if (c.then >= 0 && !lanes[c.then]) lanes[c.then] = std::make_unique<Memory>(sizes[c.then] * sizeof(V<T>));
     }
   }
   V<T> *at(int leaf) { return (V<T> *)lanes[leaf]->data; }
@@ -310,20 +313,19 @@ template <class T, int NV> struct Machine {
       const V<T> *g = weighted(source(c.operand[0]), c.count, weights, true);
       if (c.op == OP_outer) {
         const V<T> *x = weighted(source(c.operand[1]), c.width, weights, false);
+        V<T> *bias = c.then < 0 ? nullptr : sums.at(c.then) + c.entry;
         if (contracts<T>(c.count, c.width)) {
           T *turned = (T *)((V<T> *)scratch->data + 2 * int64_t(NV) * reach);
           lanes_first<T, NV>(x, c.width, turned);
           contract<T, NV>(g, c.count, turned, c.width, sums.matrix(c.packed));
-        } else outer<T, NV>(g, c.count, x, c.width, sums.at(c.leaf));
+          if (bias) add_rows<T, NV>(g, c.count, bias);
+        } else outer<T, NV>(g, c.count, x, c.width, sums.at(c.leaf), bias);
         continue;
       }
-      const bool total = c.op == OP_total;
       V<T> *into = sums.at(c.leaf) + c.out;
-      for (int i = 0, count = c.count; i < count; i++) {
-        V<T> sum = into[total ? 0 : i];
-        for (int v = 0; v < NV; v++) sum += g[i * NV + v];
-        into[total ? 0 : i] = sum;
-      }
+      if (c.op == OP_gather) add_rows<T, NV>(g, c.count, into);
+      else
+        for (int i = 0; i < c.count; i++) add_lanes<T, NV>(g + int64_t(i) * NV, *into);
     }
   }
   // Rows as they are, or a copy in which lanes of weight 0 are 0 and the others are `times` their weight.

@@ -40,7 +40,7 @@ class _Operand(ctypes.Structure):
 
 
 class _Instruction(ctypes.Structure):
-    _numbers = ("op", "out", "count", "leaf", "width", "first_row", "operands", "packed", "then", "unused")
+    _numbers = ("op", "out", "count", "leaf", "width", "first_row", "operands", "packed", "then", "entry")
     _fields_ = [*((name, ctypes.c_int32) for name in _numbers), ("operand", _Operand * 3)]
 
 
@@ -82,19 +82,24 @@ class Encoded:
         self.plain = plain = _bent([one for one in code if one.op not in COLLECTS], counts)
         homes = _in_place(plain, counts)
         then = _behind_products(plain, homes)
-        joined = set(then.values())
-        run = [one for one in plain if one not in joined]
         self.collects = collects = [one for one in code if one.op in COLLECTS]
+        then |= _beside_products(collects)
+        joined = set(then.values())
+        run, sums = ([one for one in part if one not in joined] for part in (plain, collects))
         self.slots: dict[Any, int] = {}
-        self.code = (_Instruction * max(1, len(run) + len(collects)))()
-        for one, to in zip([*run, *collects], self.code, strict=False):
+        self.code = (_Instruction * max(1, len(run) + len(sums)))()
+        for one, to in zip([*run, *sums], self.code, strict=False):
             to.op, to.out, to.count, to.leaf, to.width = OPS.index(one.op), one.out, one.count, one.leaf, one.width
             if one.op not in COLLECTS:
                 to.out = homes.get(one.out, one.out)
             to.first_row, to.operands, to.then = len(picked), len(one.operands), -1
             if one in then:
-                z = then[one].operands[1].at
-                to.then, to.operand[2].at = OPS.index("tanh'"), homes.get(z, z)
+                after = then[one]
+                if one.op == "outer":
+                    to.then, to.entry = after.leaf, after.out
+                else:
+                    z = after.operands[1].at
+                    to.then, to.operand[2].at = OPS.index("tanh'"), homes.get(z, z)
             picked += one.rows
             if one.op in ("linear", "linear^T", "outer"):
                 key = (one.op == "outer", one.op, one.leaf, one.count, one.width)
@@ -106,7 +111,7 @@ class Encoded:
                 place.value = operand.value
         self.picked = _ints(picked)
         pointers = ctypes.addressof(self.code), ctypes.addressof(self.picked)
-        self.whole = Code(pointers[0], len(run), len(collects), program.rows, pointers[1], None, None)
+        self.whole = Code(pointers[0], len(run), len(sums), program.rows, pointers[1], None, None)
         self.inputs = _ints([row for _, first, count in program.inputs for row in range(first, first + count)])
         self.outputs = _ints([row for _, rows in program.outputs for row in rows])
         self.sizes = (ctypes.c_int64 * max(1, len(program.leaves)))(*program.leaves)
@@ -177,6 +182,16 @@ def _behind_products(code: list[Instruction], homes: dict[int, int]) -> dict[Ins
             joins = product.op in ("linear", "linear^T") and homes.get(product.out) == homes.get(one.out, one.out)
             if joins and known:
                 found[product] = one
+    return found
+
+
+def _beside_products(collects: list[Instruction]) -> dict[Instruction, Instruction]:
+    """By products that a matrix's gradient is: the sum of the same rows, a bias's. The machine reads them once for both."""
+    sums = {(one.operands[0], one.count): one for one in collects if one.op == "gather"}
+    found: dict[Instruction, Instruction] = {}
+    for one in collects:
+        if one.op == "outer" and (one.operands[0], one.count) in sums:
+            found[one] = sums.pop((one.operands[0], one.count))
     return found
 
 

@@ -173,11 +173,23 @@ template <class T> static void product(const T *w, const Source<T> &bias, const 
   product<T, Plain>(w, bias, x, m, k, nv, out, out);
 }
 
+template <class T, int NV> INLINE void add_lanes(const V<T> *row, V<T> &into) {
+  V<T> sum = into;
+#pragma GCC unroll 8
+  for (int v = 0; v < NV; v++) sum += row[v];
+  into = sum;
+}
+// Sums of m rows, lane by lane.
+template <class T, int NV> static void add_rows(const V<T> *g, int m, V<T> *into) {
+  for (int i = 0; i < m; i++) add_lanes<T, NV>(g + int64_t(i) * NV, into[i]);
+}
+
 // ---- G Xᵀ ------------------------------------------------------------------------------------------------------------
 // Small: into (m, k) sums lane by lane. F rows of one side stay in registers, those of the other go by once; the sum of
-// row i of these and row f of those is at into[i * step + f * apart].
-template <class T, int NV, int F>
-static inline void outer_few(const V<T> *many, int count, const V<T> *few, int64_t step, int64_t apart, V<T> *into) {
+// row i of these and row f of those is at into[i * step + f * apart]. `rows`, where it is wanted: the sums of those that go by.
+template <class T, int NV, int F, bool ROWS>
+static inline void outer_few(const V<T> *many, int count, const V<T> *few, int64_t step, int64_t apart, V<T> *into,
+                             V<T> *rows) {
   V<T> kept[F][NV];
   for (int f = 0; f < F; f++)
     for (int v = 0; v < NV; v++) kept[f][v] = few[f * NV + v];
@@ -185,6 +197,7 @@ static inline void outer_few(const V<T> *many, int count, const V<T> *few, int64
     V<T> row[NV];
 #pragma GCC unroll 8
     for (int v = 0; v < NV; v++) row[v] = many[i * NV + v];
+    if constexpr (ROWS) add_lanes<T, NV>(row, rows[i]);
 #pragma GCC unroll 4
     for (int f = 0; f < F; f++) {
       V<T> sum = into[f * apart];
@@ -194,14 +207,17 @@ static inline void outer_few(const V<T> *many, int count, const V<T> *few, int64
     }
   }
 }
-template <class T, int NV> static void outer(const V<T> *g, int m, const V<T> *x, int k, V<T> *into) {
+// And into `bias`, unless that is null, the rows of g.
+template <class T, int NV> static void outer(const V<T> *g, int m, const V<T> *x, int k, V<T> *into, V<T> *bias) {
   const bool narrow = k < std::min(m, THIN);
   const int all = narrow ? k : m;
   auto rows = [&](auto few, int i) {
     constexpr int F = decltype(few)::value;
-    if (narrow) outer_few<T, NV, F>(g, m, x + i * NV, k, 1, into + i);
-    else outer_few<T, NV, F>(x, k, g + i * NV, 1, k, into + int64_t(i) * k);
+    if (!narrow) outer_few<T, NV, F, false>(x, k, g + i * NV, 1, k, into + int64_t(i) * k, nullptr);
+    else if (bias) outer_few<T, NV, F, true>(g, m, x + i * NV, k, 1, into + i, bias);
+    else outer_few<T, NV, F, false>(g, m, x + i * NV, k, 1, into + i, nullptr);
   };
+  if (bias && !narrow) add_rows<T, NV>(g, m, bias);
   int i = 0;
   for (; i + 4 <= all; i += 4) rows(std::integral_constant<int, 4>(), i);
   switch (all - i) {

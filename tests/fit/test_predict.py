@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from series import csv_of, rotation
 
+from isocline.cli.predict import predict_command
 from isocline.fit import Config, UserError, fit, predict
 from isocline.fit.reading.clock import Clock
 
@@ -88,6 +90,30 @@ def test_a_given_state_at_given_times(circle, tmp_path):
     assert [r[0] for r in rows] == ["1", "2.5", "4"]
     np.testing.assert_allclose(rows[0][1:], rotation(np.array([1.0]))[0], rtol=1e-6)  # the start itself, as given
     np.testing.assert_allclose(rows[2][1:], rotation(np.array([4.0]))[0], atol=0.25)
+
+
+def test_a_forecast_that_leaves_what_was_measured_says_so(circle, tmp_path, capsys):
+    """A start ten times as far out is nothing that the record knows of."""
+    start = write(tmp_path / "from.csv", csv_of(np.array([1.0]), 10 * rotation(np.array([1.0]))))
+    far = r"the forecast of 'x0' leaves what was measured \(.* to .*\) by more than its range, from t 1 on"
+    with pytest.warns(UserWarning, match=far):
+        predict(circle, until=5.0, start=start)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        predict(circle, until=float(T[-1]) + 3.0)
+    out = tmp_path / "out.csv"
+    assert predict_command(circle, "5", None, start, False, out) == 0  # told, and written all the same
+    assert "isocline: the forecast of 'x" in capsys.readouterr().err and len(out.read_text().splitlines()) > 5
+    # A run of an earlier version does not know.
+    run = tmp_path / "run"
+    shutil.copytree(circle, run)
+    kept = json.loads((run / "config.json").read_text())
+    values = np.loadtxt(circle.parent / "circle.csv", delimiter=",", skiprows=1)[:, 1:]
+    assert kept.pop("measured") == {f"x{k}": [values[:, k].min(), values[:, k].max()] for k in (0, 1)}
+    (run / "config.json").write_text(json.dumps(kept))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        predict(run, until=5.0, start=start)
 
 
 def test_dates_come_back_as_dates_and_every_series_goes_on(dated, tmp_path):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ class Fitted:
         folder: of the run.
         table: what messages and exported files call its table.
         ensemble: the model, in scaled coordinates, and its members.
+        measured: by state the least and the largest value of the table, in its units; {} of runs of earlier versions.
     """
 
     folder: Path
@@ -32,6 +34,7 @@ class Fitted:
     scales: Scales
     clock: Clock
     ensemble: Ensemble
+    measured: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def field(self) -> nn.Module:
@@ -58,4 +61,5 @@ class Fitted:
         paths = [kept["table"]] if isinstance(kept["table"], str) else kept["table"]
         more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
         table = f"{Path(paths[0]).name}{more}"
-        return Fitted(folder, table, config, scales, Clock(**kept["clock"]), ensemble)
+        measured = {state: (low, high) for state, (low, high) in kept.get("measured", {}).items()}
+        return Fitted(folder, table, config, scales, Clock(**kept["clock"]), ensemble, measured)

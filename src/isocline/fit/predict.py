@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from isocline.fit.fitted import Fitted
 from isocline.fit.flow import flow_of
 from isocline.fit.population import of_population
 from isocline.fit.population_predict import predict_population
+from isocline.fit.reach import leaving
 from isocline.fit.reading.cells import Cells
 from isocline.fit.reading.clock import Clock
 from isocline.fit.reading.column import Column
@@ -65,6 +67,9 @@ def predict(
 
     Raises:
         UserError: for what is the user's to mend.
+
+    Warns:
+        UserWarning: where a state leaves what was measured by more than its range.
     """
     folder = Path(folder)
     if of_population(Config.make(**read_run(folder)["config"])):
@@ -104,8 +109,15 @@ def predict(
         path = (flow(state[None], grid[None], drive)[:, 0] if len(later) else state[None]).numpy()
         y = scales.unscaled(path)
         good = np.isfinite(y).all(1)
+        of = f"series {name!r}: " if config.id else ""
+        for state, row in leaving(path, shown, fitted.measured, scales):
+            low, high = fitted.measured[state]
+            warnings.warn(
+                f"{of}the forecast of {state!r} leaves what was measured ({low:.4g} to {high:.4g}) by more than its range, from "
+                f"{config.time} {clock.text(at[row])} on: nothing that was measured says what happens there",
+                stacklevel=2,
+            )
         if not good.all():
-            of = f"series {name!r}: " if config.id else ""
             lost.append(f"{of}the forecast is finite only up to {config.time} {clock.text(at[good].max())}")
         y = y[:, : len(shown)]
         if bands:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from isocline.fit.baselines import LinearODE
 from isocline.fit.flow import flow_of_rows
 from isocline.fit.forecast import forecast
 from isocline.fit.networks import Networks
-from isocline.fit.reading.table import Series
+from isocline.fit.reading.table import Series, Table
 from isocline.fit.scale import Scales
 from isocline.fit.split import cut
 from isocline.fit.windows import Record
@@ -57,6 +57,38 @@ def holding(networks: Networks, theta: Tensor, series: Sequence[Series], scales:
     paths = forecast(flow, records * len(theta), later * len(theta), scales)
     inside = [bool(((p[:, measured] >= low - room) & (p[:, measured] <= high + room)).all()) for p in paths]
     return torch.tensor(inside).view(len(theta), len(records)).all(1)
+
+
+def measured_between(table: Table) -> dict[str, tuple[float, float]]:
+    """By state that was measured: the least and the largest value."""
+    found = {}
+    for i, state in enumerate(table.states):
+        values = np.concatenate([s.y[:, i] for s in table.series])
+        if np.isfinite(values).any():
+            found[state.header] = float(np.nanmin(values)), float(np.nanmax(values))
+    return found
+
+
+def leaving(
+    path: np.ndarray, states: Sequence[str], measured: Mapping[str, tuple[float, float]], scales: Scales
+) -> list[tuple[str, int]]:
+    """Which states of a forecast leave what was measured by more than its range, and from which row on they first do.
+
+    Args:
+        path: (n, d), scaled.
+        states: the headers of the first columns of it.
+        measured: as of `measured_between`.
+    """
+    found = []
+    for i, state in enumerate(states):
+        if state in measured:
+            bounds = np.full((2, path.shape[1]), np.nan)
+            bounds[:, i] = measured[state]
+            low, high = scales.scaled(bounds)[:, i]
+            room = REACH * max(high - low, 1.0)
+            outside = np.flatnonzero((path[:, i] < low - room) | (path[:, i] > high + room))
+            found += [(state, int(row)) for row in outside[:1]]
+    return found
 
 
 def refuge(networks: Networks, record: Record, series: Sequence[Series], scales: Scales) -> tuple[Tensor, str]:

@@ -30,6 +30,7 @@ from isocline.fit.judge import EQUATIONS, NEURAL, fitted_rivals, judge
 from isocline.fit.parameters import infer
 from isocline.fit.physics import Physics, scales_of, settings_of
 from isocline.fit.population import go, of_population, read_population
+from isocline.fit.reach import measured_between
 from isocline.fit.reading.given import AMOUNT_NAMES
 from isocline.fit.reading.lags import Lags, delayed, usual_step
 from isocline.fit.reading.reader import Source, paths_of, read_source
@@ -164,6 +165,7 @@ def _begun(
         **({"search": search} if search else {}),
         "clock": asdict(table.clock),
         "scales": scales.to_dict(),
+        "measured": measured_between(table),
     }
     write(folder / "config.json", json.dumps(kept, indent=1))
     return kept

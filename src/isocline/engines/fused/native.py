@@ -174,14 +174,14 @@ def _behind_products(code: list[Instruction], homes: dict[int, int]) -> dict[Ins
     """
     at = {one.out: place for place, one in enumerate(code)}
     found = {}
-    for one in code:
-        if one.op == "tanh'" and one.operands[0].kind == "rows" and one.operands[0].at in at:
-            before = at[one.operands[0].at]
-            product, z = code[before], one.operands[1].at
-            known = all(place < before for first, place in at.items() if first <= z < first + code[place].count)
-            joins = product.op in ("linear", "linear^T") and homes.get(product.out) == homes.get(one.out, one.out)
-            if joins and known:
-                found[product] = one
+    for here, one in enumerate(code):
+        if one.op != "tanh'" or one.operands[0].kind != "rows" or one.operands[0].at not in at:
+            continue
+        before = at[one.operands[0].at]
+        product, z = code[before], one.operands[1].at
+        joins = product.op in ("linear", "linear^T") and homes.get(product.out) == homes.get(one.out, one.out)
+        if joins and not any(x.out < z + one.count and z < x.out + x.count for x in code[before:here]):
+            found[product] = one
     return found
 
 

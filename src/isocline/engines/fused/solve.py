@@ -202,11 +202,12 @@ class Run:
         pointers = addresses(grad_leaves)
         back = Back.from_buffer_copy(plan.back)
         back.call = self.call
-        native = self._native("backward") if self.engine.specialise else None
-        if native is not None:
-            where = address(native, "derivative"), address(native, "steps_back")
-            back.derivative = plan.field(self.traced.encoded_derivative, *where)
-        back.call.field = self._compiled_field(native)
+        if self.engine.specialise:  # what is compiled of the way forward may be without this one's
+            native = self._native("backward")
+            back.call.field = self._compiled_field(native)
+            if native is not None:
+                where = address(native, "derivative"), address(native, "steps_back")
+                back.derivative = plan.field(self.traced.encoded_derivative, *where)
         back.grads, back.grad_y0 = grads.data_ptr(), grad_y0.data_ptr()
         if grad_u is not None:
             back.grad_u = grad_u.data_ptr()

@@ -202,7 +202,7 @@ class Run:
         pointers = addresses(grad_leaves)
         back = Back.from_buffer_copy(plan.back)
         back.call = self.call
-        if self.engine.specialise:  # what is compiled of the way forward may be without this one's
+        if self.engine.specialise:  # the way forward may have been compiled and this one not
             native = self._native("backward")
             back.call.field = self._compiled_field(native)
             if native is not None:

@@ -40,7 +40,7 @@ def fitted(tmp_path):
     model = model_of(config, scales)
     networks = layout_of(model, config)
     nobody = torch.zeros(0, networks.size, dtype=torch.float64)
-    return Fitted(tmp_path / "tank", "tank.csv", config, scales, Clock(), Ensemble(model, networks, nobody, None))
+    return Fitted(tmp_path / "tank", "tank.csv", config, scales, Clock(), Ensemble(model, networks, nobody, None), {})
 
 
 def reported(scales):
@@ -79,7 +79,7 @@ def test_inputs_and_the_time_of_equations_are_in_the_graph(fitted):
 
 def test_what_a_graph_cannot_hold_is_refused(fitted):
     cubic = fitted.config.model_copy(update={"hold": "cubic"})
-    other = Fitted(fitted.folder, fitted.table, cubic, fitted.scales, fitted.clock, fitted.ensemble)
+    other = Fitted(fitted.folder, fitted.table, cubic, fitted.scales, fitted.clock, fitted.ensemble, {})
     with pytest.raises(ValueError, match=r"held as cubics.*--hold linear"):
         step_of(other, reported(fitted.scales), Solver.named("rk4").tableau)
     fitted.field.takes = ("doses",)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ class Fitted:
     scales: Scales
     clock: Clock
     ensemble: Ensemble
-    measured: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    measured: Mapping[str, tuple[float, float]]
 
     @property
     def field(self) -> nn.Module:

@@ -39,8 +39,7 @@ def holding(networks: Networks, theta: Tensor, series: Sequence[Series], scales:
     """
     seen = np.concatenate([scales.scaled(s.y) for s in series])
     measured = np.isfinite(seen).any(0)
-    low, high = np.nanmin(seen[:, measured], 0), np.nanmax(seen[:, measured], 0)
-    room = REACH * np.maximum(high - low, 1.0)
+    low, high = _reach(np.nanmin(seen[:, measured], 0), np.nanmax(seen[:, measured], 0))
     chosen = [series[k] for k in np.unique(np.linspace(0, len(series) - 1, SERIES).round().astype(int))]
     records, later = list[Series](), list[np.ndarray]()
     for s in (s for s in chosen if len(s.t) > 3):
@@ -55,7 +54,7 @@ def holding(networks: Networks, theta: Tensor, series: Sequence[Series], scales:
     layout, rows = networks.plain(theta)
     flow = flow_of_rows(layout, rows.repeat_interleave(len(records), 0))
     paths = forecast(flow, records * len(theta), later * len(theta), scales)
-    inside = [bool(((p[:, measured] >= low - room) & (p[:, measured] <= high + room)).all()) for p in paths]
+    inside = [bool(((p[:, measured] >= low) & (p[:, measured] <= high)).all()) for p in paths]
     return torch.tensor(inside).view(len(theta), len(records)).all(1)
 
 
@@ -79,16 +78,18 @@ def leaving(
         states: the headers of the first columns of it.
         measured: as of `measured_between`.
     """
-    found = []
+    bounds = np.full((2, path.shape[1]), np.nan)  # which no number is outside of
     for i, state in enumerate(states):
-        if state in measured:
-            bounds = np.full((2, path.shape[1]), np.nan)
-            bounds[:, i] = measured[state]
-            low, high = scales.scaled(bounds)[:, i]
-            room = REACH * max(high - low, 1.0)
-            outside = np.flatnonzero((path[:, i] < low - room) | (path[:, i] > high + room))
-            found += [(state, int(row)) for row in outside[:1]]
-    return found
+        bounds[:, i] = measured.get(state, np.nan)
+    low, high = _reach(*scales.scaled(bounds))
+    outside = (path < low) | (path > high)
+    return [(state, int(outside[:, i].argmax())) for i, state in enumerate(states) if outside[:, i].any()]
+
+
+def _reach(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How far a free run may go, of the least and the largest that was measured, scaled."""
+    room = REACH * np.maximum(high - low, 1.0)
+    return low - room, high + room
 
 
 def refuge(networks: Networks, record: Record, series: Sequence[Series], scales: Scales) -> tuple[Tensor, str]:

@@ -22,6 +22,9 @@ from isocline.fit.windows import Windows
 
 MATCHING_RATE = 1e-2  # of Adam on slopes, where it is safe; on windows it makes more starts fail
 SHORT = 60_000  # observations of all members up to which L-BFGS sees all of them each time; beyond, Adam sees a choice
+POLISHED = (
+    240_000  # up to which L-BFGS polishes, what Adam does not: it goes on where Adam's choices keep it from going
+)
 LONGER = 5  # steps of Adam for one of L-BFGS
 PARTS = 4  # of the polish: before each, and after the last, the solver's steps are judged
 EXTRA = 3  # such parts at most that are added where steps had to be halved after the last
@@ -92,13 +95,13 @@ class Trainer:
         self._windows: tuple[int, Windows] | None = None
 
     def _plan(self, share: float) -> list[Stage]:
-        config, short = self.config, self.batch.rows <= SHORT
-        shooting, part = (
-            math.ceil(share * n) * (1 if short else LONGER) for n in (config.iterations, config.polish / PARTS)
-        )
+        config, levels = self.config, self.batch.levels
+        adam, adam_polishes = self.batch.rows > SHORT, self.batch.rows > POLISHED
+        shooting = math.ceil(share * config.iterations) * (LONGER if adam else 1)
+        part = math.ceil(share * config.polish / PARTS) * (LONGER if adam_polishes else 1)
         stages = [Stage("matching", config.matching)]
-        stages += [Stage("shooting", shooting, level, not short) for level in range(self.batch.levels)]
-        stages += [Stage("polish", part, self.batch.levels - 1, not short)] * PARTS
+        stages += [Stage("shooting", shooting, level, adam) for level in range(levels)]
+        stages += [Stage("polish", part, levels - 1, adam_polishes)] * PARTS
         return [s for s in stages if s.steps]
 
     @cached_property

@@ -45,7 +45,7 @@ NOTE = """The neural ODE is far from the noise, and behind the autoregression. W
 top slowly a small error of the field decides in which well the path ends. With 1,000 series the mean square misfit of whole
 records jumped between 0.01 and 0.2 from one choice of windows to the next, while it was 0.003 on windows of 10: a few paths in
 the wrong well outweigh all others."""
-PHASES = ("reading", "preparing", "choosing", "fitting", "judging and writing")
+PHASES = ("reading", "preparing", "choosing", "leaving out", "fitting", "judging and writing")
 
 
 def pendulums(count: int, path: Path) -> None:

@@ -27,6 +27,7 @@ def fit(
     hold: str | None = None,
     hidden_states: Annotated[list[str] | None, Parameter(negative="")] = None,
     lags: str | None = None,
+    season: str | None = None,
     ignore: Annotated[list[str] | None, Parameter(negative="")] = None,
     variable: str | None = None,
     value: str | None = None,
@@ -74,6 +75,9 @@ def fit(
     lags:
         K or K:SPACING: so many earlier values of every state as further states, where not all states are measured; the spacing
         in rows (2:4) or, with a point, in the unit of time (2:0.08). Needs equally spaced rows.
+    season:
+        The period of a clock that the networks are given, in the unit of time, or day, week or year; auto: that of a record
+        that repeats itself, where it helps to forecast held-out blocks; none. Default: auto.
     ignore:
         Header of a column that plays no role; give it once for each.
     variable:
@@ -140,7 +144,7 @@ def fit(
     options |= {"doses": tuple(dose or ()) or None, "covariates": tuple(covariate or ()) or None, "error": error}
     options |= {"correlated": tuple(correlated or ()) or None}
     options |= {"seed": seed, "states": tuple(state or ()) or None, "ignore": tuple(ignore or ()) or None}
-    options |= {"hidden_states": _hidden(hidden_states), "lags": lags}
+    options |= {"hidden_states": _hidden(hidden_states), "lags": lags, "season": season}
     options |= {"inputs": tuple(input or ()) or None, "hold": hold}
     return (then or fit_command)(list(tables), out, resume, config, options, overwrite)
 

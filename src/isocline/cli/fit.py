@@ -34,6 +34,7 @@ TITLES = {"NRMSE": "nrmse", "MASE": "mase", "skill": "skill"}
 PHASES = {
     "choosing": "choosing by held-out blocks",
     "calibrating": "calibrating bands by held-out blocks",
+    "trying a season": "trying a season on held-out blocks",
     "leaving out": "leaving out whole series",
     "fitting": "fitting the record",
 }
@@ -265,6 +266,8 @@ def show(report: dict[str, Any], folder: Path) -> None:
         say(
             f"penalty {_penalty(chosen['penalty'])}, by {chosen['blocks']} held-out blocks (error by penalty: {errors})"
         )
+    if chosen and chosen.get("season"):
+        say(season(chosen["season"]))
     if report["scores"]:
         console.print(scores(report["scores"]))
     for line in report["absent"]:
@@ -273,6 +276,15 @@ def show(report: dict[str, Any], folder: Path) -> None:
         shares = " and ".join(f"{bands['coverage'][level]:.0%} ({level} %)" for level in ("80", "95"))
         say(f"observations of the held-out part inside the bands: {shares}")
     conclusion(report, folder)
+
+
+def season(found: dict[str, Any]) -> str:
+    """Whether the blocks spoke for a clock, in a sentence."""
+    period = f"{found['period']:.4g} {found['unit']}"
+    errors = f"{found['error']:.3g}; without it {found['without']:.3g}"
+    if found["taken"]:
+        return f"season of {period}: a clock that the networks are given, for the blocks are forecast better with it (error {errors})"
+    return f"no season: a clock of {period} does not help to forecast the blocks (error {errors})"
 
 
 def _penalty(value: float | None) -> str:

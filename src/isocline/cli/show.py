@@ -11,7 +11,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from isocline.cli import fail
-from isocline.cli.fit import conclusion, console, say, scores, tuning
+from isocline.cli.fit import conclusion, console, say, scores, season, tuning
 from isocline.cli.validate import show_validation
 from isocline.fit import UserError, bifurcation
 from isocline.fit.compare import compare, read_report
@@ -40,6 +40,8 @@ def show_command(run: Path, figures: bool = False) -> int:
         say(f"  {note}")
     if report.get("tuning"):  # not in reports of earlier versions
         say(tuning(report["tuning"]))
+    if (report["chosen"] or {}).get("season"):
+        say(season(report["chosen"]["season"]))
     if report["scores"]:
         console.print(scores(report["scores"]))
     for line in report.get("absent", []):

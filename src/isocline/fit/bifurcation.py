@@ -59,7 +59,8 @@ def bifurcation(folder: str | Path, over: str, low: float, high: float) -> dict[
     taught = Split.of(read_as(kept["table"], fitted.config), fitted.config.hold_out).taught
     kind, which = _found(fitted, over)
     if "begin" in getattr(fitted.field, "takes", ()):
-        raise UserError(f"{folder}: the run's equations depend on the time t, so they have no equilibria")
+        what = "equations" if fitted.config.equations else "networks"
+        raise UserError(f"{folder}: the run's {what} depend on the time t, so they have no equilibria")
     diagram = followed(fitted.field, kind, which, low, high, taught, fitted.scales)
     assert diagram is not None
     unit = Column.of(fitted.config.inputs[int(which)]).unit if kind == "input" else _unit(fitted.field, which)

@@ -40,6 +40,7 @@ class Choice:
         penalty: the chosen one; inf: the equations without their networks.
         penalties: those there were.
         errors: by penalty: root mean square error on the blocks, in scaled units.
+        season: the period of a clock that the networks have, in the table's unit of time; None without.
         noise: (d,) of an observation, scaled; that of the ratios and of the bands, and the perturbation of the final members.
         ratios: (n, d) |error| / √(spread² + noise²) of the chosen penalty, on all rows of all blocks; NaN where nothing was
             observed.
@@ -52,6 +53,7 @@ class Choice:
     errors: list[float]
     noise: list[float]
     ratios: np.ndarray
+    season: float | None = None
     unseen: list[np.ndarray] | None = None
 
     def state(self) -> dict[str, Any]:
@@ -122,13 +124,19 @@ def choose(config: Config, folds: Sequence[Fold], scales: Scales, trainer: Train
         squares.append([_mean_square(error) for error, _ in parts])
         error, spread = (np.concatenate(part) for part in zip(*parts, strict=True))
         error = np.minimum(error, LOST)
-        errors.append(math.sqrt(_mean_square(error)))
+        errors.append(root_mean_square(error))
         ratios.append(error / np.sqrt(spread**2 + noise[p].numpy() ** 2))
     near = [p for p, e in enumerate(errors) if e <= (1 + CLOSE) * min(errors)]
     chosen = max(near, key=lambda p: penalties[p])
     if BARE in penalties and not beyond_chance(squares[penalties.index(BARE)], squares[chosen]):
         chosen = penalties.index(BARE)
-    return Choice(penalties[chosen], list(penalties), errors, noise[chosen].tolist(), ratios[chosen])
+    period = None if trainer.networks.season is None else trainer.networks.season.period
+    return Choice(penalties[chosen], list(penalties), errors, noise[chosen].tolist(), ratios[chosen], period)
+
+
+def root_mean_square(error: np.ndarray) -> float:
+    """Of what was observed, errors that are lost counting as `LOST`."""
+    return math.sqrt(_mean_square(error))
 
 
 def _mean_square(error: np.ndarray) -> float:

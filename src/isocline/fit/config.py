@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 
 from isocline.fit.errors import UserError
 from isocline.fit.reading.lags import Lags, earlier
+from isocline.fit.season import named_or_period
 
 
 class Config(BaseModel):
@@ -39,6 +40,8 @@ class Config(BaseModel):
         parameters: declarations of its parameters, such as "k = 0.3 in [0, 5] unit 1/h", or "k > 0 per series": of a
             population, of which each series has its own.
         doses: "COLUMN" or "COLUMN->STATE", where rows with an amount make the state jump, or flow into it.
+        season: the period of a clock that the network is given, in the time's unit, or of a table with dates "day", "week" or
+            "year"; "auto": of a record that repeats itself that period, where held-out blocks are then forecast better; or "none".
         covariates: headers of columns that are constant within a series: in equations known by name, of a network inputs.
         correlated: of a population: names of parameters per series whose deviations may go together, two or more.
         error: of a population: the noise of what is measured: "additive", "proportional" or "combined".
@@ -85,6 +88,7 @@ class Config(BaseModel):
     equations: tuple[str, ...] = ()
     parameters: tuple[str, ...] = ()
     doses: tuple[str, ...] = ()
+    season: float | str = "auto"
     covariates: tuple[str, ...] = ()
     correlated: tuple[str, ...] = ()
     error: Literal["additive", "proportional", "combined"] = "additive"
@@ -118,6 +122,12 @@ class Config(BaseModel):
             Lags.of(given)
         return given
 
+    @field_validator("season")
+    @classmethod
+    def _lasting(cls, given: float | str) -> float | str:
+        """A period as a number, others by name."""
+        return named_or_period(given)
+
     @property
     def shown_states(self) -> tuple[str, ...]:
         """Measured ones, then hidden ones."""
@@ -147,6 +157,10 @@ class Config(BaseModel):
         if config.lags and other:
             raise UserError(
                 f"lags={config.lags!r}: beside {other}; expected one of them: earlier values stand for states that are not measured"
+            )
+        if config.equations and config.season not in ("auto", "none"):
+            raise UserError(
+                f"season={config.season!r}: beside equations; expected it in them, as in sin(2*pi*t/12), or one of the two"
             )
         if isinstance(config.hold_out, float) and not 0 <= config.hold_out < 0.9:
             raise UserError(f"hold_out={config.hold_out}: expected a share from 0 to below 0.9, or series:NAME")

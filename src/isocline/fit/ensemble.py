@@ -18,10 +18,11 @@ from isocline.fit.equation_rows import layout_of
 from isocline.fit.files import place, write
 from isocline.fit.flow import Flow, flow_of, flow_of_rows
 from isocline.fit.forecast import forecast, settled
-from isocline.fit.networks import Networks
+from isocline.fit.networks import PERIOD, Networks
 from isocline.fit.physics import model_of
 from isocline.fit.reading.table import Series
 from isocline.fit.scale import Scales
+from isocline.fit.season import Season
 from isocline.fit.unseen import begins_at
 
 
@@ -96,8 +97,10 @@ class Ensemble:
     @staticmethod
     def read(folder: Path, config: Config, scales: Scales) -> Ensemble:
         """From a run's folder."""
-        model = model_of(config, scales)
-        model.load_state_dict(load_file(folder / "model.safetensors"))
+        weights = load_file(folder / "model.safetensors")
+        season = Season(float(weights[PERIOD]), scales.tau) if PERIOD in weights else None
+        model = model_of(config, scales, season)
+        model.load_state_dict(weights)
         networks = layout_of(model, config)
         if not (folder / "bands.json").exists():
             return Ensemble(model, networks, torch.zeros(0, networks.size, dtype=torch.float64), None)

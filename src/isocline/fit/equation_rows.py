@@ -13,9 +13,10 @@ from isocline.equations.net import Remainder
 from isocline.fit.baselines import LinearODE
 from isocline.fit.config import Config
 from isocline.fit.guess import first_guess, followed_by
-from isocline.fit.networks import Networks
+from isocline.fit.networks import Field, Networks
 from isocline.fit.physics import PerSample, Physics, model_of
 from isocline.fit.scale import Scales
+from isocline.fit.season import Season
 from isocline.fit.windows import Record
 
 APART = 0.1  # how far the starts of a batch lie around it: a tenth of what changes the slopes by their size
@@ -35,6 +36,8 @@ class EquationRows(Networks):
     Attributes:
         Those of `Networks`.
     """
+
+    season = None  # equations say it themselves
 
     def __init__(self, model: Physics, record: Record | None = None, seed: int = 0) -> None:
         self.model, equations = model, model.equations
@@ -116,10 +119,12 @@ class EquationRows(Networks):
 
 
 # ---- of a run ---------------------------------------------------------------------------------------------------------
-def networks_of(config: Config, scales: Scales, record: Record) -> Networks:
-    """What a run trains many of at once."""
+def networks_of(config: Config, scales: Scales, record: Record, period: float | None = None) -> Networks:
+    """What a run trains many of at once; networks with a clock of this period (table's unit), or without any."""
     if not config.equations:
-        return Networks(record.y[0].shape[1], config.hidden, len(config.inputs))
+        return Networks(
+            record.y[0].shape[1], config.hidden, len(config.inputs), Season(period, scales.tau) if period else None
+        )
     model = model_of(config, scales)
     assert isinstance(model, Physics)
     return EquationRows(model, record, config.seed)
@@ -127,11 +132,10 @@ def networks_of(config: Config, scales: Scales, record: Record) -> Networks:
 
 def layout_of(model: nn.Module, config: Config) -> Networks:
     """Of the members that a run has kept beside its model."""
-    return (
-        EquationRows(model)
-        if isinstance(model, Physics)
-        else Networks(len(config.every_state), config.hidden, len(config.inputs))
-    )
+    if isinstance(model, Physics):
+        return EquationRows(model)
+    season = model.season if isinstance(model, Field) else None
+    return Networks(len(config.every_state), config.hidden, len(config.inputs), season)
 
 
 def guessed(record: Record, networks: Networks) -> Record:

@@ -48,6 +48,7 @@ class NeuralODERegressor:
         hold: Literal["zoh", "linear", "cubic"] = "zoh",
         hidden_states: Sequence[str] | int = (),
         lags: str | None = None,
+        season: float | str = "auto",
         scale: Literal["auto", "linear", "log"] = "auto",
         log: Sequence[str] = (),
         hold_out: float | str = 0.0,
@@ -71,6 +72,7 @@ class NeuralODERegressor:
         self.hold = hold
         self.hidden_states = hidden_states
         self.lags = lags
+        self.season = season
         self.scale = scale
         self.log = log
         self.hold_out = hold_out

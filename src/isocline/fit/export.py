@@ -118,7 +118,8 @@ def source(fitted: Fitted, target: str, solver: str = "tsit5") -> str:
     scales, config = fitted.scales, fitted.config
     takes = getattr(fitted.field, "takes", ())
     if takes:
-        what = f"its inputs {', '.join(map(repr, config.inputs))}" if "u" in takes else "the time in its equations"
+        timed_by = "the time in its equations" if config.equations else "the clock of its season"
+        what = f"its inputs {', '.join(map(repr, config.inputs))}" if "u" in takes else timed_by
         raise ValueError(f"{what}: the solver of an exported file has no signals; forecast with isocline predict")
     coordinates = sources.Coordinates(
         tuple(s.kind == "log" for s in scales.states),

@@ -17,6 +17,7 @@ from isocline.fit.errors import UserError
 from isocline.fit.networks import BOUND, Field
 from isocline.fit.reading.roles import Column
 from isocline.fit.scale import UNSEEN, Scales, StateScale
+from isocline.fit.season import Season
 
 
 class Physics(nn.Module):
@@ -202,10 +203,8 @@ def scales_of(scales: Scales, config: Config) -> Scales:
     return Scales((*measured, *hidden), scales.tau, scales.inputs)
 
 
-def model_of(config: Config, scales: Scales) -> nn.Module:
-    """The field of a run before training: the equations, or a network where there are none."""
-    return (
-        Physics(equations_of(config), scales)
-        if config.equations
-        else Field(len(config.every_state), config.hidden, inputs=len(config.inputs))
-    )
+def model_of(config: Config, scales: Scales, season: Season | None = None) -> nn.Module:
+    """The field of a run before training: the equations, or a network where there are none, which a season may drive."""
+    if config.equations:
+        return Physics(equations_of(config), scales)
+    return Field(len(config.every_state), config.hidden, inputs=len(config.inputs), season=season)

@@ -99,7 +99,7 @@ def refuge(networks: Networks, record: Record, series: Sequence[Series], scales:
     rows = torch.zeros(2, networks.size, dtype=torch.float64)
     for row, found in zip(rows, (linear, rest), strict=True):
         *_, bias, matrix = row.split(networks.sizes)
-        matrix.copy_(found[:, :-1].flatten())
+        matrix.view(dim, -1)[:, : dim + networks.inputs] = found[:, :-1]
         bias.copy_(found[:, -1])
     holds = holding(networks, rows[:1], series, scales)
     return (rows[0], LINEAR) if bool(holds[0]) else (rows[1], REST)

@@ -1,6 +1,7 @@
 """The recipe: choose by held-out blocks, then fit everything; a checkpoint every few seconds, the same numbers after a break.
 
-Between the two some series are left out as wholes, for bands of series that nobody has learned from.
+Where the blocks show that a record repeats itself, networks with a clock are tried on them, too. Before everything is
+fitted some series are left out as wholes, for bands of series that nobody has learned from.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from isocline.fit.group import ALONE, Group
 from isocline.fit.loop import Trainer
 from isocline.fit.reach import holding, refuge
 from isocline.fit.reading.table import Series
+from isocline.fit.repeats import helps, period_to_try
 from isocline.fit.scale import Scales
 from isocline.fit.unseen import learned_rows, newcomers, unseen_ratios
 from isocline.fit.windows import Record
@@ -47,11 +49,14 @@ class Recipe:
         scales: of states and time.
         folder: where the checkpoint goes; None keeps nothing.
         group: processes that train together; the first of them keeps the checkpoint.
+        seconds: in a unit of the table's time; None where that is not known.
 
     Attributes:
         record: of all training rows, in scaled units.
         trainer: the training that is under way.
-        choice: what the blocks said; None before, and where there are none.
+        periods: of the clocks whose networks the blocks are to judge, in the table's unit; None without a clock.
+        choices: what the blocks said of those, so far.
+        choice: the better of them; None before, and where there are none.
         stages: of the training of candidates, and without some of the series, once they are over.
         holds: (M,) which networks stay within reach of the data when they run freely, once the training is over.
         refuge: what takes the place of the networks, a row of theirs and its name, where none of the starts does.
@@ -64,12 +69,15 @@ class Recipe:
         scales: Scales,
         folder: Path | None = None,
         group: Group = ALONE,
+        seconds: float | None = None,
     ) -> None:
-        self.config, self.scales, self.folder, self.group = config, scales, folder, group
+        self.config, self.scales, self.folder, self.group, self.seconds = config, scales, folder, group, seconds
         self.record = Record.of(series, scales, config.window)
         self.folds = folds(series, config.blocks) if config.blocks else []
         self.without = without_series(series) if self.folds and config.members else []
-        self.networks = networks_of(config, scales, self.record)
+        self.periods = [config.season if isinstance(config.season, float) else None]
+        self.choices = list[Choice]()
+        self.networks = networks_of(config, scales, self.record, self.periods[0])
         self.record = guessed(self.record, self.networks)
         self.choice: Choice | None = None
         self.stages: list[dict[str, Any]] = []
@@ -88,6 +96,9 @@ class Recipe:
 
     def _next(self) -> Trainer:
         """What is to be trained, after what is known."""
+        period = self.periods[len(self.choices)] if self.choice is None else self.choice.season
+        if period != (self.networks.season and self.networks.season.period):
+            self.networks = networks_of(self.config, self.scales, self.record, period)
         if not self.choosing:
             return self._final()
         if self.choice is None:
@@ -118,7 +129,7 @@ class Recipe:
         while self.choosing or not self.trainer.done:
             if self.trainer.done:
                 self.stages = self.told()
-                self.choice = self.group.told(self._chosen)
+                self.periods, self.choices, self.choice = self.group.told(self._judged)
                 self.trainer = self._next()
                 continue
             if self.group.any(stop()):
@@ -159,11 +170,19 @@ class Recipe:
         """All stages so far, with the phase they belong to."""
         return self.stages + [{"phase": self.phase, **s} for s in self.trainer.told()]
 
-    def _chosen(self) -> Choice:
-        """What the networks say that were just trained."""
-        if self.choice is None:
-            return choose(self.config, self.folds, self.scales, self.trainer)
-        return replace(self.choice, unseen=unseen_ratios(self.choice, self.without, self.scales, self.trainer))
+    def _judged(self) -> tuple[list[float | None], list[Choice], Choice | None]:
+        """`periods`, `choices` and `choice` with what the networks say that were just trained."""
+        if self.choice is not None:
+            unseen = unseen_ratios(self.choice, self.without, self.scales, self.trainer)
+            return self.periods, self.choices, replace(self.choice, unseen=unseen)
+        said = choose(self.config, self.folds, self.scales, self.trainer)
+        if not self.choices and self.config.season == "auto" and not self.config.equations:
+            period = period_to_try(self.series, self.folds, self.scales, said.error, self.seconds)
+            if period is not None:
+                return [*self.periods, period], [said], None
+        first = (self.choices or [said])[0]
+        better = said.season and helps(said.season, said.error, first.error, self.seconds)
+        return self.periods, [*self.choices, said], said if better else first
 
     @property
     def phase(self) -> str:
@@ -173,6 +192,8 @@ class Recipe:
             return "fitting"
         if self.choice is not None:
             return "leaving out"
+        if self.choices:
+            return "trying a season"
         return "choosing" if len(self.config.penalty) > 1 else "calibrating"
 
     def ensemble(self) -> Ensemble:
@@ -246,6 +267,8 @@ class Recipe:
             return
         whole = {
             "trainer": self.trainer.state(),
+            "periods": self.periods,
+            "choices": [choice.state() for choice in self.choices],
             "choice": self.choice and self.choice.state(),
             "stages": self.stages,
             "seconds": seconds,
@@ -263,7 +286,9 @@ class Recipe:
             )
         whole: dict[str, Any] = torch.load(self.folder / CHECKPOINT, weights_only=True)
         self.before, self.stages = whole["seconds"], whole["stages"]
+        self.periods, self.choices = whole["periods"], [Choice.of_state(state) for state in whole["choices"]]
         if whole["choice"]:
             self.choice = Choice.of_state(whole["choice"])
+        if self.choices:
             self.trainer = self._next()
         self.trainer.load(whole["trainer"])

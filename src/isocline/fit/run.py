@@ -37,6 +37,7 @@ from isocline.fit.reading.reader import Source, paths_of, read_source
 from isocline.fit.reading.table import Series, Table, read_table
 from isocline.fit.recipe import CHECKPOINT, Recipe
 from isocline.fit.scale import Scales
+from isocline.fit.season import FREE, read_season, seconds_in
 from isocline.fit.split import SHORTEST, Split
 from isocline.fit.summary import summary
 from isocline.fit.tune import JOURNAL, searched, tune, tuned
@@ -106,12 +107,14 @@ def fit(
         )
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file, expected a folder for the run; choose another --out")
-    roles = {
+    roles: dict[str, Any] = {
         "time": table.time.header,
         "id": table.id and table.id.header,
         "states": tuple(c.header for c in table.own if c.header not in config.hidden_states),
         "log": table.log,
     }
+    if config.season not in FREE:
+        roles["season"] = read_season(config.season, _seconds(table))
     if table.long:
         roles |= dict(zip(("variable", "value"), table.long, strict=True))
     resolved = config.model_copy(update=roles)
@@ -125,6 +128,11 @@ def fit(
     if of_population(resolved):
         return go(folder, kept, table, split, scales, resolved, notify, page, stop) if group.leads else {}
     return _go(folder, kept, table, split, scales, resolved, tell, notify, stop, page, group, aside)
+
+
+def _seconds(table: Table) -> float | None:
+    """In a unit of the table's time."""
+    return seconds_in(table.clock.unit or table.time.unit, table.time.name)
 
 
 def _check_search(config: Config, group: Group) -> None:
@@ -318,7 +326,7 @@ def _go(
     if group.leads:
         shutil.rmtree(folder / FIGURES, ignore_errors=True)  # of an earlier report; isocline show --figures draws them
     rivals = aside.ask(fitted_rivals, split, scales, config.window)
-    recipe = Recipe(config, split.taught, scales, folder, group)
+    recipe = Recipe(config, split.taught, scales, folder, group, _seconds(table))
     recipe.load()
     reason = recipe.run(tell, lambda: searching or stop())  # of a search that was broken off nothing is fitted
     if not group.leads:

@@ -309,6 +309,10 @@ def _frame(fitted: Fitted) -> Equations:
                 f"{fitted.folder} prints them"
             )
         return model.equations
+    if "begin" in getattr(model, "takes", ()):
+        raise UserError(
+            f"{fitted.folder}: the run's networks have a clock (a season), which polynomials do not have; fit with --season none"
+        )
     headers = [*config.states, *config.inputs]
     columns = [Column.of(header).name for header in headers]
     names = columns if len(set(columns)) == len(columns) else headers

@@ -77,7 +77,7 @@ def summary(
         "config": kept["config"],
         "history": _history(recipe),
         "stages": [{k: plain(v) for k, v in stage.items()} for stage in recipe.told()],
-        "chosen": _chosen(recipe),
+        "chosen": _chosen(recipe, table.clock.unit or table.time.unit or table.time.name),
         "tuning": kept.get("tuning"),
         "bands": _bands(ensemble, judged),
         "held_out": digest([h.own for h in split.held], [c.header for c in table.own]),
@@ -124,15 +124,25 @@ def _history(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _chosen(recipe: Recipe) -> dict[str, Any] | None:
-    """How the penalty was chosen, None for an infinite one (no networks); None where there were no blocks."""
+def _chosen(recipe: Recipe, unit: str) -> dict[str, Any] | None:
+    """How the penalty was chosen, None for an infinite one (no networks), and whether a season; None where there were no blocks."""
     if recipe.choice is None:
         return None
+    tried = recipe.choices[1:]
     pairs = zip(recipe.choice.penalties, recipe.choice.errors, strict=True)
     return {
         "blocks": len(recipe.folds),
         "penalty": number(recipe.choice.penalty),
         "errors": [{"penalty": number(p), "error": number(e)} for p, e in pairs],
+        "season": {
+            "period": tried[0].season,
+            "unit": unit,
+            "taken": recipe.choice.season is not None,
+            "error": number(tried[0].error),
+            "without": number(recipe.choices[0].error),
+        }
+        if tried
+        else None,
     }
 
 

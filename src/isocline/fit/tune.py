@@ -196,7 +196,8 @@ def _judged(
 
     None where it was stopped.
     """
-    networks = networks_of(config, scales, Record.of(series, scales, config.window))
+    period = config.season if isinstance(config.season, float) else None
+    networks = networks_of(config, scales, Record.of(series, scales, config.window), period)
     parts = folds(series, config.blocks)
     trainer = candidates(config, parts, scales, networks)
     while not trainer.done:

@@ -104,3 +104,13 @@ def test_where_all_run_away_the_linear_ode_goes_on_and_that_is_told():
     (path,) = forecast(recipe.ensemble().flow, series, [later], scales)
     assert np.abs(scales.unscaled(path) - rotation(later, 0.02)).max() < 0.1
     assert recipe.ensemble().bands is None
+
+
+def test_a_free_run_is_not_lost_for_being_long():
+    """Ten thousand turns in 50 looks: no limit of steps by the number of looks may end it."""
+    t = np.arange(80_000) * 0.8
+    series, scales = made(t, rotation(t, 0.0))
+    networks = Networks(2, (4,))
+    theta = torch.zeros(1, networks.size, dtype=torch.float64)
+    theta[0, -4:] = scales.tau * torch.tensor([0.0, -1.0, 1.0, 0.0], dtype=torch.float64)
+    assert holding(networks, theta, series, scales).tolist() == [True]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -17,7 +18,7 @@ from isocline.solve import solve
 Flow = Callable[[Tensor, Tensor, Drive | None], Tensor]
 
 RTOL, ATOL, MAX_STEPS = 1e-6, 1e-7, 20_000
-EACH = 20  # steps from one time to the next that a long record may take on the average, where that is more
+EACH = 20  # steps from a time to the next, from an input to the next, or in a unit of scaled time, that a long record may take
 FAR = 1e100  # standard deviations at which a path is lost
 PULL = 1e-2  # weight of the first guess beside the observations: holds what they do not determine
 
@@ -27,7 +28,9 @@ def paths(
     field: Callable[..., Tensor], states: Tensor, ts: Tensor, drive: Drive | None = None, args: tuple[Tensor, ...] = ()
 ) -> Tensor:
     """Observations (T, B, d), each sample with its own adaptive steps; NaN or inf where a path was lost."""
-    steps = max(MAX_STEPS, EACH * ts.shape[-1])
+    longest = float((ts - ts[:, :1]).nan_to_num(0.0, 0.0).max())
+    knots = 0 if drive is None or drive.knots is None else drive.knots.shape[-1]
+    steps = max(MAX_STEPS, EACH * max(ts.shape[-1], knots, math.ceil(longest)))
     options = {"rtol": RTOL, "atol": ATOL, "max_steps": steps, "throw": False}
     field, driven = (field, {}) if drive is None else drive.into(field)
     return ended(solve(field, states, ts, args=args, engine="auto", batching="per_sample", **driven, **options).ys)

@@ -3,6 +3,7 @@
 import html
 import json
 
+import pytest
 from test_bad_input import QUICK, call, rows
 
 
@@ -37,3 +38,15 @@ def test_bad_options_are_refused_in_one_line(tmp_path, capsys):
     code, _, err = call(capsys, "validate")
     assert code == 2 and "give a table to validate" in err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["table.csv"]
+
+
+@pytest.mark.parametrize("command", ["validate", "demo", "bench", "reproduce"])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_several_processes_do_not_write_the_same_files(tmp_path, capsys, monkeypatch, command, rank):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", str(rank))
+    code, out, err = call(capsys, command, "table.csv")
+    assert code == 2 and not out and not list(tmp_path.iterdir())
+    says = f"isocline: {command}: expected one process, torchrun started 2; of the commands fit shares its work among several"
+    assert err.splitlines() == ([says] if rank == 0 else [])

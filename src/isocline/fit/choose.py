@@ -18,12 +18,13 @@ from isocline.fit.equation_rows import EquationRows, guessed
 from isocline.fit.flow import flow_of_rows
 from isocline.fit.forecast import forecast
 from isocline.fit.group import ALONE, Group
-from isocline.fit.loop import Trainer
+from isocline.fit.loop import POLISHED, Trainer
 from isocline.fit.networks import Networks
 from isocline.fit.scale import Scales
-from isocline.fit.windows import Record
+from isocline.fit.windows import MAX_RECORD, Record
 
 EACH = 3  # networks for each penalty and fold: one on the data, the others on data with noise added
+LEAST = 2000  # rows that each of them sees, of records that have so many
 SHARE = 0.5  # of the steps of the final training: enough to tell penalties apart
 LOST = (
     3.0  # standard deviations at which an error stops counting more: a path that runs away is lost, not infinitely bad
@@ -88,9 +89,14 @@ def candidates(
     group: Group = ALONE,
     share: float = SHARE,
 ) -> Trainer:
-    """A training of `EACH` networks for every penalty and fold, ordered by network, penalty, fold."""
-    records = [guessed(Record.of(f.taught, scales, config.window), networks) for f in folds]
+    """A training of `EACH` networks for every penalty and fold, ordered by network, penalty, fold.
+
+    Of long records each sees so much that L-BFGS can polish all of them: what the blocks judge must be trained as well as what
+    then becomes the model.
+    """
     penalties = penalties_of(config, networks)
+    most = min(MAX_RECORD, max(LEAST, POLISHED // (EACH * len(penalties) * len(folds))))
+    records = [guessed(Record.of(f.taught, scales, config.window, most), networks) for f in folds]
     members = [r for _ in penalties for r in records]
     noisy = [
         r.perturbed(r.noise(), 1000 * config.seed + 100 * j + k % len(records))

@@ -128,13 +128,13 @@ class Record:
     whole: int = 0
 
     @staticmethod
-    def of(series: Sequence[Series], scales: Scales, window: int) -> Record:
-        """Cuts and thins."""
+    def of(series: Sequence[Series], scales: Scales, window: int, most: int = MAX_RECORD) -> Record:
+        """Cuts and thins, to about `most` rows."""
         whole_ones = [(i, s) for i, s in enumerate(series) if s.complete]
         pieces = [(i, rows) for i, s in whole_ones for rows in _segments(s, scales, window * 2**DOUBLINGS)]
         sizes, whole = np.array([len(rows) for _, rows in pieces]), len(pieces)
-        if sizes.sum() > MAX_RECORD:
-            keep = max(1, int(len(pieces) * MAX_RECORD / sizes.sum()))
+        if sizes.sum() > most:
+            keep = max(1, int(len(pieces) * most / sizes.sum()))
             pieces = [pieces[k] for k in np.linspace(0, len(pieces) - 1, keep).round().astype(int)]
         record = Record([], [], [], [], [], [], [], scales.tau, whole)
         for i, rows in pieces:

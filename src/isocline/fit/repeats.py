@@ -18,10 +18,9 @@ HARMONICS, TRIED = 2, 61  # of the wave whose period is looked for between those
 AROUND = 0.75  # rows on either side of a whole number that are looked at
 FINE, OFTEN = 8, 3  # rows that a day, week or year has at least, and how many of them a record
 SEEN = 0.05  # share of the squares that its wave explains
-FOUND, KNOWN = (
-    2 / 3,
-    0.9,
-)  # of the error without a clock, below which it is worth having: one that was found, or the calendar's
+FOUND = 2 / 3  # of the error without a clock, below which one is worth having whose period was found in the record
+KNOWN = 0.9  # the same of one of the calendar
+ROWS = 20_000  # of the record that waves are compared with, of longer ones drawn by lot
 
 
 def period_to_try(
@@ -88,8 +87,11 @@ def refined(series: Sequence[Series], rows: int, scales: Scales) -> float:
 
 def explained(series: Sequence[Series], period: float, scales: Scales) -> float:
     """The share of the squares about a trend that a wave of this period and its second harmonic take away (all columns)."""
-    t = np.concatenate([s.t for s in series])
-    y = np.concatenate([scales.scaled(s.y) for s in series])
+    t, y = np.concatenate([s.t for s in series]), np.concatenate([s.y for s in series])
+    if len(t) > ROWS:
+        some = np.random.default_rng(0).permutation(len(t))[:ROWS]
+        t, y = t[some], y[some]
+    y = scales.scaled(y)
     angles = 2 * np.pi * t[:, None] / period * np.arange(1, HARMONICS + 1)
     trend = np.stack([np.ones(len(t)), (t - t[0]) / max(np.ptp(t), period)], 1)
     wave = np.concatenate([trend, np.cos(angles), np.sin(angles)], 1)

@@ -187,7 +187,7 @@ class Recipe:
     @property
     def phase(self) -> str:
         """What the present step is for: "choosing" a penalty by blocks, "calibrating" bands by them, where there is but one,
-        "leaving out" whole series, or "fitting"."""
+        "trying a season" on them, "leaving out" whole series, or "fitting"."""
         if not self.choosing:
             return "fitting"
         if self.choice is not None:

@@ -120,6 +120,7 @@ def _parts(report: dict[str, Any]) -> dict[str, Any]:
         ],
         "moved": bifurcation.picture(report) if report.get("bifurcation") else None,
         "members": diagnostics.members(report) if diagnostics.has_members(report) else None,
+        "season": (report["chosen"] or {}).get("season"),  # not in reports of earlier versions
         "two": figures.dimension(report) == 2,
         "pair": [state["name"] for state in figures.shown_in(report)] if phase else [],
         "frame": json.dumps(phase.frame) if phase else None,

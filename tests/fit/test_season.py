@@ -161,7 +161,7 @@ def test_the_screen_and_the_page_tell_of_it(seasonal, capsys, tmp_path):
     assert show_command(seasonal / "run", figures=False) == 0
     assert "season of 12 t: a clock that the networks are given" in capsys.readouterr().out
     report = told(seasonal / "run")
-    for taken, says in ((True, "beside the states: their error is"), (False, "The model has no clock.")):
+    for taken, says in ((True, "The model has it"), (False, "so the model has no clock.")):
         report["chosen"]["season"]["taken"] = taken
         write_report(report, tmp_path / "page.html")
         assert says in (tmp_path / "page.html").read_text()

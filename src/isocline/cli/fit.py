@@ -284,7 +284,7 @@ def season(found: dict[str, Any]) -> str:
     errors = f"{found['error']:.3g}; without it {found['without']:.3g}"
     if found["taken"]:
         return f"season of {period}: a clock that the networks are given, for the blocks are forecast better with it (error {errors})"
-    return f"no season: a clock of {period} does not help to forecast the blocks (error {errors})"
+    return f"no season: with a clock of {period} the blocks are not forecast clearly better (error {errors})"
 
 
 def _penalty(value: float | None) -> str:

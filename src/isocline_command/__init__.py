@@ -15,12 +15,8 @@ from typing import NoReturn
 # Objects made before the collector of cycles looks at them, where Python takes 700: what PyTorch and pandas leave behind is
 # so much that looking at it takes a third of a second of a fit.
 COLLECT = (20_000, 20, 20)
-ALONE = (
-    "validate",
-    "demo",
-    "bench",
-    "reproduce",
-)  # commands that write files and do not share their work among processes
+# Commands that write files and do not share their work among processes.
+ALONE = ("validate", "demo", "bench", "reproduce")
 
 
 def main(tokens: Sequence[str] | None = None) -> None:

@@ -76,8 +76,8 @@ def fit(
         K or K:SPACING: so many earlier values of every state as further states, where not all states are measured; the spacing
         in rows (2:4) or, with a point, in the unit of time (2:0.08). Needs equally spaced rows.
     season:
-        The period of a clock that the networks are given, in the unit of time, or day, week or year; auto: that of a record
-        that repeats itself, where it helps to forecast held-out blocks; none. Default: auto.
+        The period of a clock that the networks are given, in the unit of time, or day, week or year; auto: that in which a
+        record repeats itself, or of the calendar, where held-out blocks are then forecast better; none. Default: auto.
     ignore:
         Header of a column that plays no role; give it once for each.
     variable:

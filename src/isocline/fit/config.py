@@ -41,7 +41,7 @@ class Config(BaseModel):
             population, of which each series has its own.
         doses: "COLUMN" or "COLUMN->STATE", where rows with an amount make the state jump, or flow into it.
         season: the period of a clock that the network is given, in the time's unit, or of a table with dates "day", "week" or
-            "year"; "auto": of a record that repeats itself that period, where held-out blocks are then forecast better; or "none".
+            "year"; "auto": that in which a record repeats itself, or of the calendar, where held-out blocks are then forecast better; "none".
         covariates: headers of columns that are constant within a series: in equations known by name, of a network inputs.
         correlated: of a population: names of parameters per series whose deviations may go together, two or more.
         error: of a population: the noise of what is measured: "additive", "proportional" or "combined".

@@ -10,6 +10,7 @@ from isocline.fit import Config
 from isocline.fit.forecast import forecast
 from isocline.fit.recipe import Recipe
 from isocline.fit.scale import Scales
+from isocline.fit.windows import MAX_RECORD, OVER
 
 PERIOD = 7.6298744778  # of van der Pol's oscillator with mu = 2
 
@@ -106,3 +107,15 @@ def test_van_der_pol_once_and_quickly():
     assert np.sqrt(np.mean(((scales.unscaled(path) - y[n:]) / y.std(0)) ** 2)) < 0.3
     learned = recipe.trainer.objective.noise(recipe.trainer.theta)[recipe.trainer.best]
     assert bool((learned < 0.25).all()) and isinstance(learned, torch.Tensor)
+
+
+def test_l_bfgs_polishes_the_longest_record_also_where_its_series_differ():
+    """So many whole series are taken that their rows are about as many as may be, a few more here."""
+    # What is spread evenly over them meets the long ones alone.
+    sizes = [320 if i % 2 == 0 else 240 for i in range(141)]
+    table = table_of(*((np.arange(n) * 0.3, rotation(np.arange(n) * 0.3)) for n in sizes))
+    scales = Scales.of(table, table.series, "linear")
+    recipe = Recipe(Config(), table.series, scales)
+    for trainer in (recipe.trainer, recipe._final()):
+        assert not any(stage.adam for stage in trainer.stages if stage.kind == "polish")
+    assert MAX_RECORD / 2 < recipe.record.rows <= OVER * MAX_RECORD

@@ -25,6 +25,7 @@ from isocline.fit.windows import MAX_RECORD, Record
 
 EACH = 3  # networks for each penalty and fold: one on the data, the others on data with noise added
 LEAST = 2000  # rows that each of them sees, of records that have so many
+ROOM = 0.8  # of what L-BFGS polishes that they see together: whole segments are taken, and may be longer than others
 SHARE = 0.5  # of the steps of the final training: enough to tell penalties apart
 LOST = (
     3.0  # standard deviations at which an error stops counting more: a path that runs away is lost, not infinitely bad
@@ -95,7 +96,7 @@ def candidates(
     then becomes the model.
     """
     penalties = penalties_of(config, networks)
-    most = min(MAX_RECORD, max(LEAST, POLISHED // (EACH * len(penalties) * len(folds))))
+    most = min(MAX_RECORD, max(LEAST, int(ROOM * POLISHED / (EACH * len(penalties) * len(folds)))))
     records = [guessed(Record.of(f.taught, scales, config.window, most), networks) for f in folds]
     members = [r for _ in penalties for r in records]
     noisy = [

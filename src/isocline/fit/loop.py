@@ -22,9 +22,8 @@ from isocline.fit.windows import Windows
 
 MATCHING_RATE = 1e-2  # of Adam on slopes, where it is safe; on windows it makes more starts fail
 SHORT = 60_000  # observations of all members up to which L-BFGS sees all of them each time; beyond, Adam sees a choice
-POLISHED = (
-    240_000  # up to which L-BFGS polishes, what Adam does not: it goes on where Adam's choices keep it from going
-)
+# Up to which L-BFGS polishes: it goes on where Adam's choices keep it from going. More than every default fit has, of 12 networks.
+POLISHED = 300_000
 LONGER = 5  # steps of Adam for one of L-BFGS
 PARTS = 4  # of the polish: before each, and after the last, the solver's steps are judged
 EXTRA = 3  # such parts at most that are added where steps had to be halved after the last

@@ -26,6 +26,7 @@ from isocline.fit.smooth import smoothed
 
 MAX_ROWS = 4000  # observations the linear ODE is fitted to; of longer records, a random choice of windows
 MAX_RECORD = 20_000  # rows that are trained on at all; of longer records, segments spread over the whole
+OVER = 1.1  # times that many, which may be taken
 DOUBLINGS = 6  # at most: a segment has no more than 64 base windows
 LEAST_NOISE = 1e-3  # of a column's standard deviation: exact data must not make a loss of infinities
 GAP = 20.0  # scaled units of time without an observation that no window bridges
@@ -133,9 +134,11 @@ class Record:
         whole_ones = [(i, s) for i, s in enumerate(series) if s.complete]
         pieces = [(i, rows) for i, s in whole_ones for rows in _segments(s, scales, window * 2**DOUBLINGS)]
         sizes, whole = np.array([len(rows) for _, rows in pieces]), len(pieces)
-        if sizes.sum() > most:
-            keep = max(1, int(len(pieces) * most / sizes.sum()))
-            pieces = [pieces[k] for k in np.linspace(0, len(pieces) - 1, keep).round().astype(int)]
+        chosen = np.arange(whole)
+        while len(chosen) > 1 and sizes[chosen].sum() > OVER * most:  # again where mostly long ones were met
+            keep = max(1, int(len(chosen) * most / sizes[chosen].sum()))
+            chosen = np.linspace(0, whole - 1, keep).round().astype(int)
+        pieces = [pieces[k] for k in chosen]
         record = Record([], [], [], [], [], [], [], scales.tau, whole)
         for i, rows in pieces:
             t, y = (series[i].t[rows] - series[i].t[rows[0]]) / scales.tau, scales.scaled(series[i].y[rows])

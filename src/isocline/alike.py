@@ -86,19 +86,20 @@ class Resolved:
     def _again(self, f: Callable[..., Any], y0: Tensor, ts: Any, args: tuple[Any, ...]) -> Solution:
         engine = _engine()
         layout, given = self.layout, ts if type(ts) is Tensor else as_times(ts, ragged=False)
-        vector_field = VectorField(f, layout, args)
-        vector_field.optional, vector_field.common_times = self.optional, given if self.alone else None
-        problem = Problem(
-            vector_field, self.ts, self.solver, self.controller, max_steps=self.max_steps, alike=self.kept
-        )
+
+        def problem() -> Problem:
+            field = VectorField(f, layout, args)
+            field.optional, field.common_times = self.optional, given if self.alone else None
+            return Problem(field, self.ts, self.solver, self.controller, max_steps=self.max_steps, alike=self.kept)
+
         matrix = y0.dim() == 2
         flat = y0 if matrix and y0.is_contiguous() else y0.reshape(len(y0), layout.size).contiguous()
-        run, others = engine.run_of(problem, flat, self.fused)
+        run, others = engine.run_alike(self.kept.get("fused"), problem, f, args, flat, self.fused)
         ys = engine.observed(run, self.way_back, flat, others)
         status = run.counts.status if run.failures or not self.alone else Status.SUCCESS
         solution = Solution(given, ys if matrix else layout.unflatten(ys), run.stats, status)
         if run.failures:
-            report(problem, run.trajectory(ys), flat.detach(), solution, self.throw)
+            report(run.problem, run.trajectory(ys), flat.detach(), solution, self.throw)
         return solution
 
 

@@ -14,7 +14,7 @@ from isocline.engines.fused import Fused
 from isocline.engines.fused.events import until_event
 from isocline.engines.fused.lanes import CannotFuseError
 from isocline.engines.fused.path import Steps, look_between
-from isocline.engines.fused.solve import PLAIN, Adjoint, Run, integrate, run_of, solver_refusal
+from isocline.engines.fused.solve import PLAIN, Adjoint, Run, integrate, run_alike, run_of, solver_refusal
 from isocline.gradients import replay
 from isocline.gradients.backsolve import Backsolve, refuse_or_warn
 from isocline.gradients.base import Gradient, GradientError
@@ -55,7 +55,7 @@ def _solved(run: Run, back: Any, y0: Tensor, others: list[Tensor]) -> Trajectory
     return run.trajectory(_Solved.apply(run, back, y0, *others))
 
 
-__all__ = ["integrate", "observed", "run_of", "solve_fused"]
+__all__ = ["integrate", "observed", "run_alike", "run_of", "solve_fused"]
 
 
 class _Solved(torch.autograd.Function):

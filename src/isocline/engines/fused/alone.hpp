@@ -4,26 +4,39 @@
 // there are.
 #pragma once
 
-template <class T> struct Vector;
-template <> struct Vector<float> {
-  typedef float type __attribute__((vector_size(4), aligned(4), may_alias));
-  typedef int32_t bits __attribute__((vector_size(4), aligned(4), may_alias));
-  typedef float loose __attribute__((vector_size(ISO_BYTES), aligned(4), may_alias));
+// One number where a tile has a vector: of GCC's own type with one number every sum would go by memory. What is compared gives
+// 0 or −1, as wide.
+template <class T> struct Lane {
+  typedef Lane<std::conditional_t<sizeof(T) == 8, int64_t, int32_t>> Truth;
+  T x;
+  Lane() = default;
+  Lane(T number) : x(number) {}
+  T &operator[](int) { return x; }
+  explicit operator bool() const { return x != 0; }
+  Lane operator-() const { return -x; }
+  Lane operator~() const { return ~x; }
+#define OPERATOR(op)                                                                                                   \
+  friend Lane operator op(Lane a, Lane b) { return T(a.x op b.x); }                                                    \
+  Lane &operator op##=(Lane b) { return *this = *this op b; }
+  OPERATOR(+) OPERATOR(-) OPERATOR(*) OPERATOR(/) OPERATOR(&) OPERATOR(|)
+#undef OPERATOR
+#define OPERATOR(op)                                                                                                   \
+  friend Truth operator op(Lane a, Lane b) { return -(a.x op b.x); }
+  OPERATOR(==) OPERATOR(!=) OPERATOR(<) OPERATOR(<=) OPERATOR(>) OPERATOR(>=)
+#undef OPERATOR
 };
-template <> struct Vector<double> {
-  typedef double type __attribute__((vector_size(8), aligned(8), may_alias));
-  typedef int64_t bits __attribute__((vector_size(8), aligned(8), may_alias));
-  typedef double loose __attribute__((vector_size(ISO_BYTES), aligned(8), may_alias));
-};
-template <class T> using V = typename Vector<T>::type;
-template <class T> using I = typename Vector<T>::bits;
+template <class T> using V = Lane<T>;
+template <class T> using I = typename Lane<T>::Truth;
 template <class T> constexpr int LENGTH = 1;
+template <class T> using Numbers = V<T>;
+template <class T> using Masks = I<T>;
+template <class To, class From> INLINE To converted(From x) { return decltype(To::x)(x.x); }
 
-template <class T> INLINE V<T> all(T x) { return x - V<T>{}; }
+template <class T> INLINE V<T> all(T x) { return x; }
 template <class T> INLINE V<T> pick(I<T> where, V<T> a, V<T> b) { return where ? a : b; }
-template <class T> INLINE V<T> number(I<T> where) { return all<T>(where[0] ? 1 : 0); }
-template <class T> INLINE V<T> magnitude(V<T> x) { return all<T>(std::abs(x[0])); }
-INLINE V<double> v_pow(V<double> x, V<double> y) { return all<double>(::v_pow(::all<double>(x[0]), ::all<double>(y[0]))[0]); }
+template <class T> INLINE V<T> number(I<T> where) { return T(where ? 1 : 0); }
+template <class T> INLINE V<T> magnitude(V<T> x) { return std::abs(x.x); }
+INLINE V<double> v_pow(V<double> x, V<double> y) { return ::v_pow(::all<double>(x.x), ::all<double>(y.x))[0]; }
 struct f_maximum {
   template <class T> INLINE_MEMBER V<T> at(V<T> x, V<T> y) { return pick<T>((x > y) | (x != x), x, y); }
 };
@@ -36,18 +49,26 @@ using StepsBack = void (*)(const T *const *, const V<T> *, const T *, const T *,
 // ---- vectors of rows -------------------------------------------------------------------------------------------------
 template <class T> using Wide = ::V<T>;
 template <class T> constexpr int WIDTH = ::LENGTH<T>;
+template <class T> struct Loose {
+  typedef T type __attribute__((vector_size(ISO_BYTES), aligned(sizeof(T)), may_alias));
+};
 
 // There is room to read a whole vector (Memory), but of leaves.
-template <class T> INLINE Wide<T> get(const T *from) { return *(const typename Vector<T>::loose *)from; }
+template <class T> INLINE Wide<T> get(const T *from) { return *(const typename Loose<T>::type *)from; }
 template <class T> INLINE Wide<T> get(const T *from, int count) {
   if (count >= WIDTH<T>) return get<T>(from);
+#if defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) return (Wide<T>)_mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), from);
+  else return (Wide<T>)_mm512_maskz_loadu_pd(__mmask8((1u << count) - 1), from);
+#else
   Wide<T> x{};
   for (int i = 0; i < count; i++) x[i] = from[i];
   return x;
+#endif
 }
 template <class T> INLINE void put(T *to, Wide<T> x, int count) {
   if (count >= WIDTH<T>) {
-    *(typename Vector<T>::loose *)to = x;
+    *(typename Loose<T>::type *)to = x;
     return;
   }
 #if defined(__AVX512F__)
@@ -250,7 +271,7 @@ template <class T, int NV> struct Machine {
   }
   // With a weight, or nothing where it is 0.
   void collect(Sums<T> &sums, const V<T> *weights) {
-    const T weight = weights ? weights[0][0] : T(1);
+    const T weight = weights ? weights->x : T(1);
     if (weight == 0) return;
     for (int at = program.code.length; at < program.code.length + program.code.collects; at++) {
       const Instruction &c = program.code.code[at];
@@ -270,7 +291,7 @@ template <class T, int NV> struct Machine {
     for (int i = 0; i < shorter; i++, into += padded<T>(longer)) {
       const Wide<T> x = ::all<T>(with_a * a.one(i));
       for (int j = 0; j < longer; j += WIDTH<T>)
-        *(typename Vector<T>::loose *)(into + j) = get<T>(into + j) + x * (with_b * b(j, longer));
+        *(typename Loose<T>::type *)(into + j) = get<T>(into + j) + x * (with_b * b(j, longer));
     }
   }
 };

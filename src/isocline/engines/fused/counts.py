@@ -40,7 +40,7 @@ class Counts:
     def outcome(self) -> Outcome:
         """Where the machine finds it."""
         start, row = self.address, 8 * self.samples
-        return Outcome(*[start + i * row for i in range(ROWS)])
+        return Outcome(*range(start, start + ROWS * row, row)) if row else Outcome()
 
     @property
     def address(self) -> int:

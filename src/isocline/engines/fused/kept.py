@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import types
 import weakref
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from isocline.engines.fused.nodes import attribute
 from isocline.engines.fused.traced import Traced
 from isocline.engines.fused.watch import UnwatchedError, Watch
 
+KIND, DTYPE = operator.attrgetter("dtype", "shape", "device"), operator.attrgetter("dtype")
 MISSES = 3  # a field whose state is another in every call is watched no longer
 
 
@@ -41,14 +43,15 @@ class Kept:
     misses: int = 0
 
     def __post_init__(self) -> None:
-        self.direct, self.held = [], []
+        self.direct: list[Tensor] | None = None  # the leaves, where they are what the field holds
+        self.held, self.kinds = [], []
         if self.traced is None:
             return
-        graph = self.traced.graph
-        for leaf in self.traced.leaves:
-            whole = leaf.index is None and leaf.node.op == "get_attr"
-            self.direct.append(attribute(graph, str(leaf.node.target)) if whole else None)
-        self.held = [(x, x.dtype, x.shape, x.device) for x in self.traced.held()]
+        graph, leaves = self.traced.graph, self.traced.leaves
+        if all(leaf.index is None and leaf.node.op == "get_attr" for leaf in leaves):
+            self.direct = [attribute(graph, str(leaf.node.target)) for leaf in leaves]
+        self.held = self.traced.held()
+        self.kinds = list(map(KIND, self.held))
 
     def look(self, f: Callable[..., Any]) -> None:
         """Begins to watch `f`; nothing where that cannot be done."""
@@ -68,16 +71,13 @@ class Kept:
         if self.watch is None or self.f is None or self.f() != f:
             return False
         if self.watch.holds():
-            return all(
-                x.dtype is dtype and x.shape == shape and x.device == device for x, dtype, shape, device in self.held
-            )
+            return list(map(KIND, self.held)) == self.kinds
         self.watch, self.misses = None, self.misses + 1
         return False
 
     def leaves(self, shared: Sequence[Tensor]) -> list[Tensor]:
         """The program's leaves as they are now."""
         assert self.traced is not None
-        dtype = self.traced.dtype
-        if all(x is not None and x.dtype is dtype for x in self.direct):
+        if self.direct is not None and {self.traced.dtype}.issuperset(map(DTYPE, self.direct)):
             return self.direct
         return self.traced.prologue(shared)

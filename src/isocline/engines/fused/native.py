@@ -201,7 +201,7 @@ def _ints(values: Sequence[int]) -> Any:
 
 def addresses(tensors: Sequence[Tensor]) -> array[int]:
     """Pointers to their numbers, for C."""
-    return array("Q", [x.data_ptr() for x in tensors])
+    return array("Q", map(Tensor.data_ptr, tensors))
 
 
 def evaluate(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -45,6 +46,8 @@ from isocline.solvers.runge_kutta import ExplicitRungeKutta
 MOST_STAGES = 32  # as stepper.hpp
 WAYS = {"forward": forward, "backward": backward}
 PLAIN = Fused()
+KIND = operator.attrgetter("dtype", "grad_fn")
+BACKWARDS = {"pull_back", "adjoint"}
 
 
 def refusal(problem: Problem) -> str | None:
@@ -74,11 +77,20 @@ def solver_refusal(solver: RungeKutta) -> str | None:
     return None
 
 
+@cache
+def native(what: str, precision: str) -> Callable[..., int]:
+    """A function of the machine."""
+    return getattr(library(), f"isocline_{what}_{precision}")
+
+
 class Run:
     """One solve: the tensors that the machine reads and fills."""
 
-    def __init__(self, plan: Plan, problem: Problem, y0: Tensor, prepared: Prepared, engine: Fused = PLAIN) -> None:
-        self.plan, self.problem, self.engine, self.y0, self.prepared = plan, problem, engine, y0, prepared
+    def __init__(
+        self, plan: Plan, problem: Callable[[], Problem], y0: Tensor, prepared: Prepared, engine: Fused = PLAIN
+    ) -> None:
+        """`problem`: made when it is asked for, which of solves alike most are not."""
+        self.plan, self.made, self.engine, self.y0, self.prepared = plan, problem, engine, y0, prepared
         self.widths = plan.width, plan.width_back
         if engine.specialise:  # what is compiled has whole vectors
             self.widths = plan.width or 1, plan.width_back or 1
@@ -87,12 +99,9 @@ class Run:
         self.counts = Counts(samples, samples * plan.size * y0.itemsize)
         self.stats = Counted(self.counts, plan.call.method.stages)
         self.steps: Steps | None = None  # of a dense output
-        self.leaves = [
-            leaf
-            if leaf.grad_fn is None and leaf.dtype is dtype and leaf.is_contiguous()
-            else leaf.detach().to(dtype).contiguous()
-            for leaf in prepared.leaves
-        ]
+        self.leaves = prepared.leaves
+        if not ({(dtype, None)}.issuperset(map(KIND, self.leaves)) and all(map(Tensor.is_contiguous, self.leaves))):
+            self.leaves = [leaf.detach().to(dtype).contiguous() for leaf in self.leaves]
         self.pointers = addresses(self.leaves)
         call = self.call = Call.from_buffer_copy(plan.call)
         call.outcome = self.counts.outcome()
@@ -126,6 +135,11 @@ class Run:
         memory, count = self.counts, self.y0.numel()
         return torch.frombuffer(memory.memory, dtype=self.y0.dtype, count=count, offset=memory.behind).view_as(self.y0)
 
+    @cached_property
+    def problem(self) -> Problem:
+        """What is solved."""
+        return self.made()
+
     @property
     def traced(self) -> Any:
         """The field's program."""
@@ -134,7 +148,7 @@ class Run:
     def over(self, problem: Problem, y0: Tensor | None = None) -> Run:
         """One of the same field, of a problem with other times or steps, from the same states or others."""
         start = self.y0 if y0 is None else y0
-        return Run(Plan(problem, self.traced, self.plan.dtype), problem, start, self.prepared, self.engine)
+        return Run(Plan(problem, self.traced, self.plan.dtype), lambda: problem, start, self.prepared, self.engine)
 
     def _native(self, way: str) -> ctypes.CDLL | None:
         """The compiled functions of a way, "forward" or "backward", where they are there."""
@@ -158,8 +172,8 @@ class Run:
 
     def _run(self, what: str, *arguments: Any) -> int:
         """What the machine returns: how many samples failed."""
-        width = self.widths[what in ("pull_back", "adjoint")]
-        found = getattr(library(), f"isocline_{what}_{self.plan.name}")(width, *arguments, threads(self.plan.work))
+        width = self.widths[what in BACKWARDS]
+        found = native(what, self.plan.name)(width, *arguments, threads(self.plan.work))
         if found < 0:
             raise MemoryError("the fused engine ran out of memory; take fewer samples at once, or gradient='backsolve'")
         return found
@@ -195,7 +209,7 @@ class Run:
             grads = grads.to(plan.dtype).contiguous()
         grad_y0 = torch.zeros_like(self.y0)
         grad_u = grad_y0.new_zeros(plan.samples, self.call.further) if self.shapes else None
-        grad_leaves = [torch.zeros_like(leaf) for leaf in self.leaves]
+        grad_leaves = list(map(torch.zeros_like, self.leaves))
         grad_tables = [torch.zeros_like(table) for _, table in self.signals]
         for curve, table in zip(self.curves if self.signals else (), grad_tables, strict=True):
             curve.grads = table.data_ptr()
@@ -276,7 +290,7 @@ class Tape:
     """The accepted steps of a solve, in the machine's memory, freed with it."""
 
     def __init__(self, address: int, name: str) -> None:
-        self.address, self.free = address, getattr(library(), f"isocline_free_{name}")
+        self.address, self.free = address, native("free", name)
 
     def __del__(self) -> None:
         self.free(Pointer(self.address))
@@ -290,12 +304,6 @@ def run_of(problem: Problem, y0: Tensor, engine: Fused) -> tuple[Run, list[Tenso
         CannotFuseError: naming what is in the way.
     """
     y, alike = y0.detach().contiguous(), problem.alike
-    if alike is not None and "fused" in alike:
-        plan, kept, own, common = alike["fused"]
-        if kept.sure(problem.field.f):
-            args = problem.field.args
-            prepared = Prepared(plan.traced, [args[i] for i in own], kept.leaves([args[i] for i in common]))
-            return Run(plan, problem, y, prepared, engine), [*prepared.further, *prepared.leaves]
     why = refusal(problem)
     if why is not None:
         raise CannotFuseError(f"the fused engine cannot take this problem: {why}")
@@ -304,7 +312,24 @@ def run_of(problem: Problem, y0: Tensor, engine: Fused) -> tuple[Run, list[Tenso
     plan = Plan(problem, prepared.traced, y.dtype)
     if alike is not None and prepared.kept is not None:
         alike["fused"] = plan, prepared.kept, prepared.own, prepared.common
-    return Run(plan, problem, y, prepared, engine), others
+    return Run(plan, lambda: problem, y, prepared, engine), others
+
+
+def run_alike(
+    laid_out: tuple[Any, ...] | None,
+    problem: Callable[[], Problem],
+    f: Callable[..., Any],
+    args: tuple[Any, ...],
+    y0: Tensor,
+    engine: Fused,
+) -> tuple[Run, list[Tensor]]:
+    """The same, by what `run_of` laid out for a problem alike, where `f` is known to be what it was."""
+    if laid_out is None or not laid_out[1].sure(f):
+        return run_of(problem(), y0, engine)
+    plan, kept, own, common = laid_out
+    leaves = kept.leaves([args[i] for i in common] if common else ())
+    prepared = Prepared(plan.traced, [args[i] for i in own] if own else [], leaves)
+    return Run(plan, problem, y0.detach().contiguous(), prepared, engine), [*prepared.further, *leaves]
 
 
 def integrate(problem: Problem, y0: Tensor, engine: Fused = PLAIN) -> Trajectory:

@@ -31,9 +31,8 @@ template <class T, int NV> struct Stepper {
   // The clocks of LENGTH<double> lanes, what is true of them (0 or −1, as wide), and their numbers in the precision of y.
   typedef V<double> Clocks;
   typedef I<double> Truths;
-  typedef T Numbers __attribute__((vector_size(sizeof(T) * LENGTH<double>), aligned(sizeof(T)), may_alias));
-  typedef typename Number<T>::bits Masks
-      __attribute__((vector_size(sizeof(T) * LENGTH<double>), aligned(sizeof(T)), may_alias));
+  typedef Numbers<T> Some;
+  typedef Masks<T> Which;
   const Method &m;
   const Control &q;
   const int n, s, all_stages;
@@ -62,7 +61,7 @@ template <class T, int NV> struct Stepper {
   }
   static Clocks &part(double *x, int i) { return ((Clocks *)x)[i]; }
   static Truths &part(int64_t *x, int i) { return ((Truths *)x)[i]; }
-  static Numbers &numbers(T *x, int i) { return ((Numbers *)x)[i]; }
+  static Some &numbers(T *x, int i) { return ((Some *)x)[i]; }
   static bool any(Truths x) {
     for (int i = 1; i < LENGTH<double>; i++) x[0] |= x[i];
     return x[0];
@@ -74,7 +73,7 @@ template <class T, int NV> struct Stepper {
   }
   // Lanes of which something is true, as masks of rows.
   static void masks(int64_t *truths, I<T> *out) {
-    for (int i = 0; i < ND; i++) ((Masks *)out)[i] = __builtin_convertvector(part(truths, i), Masks);
+    for (int i = 0; i < ND; i++) ((Which *)out)[i] = converted<Which>(part(truths, i));
   }
   V<T> *k(int i) const { return ks + int64_t(i) * n * NV; }
   static T &lane(V<T> *x, int64_t row, int l) { return ((T *)(x + row * NV))[l]; }
@@ -160,12 +159,12 @@ template <class T, int NV> struct Stepper {
   static void place(double *key, double *from, double *to, V<T> *theta) {
     for (int i = 0; i < ND; i++)
       numbers((T *)theta, i) =
-          __builtin_convertvector((part(key, i) - part(from, i)) / (part(to, i) - part(from, i)), Numbers);
+          converted<Some>((part(key, i) - part(from, i)) / (part(to, i) - part(from, i)));
   }
   // h of steps from and to given times.
   void step_between(double *from, double *to) {
     for (int i = 0; i < ND; i++)
-      numbers((T *)hv, i) = __builtin_convertvector((part(to, i) - part(from, i)) * part(sign, i), Numbers);
+      numbers((T *)hv, i) = converted<Some>((part(to, i) - part(from, i)) * part(sign, i));
   }
   // The lanes of which something is true, in order; returns how many.
   static int list(const int64_t *truths, int *lanes) {
@@ -181,7 +180,7 @@ template <class T, int NV> struct Stepper {
       Clocks from = part(t, i), to = from + part(h, i), end = part(stop, i);
       part(clipped, i) = to >= end;
       part(t1, i) = to = to >= end ? end : to;
-      numbers(step, i) = __builtin_convertvector((to - from) * part(sign, i), Numbers);
+      numbers(step, i) = converted<Some>((to - from) * part(sign, i));
     }
     if (!jumping) return;
     for (int l = 0; l < W; l++) {
@@ -194,7 +193,7 @@ template <class T, int NV> struct Stepper {
     const double c = m.c[i];
     for (int j = 0; j < ND; j++) {
       Clocks from = part(t, j), to = part(t1, j), at = c == 0 ? from : c == 1 ? to : from + c * (to - from);
-      numbers(times, j) = __builtin_convertvector(at * part(sign, j), Numbers);
+      numbers(times, j) = converted<Some>(at * part(sign, j));
     }
     if (jumping)
       for (int l = 0; l < W; l++) {
@@ -251,7 +250,7 @@ template <class T, int NV> struct Stepper {
     }
     Truths leaving{};
     for (int i = 0; i < ND; i++) {
-      part(square, i) = __builtin_convertvector(numbers((T *)sums, i), Clocks) / double(n);
+      part(square, i) = converted<Clocks>(numbers((T *)sums, i)) / double(n);
       part(taken, i) -= part(alive, i), part(calls, i) += part(alive, i) & int64_t(s - 1);
     }
     if (!m.adaptive) {

@@ -39,6 +39,14 @@ template <> struct Number<double> {
 template <class T> using V = typename Vector<T>::type;
 template <class T> using I = typename Vector<T>::bits;
 template <class T> constexpr int LENGTH = ISO_BYTES / sizeof(T);
+// Numbers of as many lanes as a vector of doubles has.
+template <class T> struct Narrow {
+  typedef T type __attribute__((vector_size(sizeof(T) * LENGTH<double>), aligned(sizeof(T)), may_alias));
+  typedef typename Number<T>::bits bits __attribute__((vector_size(sizeof(T) * LENGTH<double>), aligned(sizeof(T)), may_alias));
+};
+template <class T> using Numbers = typename Narrow<T>::type;
+template <class T> using Masks = typename Narrow<T>::bits;
+template <class To, class From> INLINE To converted(From x) { return __builtin_convertvector(x, To); }
 
 template <class T> INLINE V<T> all(T x) { return x - V<T>{}; }
 // A number that is used several times, read once: GCC would rather read it anew with each use, and products of few rows then

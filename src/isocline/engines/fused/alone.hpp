@@ -103,6 +103,10 @@ template <class T, class F> static void unary(const From<T> &a, int count, T *ou
   for (; i < count; i += L) put<T>(out + i, F::template at<T>(a(i, count)), count - i);
 }
 template <class T, class F> static void binary(const From<T> &a, const From<T> &b, int count, T *out) {
+  if (count <= 2) { // written one by one: a processor waits where it is to read several at once that were
+    for (int i = 0; i < count; i++) out[i] = F::template at<T>(::all<T>(a.one(i)), ::all<T>(b.one(i)))[0];
+    return;
+  }
   for (int i = 0; i < count; i += WIDTH<T>) put<T>(out + i, F::template at<T>(a(i, count), b(i, count)), count - i);
 }
 
@@ -283,7 +287,11 @@ template <class T, int NV> struct Machine {
         if (c.then < 0) continue;
       }
       T *into = c.op == OP_outer ? sums.at(c.then) + c.entry : sums.at(c.leaf) + c.out;
-      for (int i = 0; i < c.count; i++) into[c.op == OP_total ? 0 : i] += weight * g.one(i);
+      if (c.op == OP_total)
+        for (int i = 0; i < c.count; i++) *into += weight * g.one(i);
+      else
+        for (int i = 0; i < c.count; i += WIDTH<T>)
+          put<T>(into + i, get<T>(into + i) + weight * g(i, c.count), c.count - i);
     }
   }
   // into (shorter, padded(longer)) += a bᵀ, either with its weight.

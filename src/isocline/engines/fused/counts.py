@@ -40,7 +40,7 @@ class Counts:
     def outcome(self) -> Outcome:
         """Where the machine finds it."""
         start, row = self.address, 8 * self.samples
-        return Outcome(*range(start, start + ROWS * row, row)) if row else Outcome()
+        return Outcome(*(range(start, start + ROWS * row, row) if row else [start] * ROWS))
 
     @property
     def address(self) -> int:
@@ -83,6 +83,17 @@ class Counts:
         return self._row(H, torch.float64)
 
 
+def _counted(name: str) -> Any:
+    """A count that is read from the memory, unless it was set."""
+
+    def get(self: Counted) -> Any:
+        found = vars(self).get(name)
+        found = getattr(self.counts, name) if found is None else found
+        return Count.of(found) if self.together else found
+
+    return property(get, lambda self, value: vars(self).update({name: value}))
+
+
 class Counted(Stats):
     """Statistics that are read from the machine's memory when they are asked for.
 
@@ -95,23 +106,19 @@ class Counted(Stats):
         passes: ways back.
     """
 
+    evaluations, accepted, rejected = map(_counted, ("evaluations", "accepted", "rejected"))
+
     def __init__(self, counts: Counts, stages: int) -> None:
-        vars(self).update(counts=counts, stages=stages, together=False, passes=0, further=0)
+        self.counts, self.stages, self.together, self.passes, self.further = counts, stages, False, 0, 0
 
-    def __getattribute__(self, name: str) -> Any:
-        known = object.__getattribute__(self, "__dict__")
-        if name in ("evaluations", "accepted", "rejected"):
-            found = known[name] if name in known else getattr(known["counts"], name)
-            return Count.of(found) if known["together"] else found
-        if name == "evaluations_backward":
-            calls = known["passes"] * known["stages"]
-            return known["further"] + (calls and calls * int(known["counts"].accepted.max()))
-        return object.__getattribute__(self, name)
+    @property
+    def evaluations_backward(self) -> int:
+        calls = self.passes * self.stages
+        return self.further + (calls and calls * int(self.counts.accepted.max()))
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "evaluations_backward":
-            name, value = "further", value - self.evaluations_backward + self.further
-        object.__setattr__(self, name, value)
+    @evaluations_backward.setter
+    def evaluations_backward(self, value: int) -> None:
+        self.further += value - self.evaluations_backward
 
     def __repr__(self) -> str:
         return super().__repr__().replace("Counted", "Stats", 1)

@@ -135,7 +135,9 @@ def _run(y0: Tensor, ts: Tensor, further: Sequence[Tensor], leaves: Sequence[Ten
     if why is not None:
         raise CannotFuseError(f"the fused engine cannot take this problem: {why}")
     flat = layout.flatten(y0.detach()).contiguous()
-    return Run(Plan(problem, traced, flat.dtype), lambda: problem, flat, Prepared(traced, list(further), list(leaves))), flat
+    return Run(
+        Plan(problem, traced, flat.dtype), lambda: problem, flat, Prepared(traced, list(further), list(leaves))
+    ), flat
 
 
 def solve(

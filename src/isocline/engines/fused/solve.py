@@ -7,7 +7,7 @@ import math
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -77,8 +77,7 @@ def solver_refusal(solver: RungeKutta) -> str | None:
     return None
 
 
-@cache
-def native(what: str, precision: str) -> Callable[..., int]:
+def entry(what: str, precision: str) -> Callable[..., int]:
     """A function of the machine."""
     return getattr(library(), f"isocline_{what}_{precision}")
 
@@ -108,12 +107,14 @@ class Run:
         call.y0, call.end = y0.data_ptr(), call.outcome.status + self.counts.behind
         call.leaves = self.pointers.buffer_info()[0]
         call.ys = self.ys.data_ptr()  # what a graph's node holds must not hold its output: `solve` lets go of it
-        self.shapes = [x.shape for x in prepared.further]
-        self.signals = [(knots.contiguous(), table.detach().contiguous()) for knots, table in prepared.signals]
-        if self.shapes:
+        self.shapes: list[torch.Size] = []
+        self.signals: list[tuple[Tensor, Tensor]] = []
+        if prepared.further:
+            self.shapes = [x.shape for x in prepared.further]
             self.u = torch.cat([x.detach().reshape(samples, -1).to(dtype) for x in prepared.further], 1)
             call.u, call.further = self.u.data_ptr(), self.u.shape[1]
-        if self.signals:
+        if prepared.signals:
+            self.signals = [(knots.contiguous(), table.detach().contiguous()) for knots, table in prepared.signals]
             self.curves = (Signal * len(self.signals))()
             for signal, (knots, table) in zip(self.curves, self.signals, strict=True):
                 signal.rows, signal.knots, signal.powers = len(knots), knots.shape[1], table.shape[2]
@@ -173,7 +174,7 @@ class Run:
     def _run(self, what: str, *arguments: Any) -> int:
         """What the machine returns: how many samples failed."""
         width = self.widths[what in BACKWARDS]
-        found = native(what, self.plan.name)(width, *arguments, threads(self.plan.work))
+        found = entry(what, self.plan.name)(width, *arguments, threads(self.plan.work))
         if found < 0:
             raise MemoryError("the fused engine ran out of memory; take fewer samples at once, or gradient='backsolve'")
         return found
@@ -210,9 +211,11 @@ class Run:
         grad_y0 = torch.zeros_like(self.y0)
         grad_u = grad_y0.new_zeros(plan.samples, self.call.further) if self.shapes else None
         grad_leaves = list(map(torch.zeros_like, self.leaves))
-        grad_tables = [torch.zeros_like(table) for _, table in self.signals]
-        for curve, table in zip(self.curves if self.signals else (), grad_tables, strict=True):
-            curve.grads = table.data_ptr()
+        grad_tables = []
+        if self.signals:
+            grad_tables = [torch.zeros_like(table) for _, table in self.signals]
+            for curve, table in zip(self.curves, grad_tables, strict=True):
+                curve.grads = table.data_ptr()
         pointers = addresses(grad_leaves)
         back = Back.from_buffer_copy(plan.back)
         back.call = self.call
@@ -290,7 +293,7 @@ class Tape:
     """The accepted steps of a solve, in the machine's memory, freed with it."""
 
     def __init__(self, address: int, name: str) -> None:
-        self.address, self.free = address, native("free", name)
+        self.address, self.free = address, entry("free", name)
 
     def __del__(self) -> None:
         self.free(Pointer(self.address))

@@ -33,6 +33,7 @@ template <class T> using Masks = I<T>;
 template <class To, class From> INLINE To converted(From x) { return decltype(To::x)(x.x); }
 
 template <class T> INLINE V<T> all(T x) { return x; }
+template <class T> INLINE void store(V<T> *to, V<T> x, bool) { *to = x; }
 template <class T> INLINE V<T> pick(I<T> where, V<T> a, V<T> b) { return where ? a : b; }
 template <class T> INLINE V<T> number(I<T> where) { return T(where ? 1 : 0); }
 template <class T> INLINE V<T> magnitude(V<T> x) { return std::abs(x.x); }
@@ -41,7 +42,7 @@ struct f_maximum {
   template <class T> INLINE_MEMBER V<T> at(V<T> x, V<T> y) { return pick<T>((x > y) | (x != x), x, y); }
 };
 template <class T>
-using Steps = void (*)(const T *const *, const V<T> *, const T *, const T *, int64_t, V<T> *, V<T> *);
+using Steps = void (*)(const T *const *, const V<T> *, const T *, const T *, int64_t, V<T> *, V<T> *, bool);
 template <class T>
 using StepsBack = void (*)(const T *const *, const V<T> *, const T *, const T *, int64_t, const V<T> *, V<T> *, V<T> *,
                            V<T> *const *);

@@ -37,6 +37,7 @@ SOURCES = (
     "stepper.hpp",
     "interpreter.hpp",
     "products.hpp",
+    "memory.hpp",
     "vectors.hpp",
 )
 FLAGS = (

@@ -84,12 +84,16 @@ template <class T> struct Record {
   std::vector<T> finish;           // and in which state
   Record() = default;
   Record(const Record &) = delete;
-  ~Record() { std::free(steps), std::free(states); }
-  // Room for all states of tiles whose lanes take the same steps, step by step, row by row; none: each has its own again.
-  bool tiles = false;
+  ~Record() { std::free(steps), free_states(); }
+  // Bytes for all states of tiles whose lanes take the same steps, step by step, row by row; 0: each has its own again.
+  size_t tiles = 0;
   void take_tiles(size_t bytes) {
-    std::free(states), states = nullptr;
-    if ((tiles = bytes) && !(states = (T *)std::aligned_alloc(64, (bytes + 63) / 64 * 64))) throw std::bad_alloc();
+    free_states();
+    if (bytes) states = (T *)blocks().take(bytes), tiles = bytes;
+  }
+  void free_states() {
+    tiles ? blocks().give(states, tiles) : std::free(states);
+    states = nullptr, tiles = 0;
   }
   void reserve(int64_t more, int n) {
     if (count + more <= room) return;

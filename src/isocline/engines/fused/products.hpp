@@ -1,6 +1,7 @@
 // Matrices times the rows of a tile, and the products of rows that a matrix's gradient is: register-blocked, every weight
 // read once a tile.
 #pragma once
+#include "memory.hpp"
 #include "vectors.hpp"
 
 #include <algorithm>
@@ -21,17 +22,6 @@ template <class T> struct Source {
 template <class T> INLINE V<T> read(const Source<T> &s, int i, int v) {
   return s.rows ? s.rows[i * s.stride + v] : all<T>(s.numbers ? s.numbers[i * s.stride] : s.number);
 }
-
-struct Memory {
-  void *data;
-  // With room behind for the rest of a vector that is read whole.
-  explicit Memory(size_t bytes) : data(std::aligned_alloc(64, (bytes + 127) / 64 * 64)) {
-    if (!data) throw std::bad_alloc();
-    std::memset(data, 0, bytes);
-  }
-  ~Memory() { std::free(data); }
-  Memory(const Memory &) = delete;
-};
 
 // Rows of a product that are summed at once: with two vectors each they must fit the registers, 32 or 16 of them.
 constexpr int BLOCK = ISO_BYTES == 64 ? 8 : 6;

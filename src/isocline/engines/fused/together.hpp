@@ -98,6 +98,8 @@ template <class T> static bool finite(const V<T> *x, int64_t count) {
   return true;
 }
 
+constexpr int64_t CACHED = int64_t(8) << 20; // bytes of a record that a cache may still hold on the way back
+
 // False where a sample fails: then each needs a clock of its own.
 template <class T, int NV>
 static bool solve_together(const Call<T> &c, const Program<T> &program, int64_t from, int64_t to, Record<T> *record) {
@@ -112,7 +114,9 @@ static bool solve_together(const Call<T> &c, const Program<T> &program, int64_t 
   if (run) f.look_ahead();
   Memory memory(sizeof(V<T>) * (size * (1 + degree) + degree * NV));
   V<T> *inside = (V<T> *)memory.data, *polynomial = inside + size, *powers = polynomial + degree * size, *states = nullptr;
-  if (record) record->take_tiles((to - from + W - 1) / W * steps * size * sizeof(V<T>)), states = (V<T> *)record->states;
+  const int64_t bytes = steps * size * sizeof(V<T>);
+  const bool past = (time.samples + W - 1) / W * bytes > CACHED;
+  if (record) record->take_tiles((to - from + W - 1) / W * bytes), states = (V<T> *)record->states;
   for (int64_t base = from; base < to; base += W) {
     const int lanes = f.seat(base, to);
     int64_t seen = 0, further = 0;
@@ -132,7 +136,7 @@ static bool solve_together(const Call<T> &c, const Program<T> &program, int64_t 
         last++;
       if (last > step) {
         run(program.leaves.data(), f.slot[0], f.moments.data() + step * s, f.lengths.data() + step, last - step, f.state(0),
-            states);
+            states, past);
         if (states) states += (last - step) * size;
         if (!finite<T>(f.state(0), size)) return false;
         while (seen < time.width && time.keys[seen] == f.grid[last]) observe(f.state(0));
@@ -145,7 +149,7 @@ static bool solve_together(const Call<T> &c, const Program<T> &program, int64_t 
       if (step == 0)
         for (int d = 0; d < n; d++)
           if (!finite<T>(f.slope(0, d), NV)) return false;
-      if (states) std::memcpy((void *)states, f.state(0), size * sizeof(V<T>)), states += size;
+      for (int64_t i = 0; states && i < size; i++) store<T>(states++, f.state(0)[i], past);
       const int next = fsal ? s - 1 : all;
       for (int i = 1; i < s; i++) f.stage(i, f.state(i)), f.run(i, i);
       if (!fsal) f.combined(f.st.whole, f.state(next));
@@ -171,6 +175,7 @@ static bool solve_together(const Call<T> &c, const Program<T> &program, int64_t 
       for (int d = 0; d < n; d++) c.end[i * n + d] = f.st.lane(f.state(0), d, l);
     }
   }
+  if (past) stored();
   return true;
 }
 

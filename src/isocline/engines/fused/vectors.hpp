@@ -59,6 +59,20 @@ template <class T> INLINE V<T> in_register(V<T> x) {
 #endif
   return x;
 }
+// Into memory; past the caches where it is not read again soon: they would fetch it before. `stored` follows the last.
+template <class T> INLINE void store(V<T> *to, V<T> x, bool past) {
+#if defined(__AVX512F__)
+  if (past) return _mm512_stream_si512((__m512i *)to, (__m512i)x);
+#elif defined(__AVX2__)
+  if (past) return _mm256_stream_si256((__m256i *)to, (__m256i)x);
+#endif
+  (void)past, *to = x;
+}
+INLINE void stored() {
+#if defined(__AVX2__)
+  _mm_sfence();
+#endif
+}
 template <class T> INLINE V<T> pick(I<T> where, V<T> a, V<T> b) { return where ? a : b; }
 template <class T> INLINE V<T> number(I<T> where) { return (V<T>)(where & (I<T>)all<T>(T(1))); }
 template <class T> constexpr int64_t SIGN = sizeof(T) == 4 ? int64_t(INT32_MIN) : INT64_MIN;

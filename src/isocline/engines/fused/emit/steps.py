@@ -27,7 +27,7 @@ INLINE void slope(const V<T> *w, V<T> t, const V<T> *u, const V<T> *y, V<T> *dy,
 {slope}
 }}
 extern "C" void isocline_steps(const T *const *leaves, const V<T> *low, const T *times, const T *hs, int64_t count, V<T> *y,
-                               V<T> *states) {{
+                               V<T> *states, bool past) {{
   const V<T> w[] = {{{numbers}}};
   V<T> first[{size} * NV], none[{kept}];
   (void)leaves, (void)low, (void)times, (void)first, (void)w;
@@ -168,10 +168,9 @@ class _Steps:
         terms = [(j, w) for j, w in enumerate(weights) if w]
         if not terms:
             return f"x0[{d}]"
-        if len(terms) == 1:
-            ((j, w),) = terms
-            return f"x0[{d}] + {_times('h', w)} * k{j}[{d}]"
-        return f"x0[{d}] + h * ({' + '.join(f'{number(w)} * k{j}[{d}]' for j, w in terms)})"
+        by_weight = {w: [f"k{j}[{d}]" for j, v in terms if v == w] for _, w in terms}
+        parts = [f"{_times('h', w)} * {_sum(slopes)}" for w, slopes in by_weight.items()]
+        return f"x0[{d}] + {_sum(parts)}"
 
     def _stages(self, first: int, last: int, kept: str) -> list[str]:
         found = []
@@ -207,7 +206,7 @@ class _Steps:
                 "}",
             ]
         steps = [f"x0[{d}] = y[{d} * NV + v];" for d in each]
-        steps += ["if (states) {", *(f"  states[{d} * NV + v] = x0[{d}];" for d in each), "}"]
+        steps += ["if (states) {", *(f"  store<T>(states + {d} * NV + v, x0[{d}], past);" for d in each), "}"]
         if fsal:
             steps += [f"k0[{d}] = first[{d} * NV + v];" for d in each]
         steps += self._stages(int(fsal), self.tableau.stages, "none")
@@ -258,6 +257,10 @@ class _Steps:
 
 def _times(name: str, weight: float) -> str:
     return name if weight == 1 else f"({name} * {number(weight)})"
+
+
+def _sum(terms: Sequence[str]) -> str:
+    return terms[0] if len(terms) == 1 else f"({' + '.join(terms)})"
 
 
 def _lines(found: Iterable[str], depth: int) -> str:

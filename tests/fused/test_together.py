@@ -86,3 +86,24 @@ def test_no_more_steps_than_allowed():
         options = {"solver": "rk4", "step": 0.1, "batching": "per_sample", "engine": "fused", "throw": False}
         enough, few = (ic.solve(Net(), y0, [0.0, 1.0], max_steps=k, **options) for k in (10, 9))
     assert bool((enough.status == ic.Status.SUCCESS).all()) and bool((few.status == ic.Status.MAX_STEPS).all())
+
+
+@pytest.mark.parametrize("engine", ["fused", ic.Fused("wait")], ids=["interpreted", "compiled"])
+def test_a_record_larger_than_caches(engine):
+    """Written past them, into memory that is handed from solve to solve: as in parts that a cache holds."""
+    field, y0 = Explosive(), random(1200, 2)  # 1,000 steps · 2 · 8 bytes for each
+    field.a.data.neg_()
+    weights = torch.linspace(-1, 1, 2 * y0.numel(), dtype=F64).view(2, *y0.shape)
+
+    def found(rows):
+        leaf = y0[rows].clone().requires_grad_()
+        sol = ic.solve(field, leaf, [0.0, 1.0], solver="rk4", step=1e-3, batching="per_sample", engine=engine)
+        return sol.ys.detach(), *torch.autograd.grad(sol.ys, [leaf, field.a], weights[:, rows])
+
+    parts = [found(slice(i, i + 400)) for i in (0, 400, 800)]
+    for _ in range(2):
+        ys, by_y0, by_a = found(slice(1200))
+        found(slice(700))  # blocks of another size between
+        assert torch.equal(ys, torch.cat([part[0] for part in parts], 1))
+        assert torch.equal(by_y0, torch.cat([part[1] for part in parts]))
+        torch.testing.assert_close(by_a, sum(part[2] for part in parts), rtol=1e-10, atol=0)

@@ -227,3 +227,50 @@ def test_products_take_the_derivative_of_tanh_behind_them():
         found, _ = evaluate(encoded, {"x": x, "u": u}, [w])
         by = x @ w.T if own in code else u.exp()
         torch.testing.assert_close(found["out"], x @ w.T * (1 - by.square()))
+
+
+class Written(nn.Module):
+    """y W + b as people write it, of which somebody may read the product too; and 1 − tanh² of it."""
+
+    def __init__(self, form):
+        super().__init__()
+        self.form = form
+        self.w, self.b = (nn.Parameter(torch.randn(*shape, dtype=F64)) for shape in ((2, 2), (2,)))
+
+    def forward(self, t, y):
+        product = y @ self.w
+        x = self.b + product if self.form == "before" else product + self.b
+        if self.form == "read":
+            return x * product
+        if self.form == "slope":
+            return (1 - torch.tanh(x) ** 2) * y.sin()
+        return y * (1 - torch.tanh(x).square()) + 1 - y * y if self.form == "apart" else x
+
+
+@pytest.mark.parametrize(
+    ("form", "ops"),
+    [
+        ("after", ["linear"]),
+        ("before", ["linear"]),
+        ("read", ["linear", "add", "mul"]),
+        ("slope", ["linear", "tanh", "sin", "tanh'"]),
+        ("apart", ["linear", "tanh", "tanh'", "add", "mul", "sub"]),
+    ],
+)
+@pytest.mark.machine
+def test_sums_and_slopes_that_are_written_out(form, ops):
+    traced = compare(Written(form), 2)
+    assert [one.op for one in traced.encoded_alone.plain] == ops
+    t, y = torch.zeros(7, 1, dtype=F64), torch.randn(7, 2, dtype=F64)
+    leaves = [x.detach() for x in traced.prologue()]
+    want, _ = execute(traced.program, {"t": t, "y": y}, leaves)
+    for encoded in (traced.encoded_alone, traced.encoded):
+        found, _ = evaluate(encoded, {"t": t, "y": y}, leaves)
+        torch.testing.assert_close(found["dy"], want["dy"], rtol=1e-13, atol=1e-13)
+
+
+def test_who_wants_no_derivative_keeps_nothing_for_it():
+    net = nn.Sequential(nn.Linear(2, 16), nn.SiLU(), nn.Linear(16, 2)).double()
+    traced = trace(lambda t, y: net(y), torch.zeros(LANES, 1, dtype=F64), torch.zeros(LANES, 2, dtype=F64), ())
+    written = [len({to.out for to in encoded.code}) for encoded in (traced.encoded_alone, traced.encoded)]
+    assert written[0] < written[1]

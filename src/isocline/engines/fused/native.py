@@ -32,6 +32,7 @@ OPS = [
     "tanh'",
 ]
 POINTWISE = {*UNARY, *BINARY, "tanh'"}
+ONE = Operand("number", value=1.0)
 KINDS = ["rows", "splat", "leaf", "entry", "number"]
 
 
@@ -123,29 +124,36 @@ class Encoded:
 
 
 def _bent(code: list[Instruction], counts: Counter[int]) -> list[Instruction]:
-    """With g (1 − z²), the derivative of tanh, as one instruction where nobody else reads its parts.
+    """With g (1 − z²), the derivative of tanh, and 1 − z² as one instruction where nobody else reads its parts.
 
     Args:
         code: in order.
         counts: of every row, how often it is read.
     """
-    made = {one.out: one for one in code}
-    gone: set[int] = set()
-    out = []
+    made: dict[int, Instruction] = {}
+
+    def part(x: Operand, one: Instruction) -> Instruction | None:
+        """What is made for one instruction alone, row by row."""
+        found = made.get(x.at) if x.kind == "rows" else None
+        alone = found and found.count == one.count and all(counts[x.at + i] == 1 for i in range(one.count))
+        return found if alone else None
+
     for one in code:
-        if one.op == "mul" and all(x.kind == "rows" for x in one.operands):
-            left = made.get(one.operands[1].at)
-            if left is not None and left.op == "sub" and left.operands[0] == Operand("number", value=1.0):
-                square = made.get(left.operands[1].at)
-                same = square is not None and square.op == "mul" and square.operands[0] == square.operands[1]
-                if same and square is not None and {left.count, square.count} == {one.count}:
-                    alone = all(counts[x.out + i] == 1 for x in (left, square) for i in range(one.count))
-                    if alone and square.operands[0].kind == "rows":
-                        gone |= {left.out, square.out}
-                        operands = (one.operands[0], square.operands[0])
-                        one = Instruction("tanh'", one.out, one.count, operands)
-        out.append(one)
-    return [one for one in out if one.out not in gone]
+        gone = None
+        if one.op == "sub" and one.operands[0] == ONE:
+            square = part(one.operands[1], one)
+            if square and square.op == "mul" and square.operands[0] == square.operands[1] != ONE:
+                gone, one = square, Instruction("tanh'", one.out, one.count, (ONE, square.operands[0]))
+        elif one.op == "mul":
+            for g, x in (one.operands, one.operands[::-1]):
+                slope = part(x, one)
+                if slope and slope.op == "tanh'" and slope.operands[0] == ONE and g.kind == "rows":
+                    gone, one = slope, Instruction("tanh'", one.out, one.count, (g, slope.operands[1]))
+                    break
+        if gone:
+            del made[gone.out]
+        made[one.out] = one
+    return list(made.values())
 
 
 def _in_place(code: list[Instruction], counts: Counter[int]) -> dict[int, int]:

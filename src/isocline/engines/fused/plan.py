@@ -143,7 +143,7 @@ class Plan:
         self.width = self._narrowed(width, problem.controller, 4)
         self.width_back = self._narrowed(width, problem.controller, 2)
         call = self.call = Call()
-        call.field = self.field(traced.encoded)
+        call.field = self.field(traced.encoded_alone)
         call.method = method(problem.solver, isinstance(problem.controller, PID))
         call.control = control(problem.controller, problem.solver, problem.max_steps)
         call.times, tables = times(problem, problem.controller)
@@ -156,13 +156,15 @@ class Plan:
         self.work = tiles * cycles(traced.program, self._lanes)[0] * problem.solver.tableau.stages * steps
         call.size = self.size
         call.rtol, call.atol = (x.data_ptr() for x in tolerances)
-        call.leaf_sizes = ctypes.addressof(traced.encoded.sizes)
+        call.leaf_sizes = ctypes.addressof(traced.encoded_alone.sizes)
         call.n_leaves = len(traced.program.leaves)
 
     @cached_property
     def back(self) -> Back:
         """Of the way back; its call is the solve's own."""
-        return Back(derivative=self.field(self.traced.encoded_derivative))
+        found = Back(derivative=self.field(self.traced.encoded_derivative))
+        found.call.field = self.field(self.traced.encoded)
+        return found
 
     @staticmethod
     def field(encoded: Encoded, native: int | None = None, steps: int | None = None) -> Field:

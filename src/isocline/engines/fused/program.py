@@ -25,7 +25,8 @@ An operand is a run of rows, one row for all n (`splat`), a run of a leaf's entr
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -221,6 +222,26 @@ class Program:
         lines += [instruction.show() for instruction in self.code]
         lines += [f"{name} = {runs(rows)}" for name, rows in self.outputs]
         return "\n".join(lines)
+
+
+def with_biases(program: Program) -> None:
+    """Makes sums of a product and a leaf one instruction, where nobody else reads the product: as `linear` has its bias."""
+    counts = Counter(row for _, rows in program.outputs for row in rows)
+    for one in program.code:
+        counts.update(one.reads())
+    code: dict[int, Instruction] = {}  # by the first row, in order
+    for one in program.code:
+        for x, bias in (one.operands, one.operands[::-1]) if one.op == "add" else ():
+            product = code.get(x.at) if x.kind == "rows" and bias.kind == "leaf" else None
+            if product is None or product.op != "linear" or len(product.operands) > 1 or product.count != one.count:
+                continue
+            if all(counts[x.at + i] == 1 for i in range(one.count)):
+                one = replace(product, out=one.out, operands=(product.operands[0], bias))
+                del code[product.out]
+                program.known = {key: row for key, row in program.known.items() if row != product.out}
+                break
+        code[one.out] = one
+    program.code = list(code.values())
 
 
 def execute(

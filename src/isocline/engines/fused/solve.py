@@ -218,7 +218,7 @@ class Run:
                 curve.grads = table.data_ptr()
         pointers = addresses(grad_leaves)
         back = Back.from_buffer_copy(plan.back)
-        back.call = self.call
+        back.call, back.call.field = self.call, plan.back.call.field
         if self.engine.specialise:  # the way forward may have been compiled and this one not
             native = self._native("backward")
             back.call.field = self._compiled_field(native)

@@ -31,7 +31,7 @@ from isocline.engines.fused.nodes import (
     shape_of,
     target_of,
 )  # fmt: skip
-from isocline.engines.fused.program import Operand, Program
+from isocline.engines.fused.program import Operand, Program, with_biases
 from isocline.engines.fused.record import record
 from isocline.engines.fused.traced import Leaf, Traced
 
@@ -122,6 +122,7 @@ class _Lowering(Functions):
                 self._output(node.args[0])
             else:
                 self.values[node] = self._call(node)
+        with_biases(self.program)
         self.program.leaves = [
             math.prod(self._shape_of(self.values[leaf.node])) if leaf.index is None else len(leaf.index)
             for leaf in self.traced.leaves

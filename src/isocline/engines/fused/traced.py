@@ -41,8 +41,13 @@ class Traced:
 
     @cached_property
     def encoded(self) -> Encoded:
-        """As the machine reads it."""
+        """As the machine reads it, with what the derivative reads."""
         return Encoded(self.program, derivative=self.derivative)
+
+    @cached_property
+    def encoded_alone(self) -> Encoded:
+        """The same for who wants nothing but the slope."""
+        return Encoded(self.program)
 
     @cached_property
     def encoded_derivative(self) -> Encoded:

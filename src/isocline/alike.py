@@ -158,7 +158,8 @@ def _place(f: Any, y0: Any, ts: Any, settings: dict[str, Any]) -> Any:
 
 def _row(ts: Any) -> Any:
     if type(ts) is Tensor:
-        plain = ts.dim() == 1 and len(ts) <= MOST_TIMES and ts.is_floating_point() and not ts.requires_grad
+        shape = ts.shape
+        plain = len(shape) == 1 and shape[0] <= MOST_TIMES and ts.is_floating_point() and not ts.requires_grad
         return (ts.dtype, *ts.tolist()) if plain else None
     if type(ts) in (list, tuple) and len(ts) <= MOST_TIMES and NUMBERS.issuperset(map(type, ts)):
         return tuple(ts)

@@ -44,7 +44,7 @@ def solve_fused(problem: Problem, y0: Tensor, way_back: Gradient, engine: Fused 
 
 def observed(run: Run, way_back: Gradient, y0: Tensor, others: list[Tensor]) -> Tensor:
     """The observations (T, B, N) of a run without events and not `dense`, differentiable where a graph is wanted."""
-    if not torch.is_grad_enabled() or not any(x.requires_grad for x in (y0, *others)):
+    if not torch.is_grad_enabled() or not (y0.requires_grad or any(x.requires_grad for x in others)):
         return run.solve()
     return _Solved.apply(run, _Back(run.problem, way_back) if isinstance(way_back, Backsolve) else None, y0, *others)
 

@@ -62,14 +62,13 @@ public:
   // What was taken as so many bytes.
   void give(void *data, size_t bytes) {
     bytes = whole(bytes);
-    std::vector<Block> old;
-    if (bytes < LARGE || bytes > SPARE) old.push_back({data, bytes});
-    else {
-      std::lock_guard<std::mutex> lock(mutex);
-      while (total + bytes > SPARE) old.push_back(out(0));
-      spare.push_back({data, bytes}), total += bytes;
-    }
-    for (const Block &block : old) std::free(block.data);
+    if (bytes >= LARGE && bytes <= SPARE) try {
+        std::lock_guard<std::mutex> lock(mutex);
+        spare.push_back({data, bytes}), total += bytes;
+        while (total > SPARE) std::free(out(0).data);
+        return;
+      } catch (const std::bad_alloc &) {}
+    std::free(data);
   }
 };
 // Never destroyed: records may be let go of when the program ends.

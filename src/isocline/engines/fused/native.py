@@ -142,8 +142,9 @@ def _bent(code: list[Instruction], counts: Counter[int]) -> list[Instruction]:
         gone = None
         if one.op == "sub" and one.operands[0] == ONE:
             square = part(one.operands[1], one)
-            if square and square.op == "mul" and square.operands[0] == square.operands[1] != ONE:
-                gone, one = square, Instruction("tanh'", one.out, one.count, (ONE, square.operands[0]))
+            z = square.operands[0] if square and square.op == "mul" else ONE
+            if square and z.kind == "rows" and z == square.operands[1]:
+                gone, one = square, Instruction("tanh'", one.out, one.count, (ONE, z))
         elif one.op == "mul":
             for g, x in (one.operands, one.operands[::-1]):
                 slope = part(x, one)

@@ -109,6 +109,19 @@ def test_van_der_pol_once_and_quickly():
     assert bool((learned < 0.25).all()) and isinstance(learned, torch.Tensor)
 
 
+def test_a_relaxation_oscillation_is_found_in_fourteen_rows_a_period():
+    """The spline takes its turns for noise; starts that begin with less of it find back, and all begin with one noise."""
+    t, _, noisy = van_der_pol(0, per=14)
+    config = {"polish": 100, "starts": 3, "members": 0, "blocks": 0, "penalty": (1e-3,)}
+    recipe, _, _ = recipe_of(t, noisy, **config)
+    smooth, *others = recipe.records
+    assert all(torch.equal(smooth.noise(), other.noise()) for other in others)
+    left = [float(record.followed().square().mean()) for record in recipe.records]
+    assert left[0] > 0.1 and left[0] > 3 * left[1] > 9 * left[2]
+    assert float(recipe.trainer.misfit.min()) < 0.03 < left[0]
+    assert recipe.trainer.best > 0
+
+
 def test_l_bfgs_polishes_the_longest_record_also_where_its_series_differ():
     """So many whole series are taken that their rows are about as many as may be, a few more here."""
     # What is spread evenly over them meets the long ones alone.

@@ -29,6 +29,12 @@ def test_smoothing_halves_the_noise_whatever_the_unit_of_time(spacing):
     assert np.mean(slopes) < 0.2
 
 
+def test_less_of_the_penalty_follows_more_closely():
+    t, noisy, *_ = noisy_sine(0)
+    left = [np.abs(smoothing_spline(t, noisy, ease)[0] - noisy).max() for ease in (1.0, 1e-2, 1e-4, 0.0)]
+    assert left[0] > 3 * left[1] > 9 * left[2] and left[3] < 1e-9
+
+
 def test_the_slopes_are_those_of_the_natural_cubic_through_the_values():
     t = np.sort(np.random.default_rng(1).random(60)) * 10
     values, slopes = smoothing_spline(t, np.sin(t))

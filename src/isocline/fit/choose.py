@@ -24,6 +24,9 @@ from isocline.fit.scale import Scales
 from isocline.fit.windows import MAX_RECORD, Record
 
 EACH = 3  # networks for each penalty and fold: one on the data, the others on data with noise added
+# Shares of the spline's penalty that trainings begin with: what turns within a row or two passes for noise, and from what is left
+# of a relaxation oscillation a training hardly finds back.
+EASES = (1.0, 1e-2, 1e-4)
 LEAST = 2000  # rows that each of them sees, of records that have so many
 ROOM = 0.8  # of what L-BFGS polishes that they see together: whole segments are taken, and may be longer than others
 SHARE = 0.5  # of the steps of the final training: enough to tell penalties apart
@@ -97,14 +100,15 @@ def candidates(
     """
     penalties = penalties_of(config, networks)
     most = min(MAX_RECORD, max(LEAST, int(ROOM * POLISHED / (EACH * len(penalties) * len(folds)))))
-    records = [guessed(Record.of(f.taught, scales, config.window, most), networks) for f in folds]
-    members = [r for _ in penalties for r in records]
+    records = [[guessed(Record.of(f.taught, scales, config.window, most, e), networks) for f in folds] for e in EASES]
+    members = [r for _ in penalties for r in records[0]]
     noisy = [
-        r.perturbed(r.noise(), 1000 * config.seed + 100 * j + k % len(records))
+        r.perturbed(r.followed(), 1000 * config.seed + 100 * j + k)
         for j in range(1, EACH)
-        for k, r in enumerate(members)
+        for _ in penalties
+        for k, r in enumerate(records[j % len(EASES)])
     ]
-    penalty = torch.tensor(penalties, dtype=torch.float64).repeat_interleave(len(records)).repeat(EACH)
+    penalty = torch.tensor(penalties, dtype=torch.float64).repeat_interleave(len(folds)).repeat(EACH)
     seeds = [config.seed * 1000 + j for j in range(EACH) for _ in members]
     batch = Batch([*members, *noisy])
     return Trainer(config, batch, penalty, seeds, lead=len(members), share=share, networks=networks, group=group)
@@ -122,7 +126,9 @@ def choose(config: Config, folds: Sequence[Fold], scales: Scales, trainer: Train
     """
     penalties = penalties_of(config, trainer.networks)
     shape = (EACH, len(penalties), len(folds))
-    noise = trainer.objective.noise(trainer.theta).view(*shape, -1)[0].mean(1)  # (penalties, d)
+    noise = trainer.objective.noise(trainer.theta).view(*shape, -1)
+    best = trainer.misfit.view(shape).nan_to_num(torch.inf).argmin(0)  # (penalties, folds)
+    noise = noise.gather(0, best[None, ..., None].expand(1, *best.shape, noise.shape[-1]))[0].mean(1)  # (penalties, d)
     errors, squares, ratios, count = [], [], [], len(folds)
     for p in range(len(penalties)):
         parts = [

@@ -19,7 +19,7 @@ from torch import Tensor
 from isocline.fit.bands import Bands, kept
 from isocline.fit.batch import Batch
 from isocline.fit.blocks import folds, without_series
-from isocline.fit.choose import Choice, candidates, choose
+from isocline.fit.choose import EASES, Choice, candidates, choose
 from isocline.fit.config import Config
 from isocline.fit.ensemble import Ensemble
 from isocline.fit.equation_rows import guessed, networks_of
@@ -52,7 +52,7 @@ class Recipe:
         seconds: in a unit of the table's time; None where that is not known.
 
     Attributes:
-        record: of all training rows, in scaled units.
+        records: of all training rows, in scaled units, by what is taken of the smoothing spline's penalty; `record` the first.
         trainer: the training that is under way.
         periods: of the clocks whose networks the blocks are to judge, in the table's unit; None without a clock.
         choices: what the blocks said of those, so far.
@@ -72,13 +72,14 @@ class Recipe:
         seconds: float | None = None,
     ) -> None:
         self.config, self.scales, self.folder, self.group, self.seconds = config, scales, folder, group, seconds
-        self.record = Record.of(series, scales, config.window)
+        records = [Record.of(series, scales, config.window, ease=ease) for ease in EASES]
         self.folds = folds(series, config.blocks) if config.blocks else []
         self.without = without_series(series) if self.folds and config.members else []
         self.periods = [config.season if isinstance(config.season, float) else None]
         self.choices = list[Choice]()
-        self.networks = networks_of(config, scales, self.record, self.periods[0])
-        self.record = guessed(self.record, self.networks)
+        self.networks = networks_of(config, scales, records[0], self.periods[0])
+        self.records = [guessed(record, self.networks) for record in records]
+        self.record = self.records[0]
         self.choice: Choice | None = None
         self.stages: list[dict[str, Any]] = []
         self.series = series
@@ -106,14 +107,15 @@ class Recipe:
         return newcomers(self.config, self.choice, self.without, self.scales, self.networks, self.group)
 
     def _final(self) -> Trainer:
-        """Starts on the data as they are, members on the data with noise added."""
+        """Starts on the data as they are, members on the data with noise added, all in turn from splines of several penalties."""
         config, choice = self.config, self.choice
         noise = torch.tensor(choice.noise, dtype=torch.float64) if choice else self.record.noise()
         count = config.starts + config.members
-        noisy = [self.record.perturbed(noise, 1_000_000 + 1000 * config.seed + m) for m in range(config.members)]
+        records = [self.records[m % len(self.records)] for m in range(count)]
+        noisy = [r.perturbed(noise, 1_000_000 + 1000 * config.seed + m) for m, r in enumerate(records[config.starts :])]
         penalty = torch.full((count,), choice.penalty if choice else config.penalty[0], dtype=torch.float64)
         seeds = [config.seed * 1000 + m for m in range(count)]
-        batch = Batch([self.record] * config.starts + noisy)
+        batch = Batch([*records[: config.starts], *noisy])
         return Trainer(config, batch, penalty, seeds, lead=config.starts, networks=self.networks, group=self.group)
 
     # ---- one run --------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ CAUTION = 1.2  # weight of the degrees of freedom; plain GCV (1) now and then fo
 KEPT = 32  # bases of earlier records, of 160 kB each for a hundred points
 
 
-def smoothing_spline(t: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def smoothing_spline(t: np.ndarray, y: np.ndarray, ease: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     """Values (n,) and slopes (n,) at t of the natural cubic smoothing spline through (t, y).
 
     The penalty on the curvature is chosen by generalized cross-validation. Time is counted in units of the usual
@@ -20,6 +20,7 @@ def smoothing_spline(t: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarr
     Args:
         t: (n,), strictly increasing.
         y: (n,), finite.
+        ease: the share of the penalty that is taken.
 
     Source:
         Green & Silverman (1994), Nonparametric Regression, sections 2.1-2.3 (Q, R, and slopes from γ); Demmler & Reinsch
@@ -32,10 +33,11 @@ def smoothing_spline(t: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarr
     h = np.diff(t) / unit
     eigenvalues, vectors, bands, gram = _basis(h.tobytes())
     weights = _product(vectors.T, y)
-    shrink = 1 / (1 + np.logspace(-4, 8, 121)[:, None] * eigenvalues)
+    penalties = np.logspace(-4, 8, 121)[:, None]
+    shrink = 1 / (1 + penalties * eigenvalues)
     residual = (((1 - shrink) * weights) ** 2).sum(1)
     score = residual / np.maximum(1 - CAUTION * shrink.sum(1) / n, 1e-9) ** 2
-    values = _product(vectors, shrink[np.argmin(score)] * weights)
+    values = _product(vectors, weights / (1 + ease * penalties[np.argmin(score)] * eigenvalues))
     inner = torch.linalg.solve(gram, bands.T @ torch.from_numpy(values)).numpy()
     gamma = np.concatenate([[0.0], inner, [0.0]])
     slopes = np.empty(n)
@@ -87,10 +89,10 @@ def hermite(t: np.ndarray, values: np.ndarray, slopes: np.ndarray, at: np.ndarra
     return inside, slope
 
 
-def smoothed(t: np.ndarray, y: np.ndarray, piece: int = 100) -> tuple[np.ndarray, np.ndarray]:
+def smoothed(t: np.ndarray, y: np.ndarray, piece: int = 100, ease: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
     """Values and slopes (n, d) of every column at all t; NaN cells are passed over, empty columns give 0.
 
-    Long records are smoothed in pieces of `piece` rows.
+    Long records are smoothed in pieces of `piece` rows; `ease` as of the spline.
     """
     values, slopes = np.zeros_like(y), np.zeros_like(y)
     for start in range(0, len(t), piece):
@@ -99,7 +101,7 @@ def smoothed(t: np.ndarray, y: np.ndarray, piece: int = 100) -> tuple[np.ndarray
             column, times = y[rows, k], t[rows]
             seen = ~np.isnan(column)
             if seen.any():
-                knots = smoothing_spline(times[seen], column[seen])
+                knots = smoothing_spline(times[seen], column[seen], ease)
                 values[rows, k], slopes[rows, k] = hermite(times[seen], *knots, times)
         if rows.stop is None:
             break

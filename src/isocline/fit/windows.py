@@ -12,7 +12,7 @@ A start that is a parameter is neither a noisy observation taken for truth nor a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -116,6 +116,7 @@ class Record:
         u: scaled inputs of each segment on its clock; empty without inputs.
         tau: the table's time in a unit of scaled time.
         whole: segments there are, where some were left out for being too many.
+        left: of each segment: what the spline with the whole of its penalty leaves (n, d).
     """
 
     series: list[int]
@@ -127,10 +128,11 @@ class Record:
     u: list[Inputs]
     tau: float
     whole: int = 0
+    left: list[np.ndarray] = field(default_factory=list)
 
     @staticmethod
-    def of(series: Sequence[Series], scales: Scales, window: int, most: int = MAX_RECORD) -> Record:
-        """Cuts and thins, to about `most` rows."""
+    def of(series: Sequence[Series], scales: Scales, window: int, most: int = MAX_RECORD, ease: float = 1.0) -> Record:
+        """Cuts and thins, to about `most` rows; `ease` as of the smoothing spline."""
         whole_ones = [(i, s) for i, s in enumerate(series) if s.complete]
         pieces = [(i, rows) for i, s in whole_ones for rows in _segments(s, scales, window * 2**DOUBLINGS)]
         sizes, whole = np.array([len(rows) for _, rows in pieces]), len(pieces)
@@ -153,8 +155,9 @@ class Record:
                 record.u.append(u.stretch(first, last).scaled(first, scales))
                 given = record.u[-1].so_far(t)
             # Without what was given a record is continuous, and its slopes are what the field is to be.
-            values, slopes = smoothed(t, y - given)
+            values, slopes = smoothed(t, y - given, ease=ease)
             record.smooth.append((np.where(np.isnan(y).all(0), 0.0, values + given), slopes))
+            record.left.append(y - given - (values if ease == 1 else smoothed(t, y - given)[0]))
         return record
 
     @property
@@ -174,7 +177,14 @@ class Record:
 
     def noise(self) -> Tensor:
         """(d,) standard deviation of what the smoothing spline left of every column, for hidden ones the mean of the others."""
-        left = np.concatenate([y - s[0] for y, s in zip(self.y, self.smooth, strict=True)])
+        return self._noise(self.left)
+
+    def followed(self) -> Tensor:
+        """(d,) the same of this record's own spline, which may follow the observations more closely."""
+        return self._noise([y - s[0] for y, s in zip(self.y, self.smooth, strict=True)])
+
+    def _noise(self, parts: list[np.ndarray]) -> Tensor:
+        left = np.concatenate(parts)
         count = np.maximum((~np.isnan(left)).sum(0), 1)
         found = torch.tensor(np.sqrt(np.nansum(left**2, 0) / count)).clamp(min=LEAST_NOISE)
         hidden = torch.tensor(self.hidden)

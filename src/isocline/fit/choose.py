@@ -100,7 +100,8 @@ def candidates(
     """
     penalties = penalties_of(config, networks)
     most = min(MAX_RECORD, max(LEAST, int(ROOM * POLISHED / (EACH * len(penalties) * len(folds)))))
-    records = [[guessed(Record.of(f.taught, scales, config.window, most, e), networks) for f in folds] for e in EASES]
+    plain = [Record.of(f.taught, scales, config.window, most) for f in folds]
+    records = [[guessed(r.eased(share), networks) for r in plain] for share in EASES]
     members = [r for _ in penalties for r in records[0]]
     noisy = [
         r.perturbed(r.followed(), 1000 * config.seed + 100 * j + k)
@@ -126,9 +127,9 @@ def choose(config: Config, folds: Sequence[Fold], scales: Scales, trainer: Train
     """
     penalties = penalties_of(config, trainer.networks)
     shape = (EACH, len(penalties), len(folds))
-    noise = trainer.objective.noise(trainer.theta).view(*shape, -1)
     best = trainer.misfit.view(shape).nan_to_num(torch.inf).argmin(0)  # (penalties, folds)
-    noise = noise.gather(0, best[None, ..., None].expand(1, *best.shape, noise.shape[-1]))[0].mean(1)  # (penalties, d)
+    places = torch.arange(shape[1])[:, None], torch.arange(shape[2])
+    noise = trainer.objective.noise(trainer.theta).view(*shape, -1)[best, *places].mean(1)  # (penalties, d)
     errors, squares, ratios, count = [], [], [], len(folds)
     for p in range(len(penalties)):
         parts = [

@@ -72,13 +72,13 @@ class Recipe:
         seconds: float | None = None,
     ) -> None:
         self.config, self.scales, self.folder, self.group, self.seconds = config, scales, folder, group, seconds
-        records = [Record.of(series, scales, config.window, ease=ease) for ease in EASES]
+        plain = Record.of(series, scales, config.window)
         self.folds = folds(series, config.blocks) if config.blocks else []
         self.without = without_series(series) if self.folds and config.members else []
         self.periods = [config.season if isinstance(config.season, float) else None]
         self.choices = list[Choice]()
-        self.networks = networks_of(config, scales, records[0], self.periods[0])
-        self.records = [guessed(record, self.networks) for record in records]
+        self.networks = networks_of(config, scales, plain, self.periods[0])
+        self.records = [guessed(plain.eased(share), self.networks) for share in EASES]
         self.record = self.records[0]
         self.choice: Choice | None = None
         self.stages: list[dict[str, Any]] = []

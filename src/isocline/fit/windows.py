@@ -131,8 +131,8 @@ class Record:
     left: list[np.ndarray] = field(default_factory=list)
 
     @staticmethod
-    def of(series: Sequence[Series], scales: Scales, window: int, most: int = MAX_RECORD, ease: float = 1.0) -> Record:
-        """Cuts and thins, to about `most` rows; `ease` as of the smoothing spline."""
+    def of(series: Sequence[Series], scales: Scales, window: int, most: int = MAX_RECORD) -> Record:
+        """Cuts and thins, to about `most` rows."""
         whole_ones = [(i, s) for i, s in enumerate(series) if s.complete]
         pieces = [(i, rows) for i, s in whole_ones for rows in _segments(s, scales, window * 2**DOUBLINGS)]
         sizes, whole = np.array([len(rows) for _, rows in pieces]), len(pieces)
@@ -150,15 +150,20 @@ class Record:
             record.t.append(t)
             record.y.append(y)
             record.knots.append(np.arange(0, len(rows) - 1, window))
-            given = 0.0
             if u is not None:
                 record.u.append(u.stretch(first, last).scaled(first, scales))
-                given = record.u[-1].so_far(t)
+        record = record.eased(1.0)
+        return replace(record, left=[y - values for y, (values, _) in zip(record.y, record.smooth, strict=True)])
+
+    def eased(self, share: float) -> Record:
+        """The same with splines of a share of the penalty that each record's own observations choose."""
+        smooth = []
+        for i, (t, y) in enumerate(zip(self.t, self.y, strict=True)):
             # Without what was given a record is continuous, and its slopes are what the field is to be.
-            values, slopes = smoothed(t, y - given, ease=ease)
-            record.smooth.append((np.where(np.isnan(y).all(0), 0.0, values + given), slopes))
-            record.left.append(y - given - (values if ease == 1 else smoothed(t, y - given)[0]))
-        return record
+            given = self.u[i].so_far(t) if self.u else 0.0
+            values, slopes = smoothed(t, y - given, ease=share)
+            smooth.append((np.where(np.isnan(y).all(0), 0.0, values + given), slopes))
+        return replace(self, smooth=smooth)
 
     @property
     def hidden(self) -> np.ndarray:

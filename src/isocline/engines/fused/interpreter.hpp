@@ -101,7 +101,8 @@ struct Code {
 // Leaves, packed matrices, the rows of a machine in its two memories.
 template <class T> using Native = void (*)(const T *const *, const T *const *, V<T> *, V<T> *);
 // Leaves, a memory of the field, the times of the stages (count, stages), the steps, how many; the state; where states go, and
-// whether past the caches. And of the way back: where they are, the cotangents of the state and of further inputs, the sums of the leaves.
+// whether past the caches. And of the way back: where they are, the cotangents of the state and of further inputs, the sums of
+// the leaves.
 template <class T>
 using Steps = void (*)(const T *const *, const V<T> *, const T *, const T *, int64_t, V<T> *, V<T> *, bool);
 template <class T>

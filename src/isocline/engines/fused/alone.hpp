@@ -111,6 +111,16 @@ template <class T, class F> static void binary(const From<T> &a, const From<T> &
   for (int i = 0; i < count; i += WIDTH<T>) put<T>(out + i, F::template at<T>(a(i, count), b(i, count)), count - i);
 }
 
+template <class T, class F> static void three(const From<T> &a, const From<T> &b, const From<T> &c, int count, T *out) {
+  if (count <= 2) {
+    for (int i = 0; i < count; i++)
+      out[i] = F::template at<T>(::all<T>(a.one(i)), ::all<T>(b.one(i)), ::all<T>(c.one(i)))[0];
+    return;
+  }
+  for (int i = 0; i < count; i += WIDTH<T>)
+    put<T>(out + i, F::template at<T>(a(i, count), b(i, count), c(i, count)), count - i);
+}
+
 // A matrix (m, k) column by column, every one as long as whole vectors; the last rows are read from where they begin.
 template <class T> static void pack_columns(const T *w, int m, int k, int64_t s, int64_t d, std::vector<T> &out) {
   const int length = padded<T>(m);
@@ -228,6 +238,14 @@ template <class T, int NV> struct Machine {
     for (int at = 0; at < program.code.length; at++) {
       const Instruction &c = program.code.code[at];
       T *out = numbers(c.out);
+      if (c.operands == 3 && c.then >= 0 && c.op != OP_linear && c.op != OP_linear_T) {
+        quick(c, [&](auto f, auto n) {
+          if constexpr (decltype(n)::value == 3)
+            three<T, decltype(f)>(from(c.operand[0]), from(c.operand[1]), from(c.operand[2]), c.count, out);
+          return 0;
+        });
+        continue;
+      }
       switch (c.op) {
 #define CASE(op)                                                                                                       \
   case OP_##op: unary<T, ::f_##op>(from(c.operand[0]), c.count, out); break;

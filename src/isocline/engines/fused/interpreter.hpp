@@ -1,94 +1,8 @@
 // Tile programs (program.py) on tiles of W samples, W lanes side by side in every row: an interpreter whose every
 // instruction is a loop over rows and lanes.
 #pragma once
+#include "instructions.hpp"
 #include "products.hpp"
-
-// In the order of native.py's list.
-enum Op : int32_t {
-#define UNARY_OPS(X)                                                                                                   \
-  X(neg)                                                                                                               \
-  X(abs)                                                                                                               \
-  X(sign) X(exp) X(expm1) X(log) X(log1p) X(sqrt) X(rsqrt) X(reciprocal) X(sin) X(cos) X(tan) X(sinh) X(cosh) X(tanh)  \
-      X(atan) X(sigmoid) X(softplus) X(erf) X(not_)
-#define BINARY_OPS(X)                                                                                                  \
-  X(add) X(sub) X(mul) X(div) X(pow) X(atan2) X(minimum) X(maximum) X(lt) X(le) X(gt) X(ge) X(eq) X(ne) X(and_) X(or_)
-#define NAME(op) OP_##op,
-  UNARY_OPS(NAME) BINARY_OPS(NAME) OP_where,
-  OP_fill,
-  OP_load,
-  OP_copy,
-  OP_linear,
-  OP_linear_T,
-  OP_sum,
-  OP_max,
-  OP_gather,
-  OP_total,
-  OP_outer,
-  OP_tanh_back // g (1 − z²)
-#undef NAME
-};
-enum Kind : int32_t { ROWS, SPLAT, LEAF, ENTRY, NUMBER };
-
-struct Operand {
-  int32_t kind, at, leaf, unused;
-  double value;
-};
-struct Instruction {
-  int32_t op, out, count, leaf, width, first_row, operands, packed;
-  // Of a product what becomes of its rows: OP_tanh_back, by the third operand. Of outer a leaf, for which, from an entry on, the
-  // rows of its first operand are summed too. Else −1.
-  int32_t then, entry;
-  Operand operand[3];
-};
-
-#define RULE(name, ...)                                                                                                \
-  struct f_##name {                                                                                                    \
-    template <class T> INLINE_MEMBER V<T> at(V<T> x) { return __VA_ARGS__; }                                           \
-  };
-RULE(neg, -x)
-RULE(abs, magnitude<T>(x))
-RULE(sign, pick<T>(x > 0, all<T>(1), pick<T>(x < 0, all<T>(-1), x)))
-RULE(exp, fast_exp(x))
-RULE(expm1, v_expm1(x))
-RULE(log, v_log(x))
-RULE(log1p, v_log1p(x))
-RULE(sqrt, v_sqrt<T>(x))
-RULE(rsqrt, 1 / v_sqrt<T>(x))
-RULE(reciprocal, 1 / x)
-RULE(sin, v_sin(x))
-RULE(cos, v_cos(x))
-RULE(tan, v_tan(x))
-RULE(sinh, v_sinh(x))
-RULE(cosh, v_cosh(x))
-RULE(tanh, fast_tanh(x))
-RULE(atan, v_atan(x))
-RULE(sigmoid, v_sigmoid<T>(x))
-RULE(softplus, v_softplus<T>(x))
-RULE(erf, v_erf(x))
-RULE(not_, number<T>(x == 0))
-#undef RULE
-#define RULE(name, ...)                                                                                                \
-  struct f_##name {                                                                                                    \
-    template <class T> INLINE_MEMBER V<T> at(V<T> x, V<T> y) { return __VA_ARGS__; }                                   \
-  };
-RULE(add, x + y)
-RULE(sub, x - y)
-RULE(mul, x *y)
-RULE(div, x / y)
-RULE(pow, v_pow(x, y))
-RULE(atan2, v_atan2(x, y))
-RULE(minimum, pick<T>((x < y) | (x != x), x, y))
-RULE(maximum, pick<T>((x > y) | (x != x), x, y))
-RULE(lt, number<T>(x < y))
-RULE(le, number<T>(x <= y))
-RULE(gt, number<T>(x > y))
-RULE(ge, number<T>(x >= y))
-RULE(eq, number<T>(x == y))
-RULE(ne, number<T>(x != y))
-RULE(and_, number<T>((x != 0) & (y != 0)))
-RULE(or_, number<T>((x != 0) | (y != 0)))
-RULE(tanh_back, x *(1 - y * y))
-#undef RULE
 
 // Instructions as the machine runs them; those that collect come last.
 struct Code {
@@ -212,13 +126,56 @@ static __attribute__((noinline)) void binary(const Source<T> &a, const Source<T>
   }
 }
 
+// An instruction as it is run: a function that goes on with the next one, up to one that returns. Of a quick instruction all is
+// found beforehand, as for small fields finding it takes longer than running it: what it reads lies in rows, numbers that all
+// samples have in common too; of the places the first is written.
+constexpr int FEW = 4; // entries of a leaf that a quick instruction may read, one for each of its rows (native.py)
+template <class T> struct Bound {
+  typedef V<T> *const *Memories;
+  struct Place {
+    int64_t at;       // bytes, in one of the machine's memories
+    int32_t in, step; // which, and bytes from row to row: 0 where all are the same
+  };
+  void (*run)(const Bound *, Memories);
+  const Instruction *code;
+  int64_t count;
+  Place place[4];
+
+  __attribute__((always_inline)) void next(Memories memories) const { this[1].run(this + 1, memories); }
+  __attribute__((always_inline)) V<T> *at(int i, Memories memories) const {
+    return (V<T> *)((char *)memories[place[i].in] + place[i].at);
+  }
+  template <int I> __attribute__((always_inline)) void step(const V<T> *&x) const { x = (V<T> *)((char *)x + place[I].step); }
+};
+template <class T, int NV, class F, int N>
+static void run_quick(const Bound<T> *b, typename Bound<T>::Memories memories) {
+  V<T> *out = b->at(0, memories);
+  const V<T> *x = b->at(1, memories), *y = b->at(N > 1 ? 2 : 1, memories), *z = b->at(N > 2 ? 3 : 1, memories);
+  for (int64_t left = b->count;;) {
+#pragma GCC unroll 8
+    for (int v = 0; v < NV; v++) {
+      if constexpr (N == 1) out[v] = F::template at<T>(x[v]);
+      else if constexpr (N == 2) out[v] = F::template at<T>(x[v], y[v]);
+      else out[v] = F::template at<T>(x[v], y[v], z[v]);
+    }
+    if (!--left) break;
+    out += NV, b->template step<1>(x);
+    if constexpr (N > 1) b->template step<2>(y);
+    if constexpr (N > 2) b->template step<3>(z);
+  }
+  b->next(memories);
+}
+
 // Runs a program on a tile. Of a derivative's the first `split` rows are those its field filled, elsewhere.
 template <class T, int NV> struct Machine {
   static constexpr int W = NV * LENGTH<T>;
+  enum { LOW, HIGH, SAME, SELF }; // memories, and the machine
   const Program<T> &program;
   const int split;
   Memory memory;
   V<T> *low, *high;
+  std::vector<Bound<T>> bound;
+  std::unique_ptr<Memory> same;    // numbers that all samples have in common, in rows
   std::unique_ptr<Memory> scratch; // of the collecting instructions: three times so many rows
   int reach = 0;
 
@@ -229,8 +186,40 @@ template <class T, int NV> struct Machine {
     for (int i = p.code.length; i < p.code.length + p.code.collects; i++)
       most = std::max({most, p.code.code[i].count, padded<T>(p.code.code[i].width)});
     if (collects) scratch = std::make_unique<Memory>(3 * sizeof(T) * W * (reach = most));
+    bind();
   }
   V<T> *row(int64_t r) const { return r < split ? low + r * NV : high + (r - split) * NV; }
+
+  void bind() {
+    std::vector<Operand> shared;
+    const int row = W * sizeof(T);
+    auto place = [&](const Operand &o, int count) -> typename Bound<T>::Place {
+      if (o.kind == ROWS || o.kind == SPLAT) {
+        const bool below = o.at < split;
+        return {int64_t(o.at - (below ? 0 : split)) * row, below ? LOW : HIGH, o.kind == ROWS ? row : 0};
+      }
+      const int64_t first = shared.size();
+      for (int i = 0; i < (o.kind == LEAF ? count : 1); i++)
+        shared.push_back({o.kind == LEAF ? ENTRY : o.kind, o.at + i, o.leaf, 0, o.value});
+      return {first * row, SAME, o.kind == LEAF ? row : 0};
+    };
+    for (int at = 0; at < program.code.length; at++) {
+      const Instruction &c = program.code.code[at];
+      int arity = 0;
+      auto run = quick(c, [&](auto f, auto n) {
+        arity = n;
+        return &run_quick<T, NV, decltype(f), decltype(n)::value>;
+      });
+      for (int i = 0; i < arity; i++)
+        if (c.operand[i].kind == LEAF && c.count > FEW) run = nullptr;
+      Bound<T> b = {run ? run : run_other, &c, c.count, {place({ROWS, c.out, 0, 0, 0}, c.count)}};
+      for (int i = 0; run && i < arity; i++) b.place[i + 1] = place(c.operand[i], c.count);
+      bound.push_back(b);
+    }
+    bound.push_back({[](const Bound<T> *, typename Bound<T>::Memories) {}, nullptr, 0, {}});
+    same = std::make_unique<Memory>(shared.size() * row);
+    for (size_t i = 0; i < shared.size() * NV; i++) ((V<T> *)same->data)[i] = read<T>(source(shared[i / NV]), 0, 0);
+  }
 
   __attribute__((always_inline)) Source<T> source(const Operand &o) const {
     switch (o.kind) {
@@ -245,65 +234,70 @@ template <class T, int NV> struct Machine {
   void run() {
     if (program.code.native)
       return ((Native<T>)program.code.native)(program.leaves.data(), program.matrices.data(), low, high);
-    for (int at = 0; at < program.code.length; at++) {
-      const Instruction &c = program.code.code[at];
-      V<T> *out = row(c.out);
-      switch (c.op) {
+    V<T> *const memories[] = {low, high, (V<T> *)same->data, (V<T> *)this};
+    bound[0].run(bound.data(), memories);
+  }
+  static void run_other(const Bound<T> *b, typename Bound<T>::Memories memories) {
+    ((const Machine *)memories[SELF])->run_one(*b->code);
+    b->next(memories);
+  }
+  __attribute__((noinline)) void run_one(const Instruction &c) const {
+    V<T> *out = row(c.out);
+    switch (c.op) {
 #define CASE(op)                                                                                                       \
   case OP_##op: unary<T, f_##op>(source(c.operand[0]), c.count, NV, out); break;
-        UNARY_OPS(CASE)
+      UNARY_OPS(CASE)
 #undef CASE
 #define CASE(op)                                                                                                       \
   case OP_##op: binary<T, f_##op>(source(c.operand[0]), source(c.operand[1]), c.count, NV, out); break;
-        BINARY_OPS(CASE)
+      BINARY_OPS(CASE)
 #undef CASE
-      case OP_tanh_back:
-        binary<T, f_tanh_back>(source(c.operand[0]), source(c.operand[1]), c.count, NV, out);
-        break;
-      case OP_where: {
-        Source<T> s = source(c.operand[0]), a = source(c.operand[1]), b = source(c.operand[2]);
-        for (int i = 0; i < c.count; i++)
-          for (int v = 0; v < NV; v++) out[i * NV + v] = pick<T>(read<T>(s, i, v) != 0, read<T>(a, i, v), read<T>(b, i, v));
-        break;
+    case OP_tanh_back:
+      binary<T, f_tanh_back>(source(c.operand[0]), source(c.operand[1]), c.count, NV, out);
+      break;
+    case OP_where: {
+      Source<T> s = source(c.operand[0]), a = source(c.operand[1]), b = source(c.operand[2]);
+      for (int i = 0; i < c.count; i++)
+        for (int v = 0; v < NV; v++) out[i * NV + v] = pick<T>(read<T>(s, i, v) != 0, read<T>(a, i, v), read<T>(b, i, v));
+      break;
+    }
+    case OP_fill:
+    case OP_load: {
+      Source<T> a = source(c.operand[0]);
+      for (int i = 0; i < c.count; i++)
+        for (int v = 0; v < NV; v++) out[i * NV + v] = read<T>(a, i, v);
+      break;
+    }
+    case OP_copy:
+      for (int i = 0; i < c.count; i++) {
+        const V<T> *from = row(program.code.picked[c.first_row + i]);
+        for (int v = 0; v < NV; v++) out[i * NV + v] = from[v];
       }
-      case OP_fill:
-      case OP_load: {
-        Source<T> a = source(c.operand[0]);
-        for (int i = 0; i < c.count; i++)
-          for (int v = 0; v < NV; v++) out[i * NV + v] = read<T>(a, i, v);
-        break;
-      }
-      case OP_copy:
-        for (int i = 0; i < c.count; i++) {
-          const V<T> *from = row(program.code.picked[c.first_row + i]);
-          for (int v = 0; v < NV; v++) out[i * NV + v] = from[v];
-        }
-        break;
-      case OP_linear:
-      case OP_linear_T: {
-        const T *matrix = program.packed[c.packed].data();
-        const Source<T> bias = c.operands > 1 ? source(c.operand[1]) : Source<T>{};
-        const V<T> *x = row(c.operand[0].at);
-        if (c.then == OP_tanh_back)
-          product<T, TanhBack>(matrix, bias, x, c.count, c.width, NV, row(c.operand[2].at), out);
-        else product<T>(matrix, bias, x, c.count, c.width, NV, out);
-        break;
-      }
-      case OP_sum:
-      case OP_max: {
-        Source<T> a = source(c.operand[0]);
-        for (int i = 0; i < c.count; i++)
-          for (int v = 0; v < NV; v++) {
-            V<T> sum = read<T>(a, i * c.width, v);
-            for (int j = 1; j < c.width; j++) {
-              V<T> x = read<T>(a, i * c.width + j, v);
-              sum = c.op == OP_sum ? sum + x : f_maximum::at<T>(sum, x);
-            }
-            out[i * NV + v] = sum;
+      break;
+    case OP_linear:
+    case OP_linear_T: {
+      const T *matrix = program.packed[c.packed].data();
+      const Source<T> bias = c.operands > 1 ? source(c.operand[1]) : Source<T>{};
+      const V<T> *x = row(c.operand[0].at);
+      if (c.then == OP_tanh_back)
+        product<T, TanhBack>(matrix, bias, x, c.count, c.width, NV, row(c.operand[2].at), out);
+      else product<T>(matrix, bias, x, c.count, c.width, NV, out);
+      break;
+    }
+    case OP_sum:
+    case OP_max: {
+      Source<T> a = source(c.operand[0]);
+      for (int i = 0; i < c.count; i++)
+        for (int v = 0; v < NV; v++) {
+          V<T> sum = read<T>(a, i * c.width, v);
+          for (int j = 1; j < c.width; j++) {
+            V<T> x = read<T>(a, i * c.width + j, v);
+            sum = c.op == OP_sum ? sum + x : f_maximum::at<T>(sum, x);
           }
-        break;
-      }
-      }
+          out[i * NV + v] = sum;
+        }
+      break;
+    }
     }
   }
 

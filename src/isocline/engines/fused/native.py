@@ -32,6 +32,8 @@ OPS = [
     "tanh'",
 ]
 POINTWISE = {*UNARY, *BINARY, "tanh'"}
+PAIRED = {"add", "sub", "mul"}
+FEW = 4  # entries of a leaf: interpreter.hpp
 ONE = Operand("number", value=1.0)
 KINDS = ["rows", "splat", "leaf", "entry", "number"]
 
@@ -85,7 +87,8 @@ class Encoded:
         then = _behind_products(plain, homes)
         self.collects = collects = [one for one in code if one.op in COLLECTS]
         then |= _beside_products(collects)
-        joined = set(then.values())
+        pairs = _in_pairs(plain, counts)
+        joined = {*then.values(), *pairs.values()}
         run, sums = ([one for one in part if one not in joined] for part in (plain, collects))
         self.slots: dict[Any, int] = {}
         self.code = (_Instruction * max(1, len(run) + len(sums)))()
@@ -93,7 +96,13 @@ class Encoded:
             to.op, to.out, to.count, to.leaf, to.width = OPS.index(one.op), one.out, one.count, one.leaf, one.width
             if one.op not in COLLECTS:
                 to.out = homes.get(one.out, one.out)
-            to.first_row, to.operands, to.then = len(picked), len(one.operands), -1
+            to.first_row, to.then, operands = len(picked), -1, one.operands
+            if one in pairs:
+                first = pairs[one]
+                to.op, to.then = OPS.index(first.op), to.op
+                to.entry = int(one.operands[0] != Operand("rows", first.out))
+                operands = *first.operands, one.operands[1 - to.entry]
+            to.operands = len(operands)
             if one in then:
                 after = then[one]
                 if one.op == "outer":
@@ -105,7 +114,7 @@ class Encoded:
             if one.op in ("linear", "linear^T", "outer"):
                 key = (one.op == "outer", one.op, one.leaf, one.count, one.width)
                 to.packed = self.slots.setdefault(key, sum(other[0] == key[0] for other in self.slots))
-            for operand, place in zip(one.operands, to.operand, strict=False):
+            for operand, place in zip(operands, to.operand, strict=False):
                 place.kind, place.at, place.leaf = KINDS.index(operand.kind), operand.at, max(0, operand.leaf)
                 if operand.kind == "rows":
                     place.at = homes.get(operand.at, operand.at)
@@ -124,7 +133,8 @@ class Encoded:
 
 
 def _bent(code: list[Instruction], counts: Counter[int]) -> list[Instruction]:
-    """With g (1 − z²), the derivative of tanh, and 1 − z² as one instruction where nobody else reads its parts.
+    """With g (1 − z²), the derivative of tanh, and 1 − z² as one instruction where nobody else reads its parts; so is x − z for
+    x + (−z).
 
     Args:
         code: in order.
@@ -145,6 +155,12 @@ def _bent(code: list[Instruction], counts: Counter[int]) -> list[Instruction]:
             z = square.operands[0] if square and square.op == "mul" else ONE
             if square and z.kind == "rows" and z == square.operands[1]:
                 gone, one = square, Instruction("tanh'", one.out, one.count, (ONE, z))
+        elif one.op == "add":
+            for x, z in (one.operands, one.operands[::-1]):
+                minus = part(z, one)
+                if minus and minus.op == "neg":
+                    gone, one = minus, Instruction("sub", one.out, one.count, (x, minus.operands[0]))
+                    break
         elif one.op == "mul":
             for g, x in (one.operands, one.operands[::-1]):
                 slope = part(x, one)
@@ -191,6 +207,26 @@ def _behind_products(code: list[Instruction], homes: dict[int, int]) -> dict[Ins
         joins = product.op in ("linear", "linear^T") and homes.get(product.out) == homes.get(one.out, one.out)
         if joins and not any(x.out < z + one.count and z < x.out + x.count for x in code[before:here]):
             found[product] = one
+    return found
+
+
+def _in_pairs(code: list[Instruction], counts: Counter[int]) -> dict[Instruction, Instruction]:
+    """By sums, differences and products: one of these that made an operand of theirs, which nobody else reads.
+
+    The machine makes one instruction of both. The arguments are those of `_bent`.
+    """
+    made: dict[int, Instruction] = {}
+    found: dict[Instruction, Instruction] = {}
+    for one in code:
+        if one.op not in PAIRED or any(x.kind == "leaf" and one.count > FEW for x in one.operands):
+            continue
+        made[one.out] = one
+        for operand in one.operands:
+            first = made.get(operand.at) if operand.kind == "rows" else None
+            if first and first.count == one.count and all(counts[first.out + i] == 1 for i in range(one.count)):
+                found[one] = first
+                del made[first.out], made[one.out]
+                break
     return found
 
 

@@ -29,10 +29,10 @@ template <class T, int NV> struct Abreast {
 
   Abreast(const Call<T> &call, const Program<T> &field)
       : c(call), st(c.method, c.control, int(c.size), c.rtol, c.atol), flow(call, field), n(st.n), s(st.s),
-        all(st.all_stages), grid{c.times.keys[0]}, lows(flow.bytes() * (all + 1)), sign(c.times.sign[0]) {
+        all(st.all_stages), grid{c.times.keys[0]}, lows((flow.bytes() + 1088) * (all + 1)), sign(c.times.sign[0]) {
     const double *stop = c.times.stops, end = stop[c.times.stops_width - 1];
     while (grid.back() != end) grid.push_back(*stop++);
-    for (int i = 0; i <= all; i++) slot[i] = (V<T> *)((char *)lows.data + flow.bytes() * i);
+    for (int i = 0; i <= all; i++) slot[i] = (V<T> *)((char *)lows.data + (flow.bytes() + 1088) * i);
   }
   int64_t steps() const { return int64_t(grid.size()) - 1; }
   void look_ahead() {
@@ -67,8 +67,30 @@ template <class T, int NV> struct Abreast {
     flow.machine.run();
   }
   static V<T> all_lanes(T x) { return x - V<T>{}; }
-  // out = y + h Σ weights_j k_j
+  // out = y + h Σ weights_j k_j; N of them
+  template <int N> void combined_of(const Weights<T> &weights, V<T> *out) {
+    const V<T> *y = state(0), *from[N], step = all_lanes(h);
+    for (int j = 0; j < N; j++) from[j] = slot[weights.stage[j]];
+    for (int d = 0; d < n; d++, y += NV, out += NV) {
+      const int64_t row = int64_t(flow.field.out[d]) * NV;
+      V<T> sum[NV] = {};
+#pragma GCC unroll 8
+      for (int j = 0; j < N; j++)
+#pragma GCC unroll 8
+        for (int v = 0; v < NV; v++) sum[v] += weights.weight[j] * from[j][row + v];
+#pragma GCC unroll 8
+      for (int v = 0; v < NV; v++) out[v] = y[v] + step * sum[v];
+    }
+  }
   void combined(const Weights<T> &weights, V<T> *out) {
+    switch (weights.count) {
+    case 1: return combined_of<1>(weights, out);
+    case 2: return combined_of<2>(weights, out);
+    case 3: return combined_of<3>(weights, out);
+    case 4: return combined_of<4>(weights, out);
+    case 5: return combined_of<5>(weights, out);
+    case 6: return combined_of<6>(weights, out);
+    }
     const V<T> *y = state(0);
     for (int d = 0; d < n; d++) {
       V<T> sum[NV] = {};
@@ -153,7 +175,7 @@ static bool solve_together(const Call<T> &c, const Program<T> &program, int64_t 
       const int next = fsal ? s - 1 : all;
       for (int i = 1; i < s; i++) f.stage(i, f.state(i)), f.run(i, i);
       if (!fsal) f.combined(f.st.whole, f.state(next));
-      if (!finite<T>(f.state(next), size)) return false;
+      if (step % 16 == 0 && !finite<T>(f.state(next), size)) return false; // what is not finite stays so
       if (seen < time.width && time.keys[seen] < f.t1) {
         for (int i = s; i < all; i++) f.stage(i, f.state(i)), f.run(i, i);
         further += all - s;
@@ -167,6 +189,7 @@ static bool solve_together(const Call<T> &c, const Program<T> &program, int64_t 
       while (seen < time.width && time.keys[seen] == f.t1) observe(f.state(next));
       std::swap(f.slot[0], f.slot[next]);
     }
+    if (!finite<T>(f.state(0), size)) return false;
     for (int l = 0; l < lanes; l++) {
       const int64_t i = base + l;
       c.outcome.status[i] = c.control.success, c.outcome.accepted[i] = steps, c.outcome.rejected[i] = 0;

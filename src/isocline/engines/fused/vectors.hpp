@@ -56,6 +56,8 @@ template <class T> INLINE V<T> in_register(V<T> x) {
   asm("" : "+v"(x));
 #elif defined(__x86_64__)
   asm("" : "+x"(x));
+#elif defined(__aarch64__)
+  asm("" : "+w"(x));
 #endif
   return x;
 }

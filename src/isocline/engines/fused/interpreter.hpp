@@ -12,6 +12,19 @@ struct Code {
   void *native;          // a function in the place of what does not collect, or null
   void *steps;           // of a field, and of a derivative: a function of runs of fixed steps (emit/steps.py), or null
 };
+// Whether any instruction reads a row; also where one might.
+static bool reads(const Code &code, int32_t row) {
+  for (int i = 0; i < code.length + code.collects; i++) {
+    const Instruction &c = code.code[i];
+    if (c.op == OP_copy && std::count(code.picked + c.first_row, code.picked + c.first_row + c.count, row)) return true;
+    const int64_t most = std::max<int64_t>(c.count, 1) * std::max<int64_t>(c.width, 1);
+    for (int j = 0; j < c.operands; j++) {
+      const Operand &o = c.operand[j];
+      if ((o.kind == ROWS || o.kind == SPLAT) && o.at <= row && row < o.at + (o.kind == SPLAT ? 1 : most)) return true;
+    }
+  }
+  return false;
+}
 // Leaves, packed matrices, the rows of a machine in its two memories.
 template <class T> using Native = void (*)(const T *const *, const T *const *, V<T> *, V<T> *);
 // Leaves, a memory of the field, the times of the stages (count, stages), the steps, how many; the state; where states go, and
@@ -147,16 +160,23 @@ template <class T> struct Bound {
   }
   template <int I> __attribute__((always_inline)) void step(const V<T> *&x) const { x = (V<T> *)((char *)x + place[I].step); }
 };
-template <class T, int NV, class F, int N>
+// `K`: which operand is one number for all rows; 0 where none is known to be.
+template <class T, int NV, class F, int N, int K>
 static void run_quick(const Bound<T> *b, typename Bound<T>::Memories memories) {
   V<T> *out = b->at(0, memories);
   const V<T> *x = b->at(1, memories), *y = b->at(N > 1 ? 2 : 1, memories), *z = b->at(N > 2 ? 3 : 1, memories);
+  V<T> number{};
+  if constexpr (K > 0) number = in_register<T>(*b->at(K, memories));
   for (int64_t left = b->count;;) {
 #pragma GCC unroll 8
     for (int v = 0; v < NV; v++) {
-      if constexpr (N == 1) out[v] = F::template at<T>(x[v]);
-      else if constexpr (N == 2) out[v] = F::template at<T>(x[v], y[v]);
-      else out[v] = F::template at<T>(x[v], y[v], z[v]);
+      const V<T> first = K == 1 ? number : x[v];
+      if constexpr (N == 1) out[v] = F::template at<T>(first);
+      else {
+        const V<T> second = K == 2 ? number : y[v];
+        if constexpr (N == 2) out[v] = F::template at<T>(first, second);
+        else out[v] = F::template at<T>(first, second, K == 3 ? number : z[v]);
+      }
     }
     if (!--left) break;
     out += NV, b->template step<1>(x);
@@ -164,6 +184,16 @@ static void run_quick(const Bound<T> *b, typename Bound<T>::Memories memories) {
     if constexpr (N > 2) b->template step<3>(z);
   }
   b->next(memories);
+}
+// The function for an instruction of which operand `fixed` is one number for all rows; of narrow tiles it does not matter.
+template <class T, int NV, class F, int N> static decltype(&run_quick<T, NV, F, N, 0>) quick_function(int fixed) {
+  if constexpr (NV > 2 && N > 1) {
+    if (fixed == 1) return run_quick<T, NV, F, N, 1>;
+    if (fixed == 2) return run_quick<T, NV, F, N, 2>;
+    if constexpr (N > 2)
+      if (fixed == 3) return run_quick<T, NV, F, N, 3>;
+  }
+  return run_quick<T, NV, F, N, 0>;
 }
 
 // Runs a program on a tile. Of a derivative's the first `split` rows are those its field filled, elsewhere.
@@ -208,7 +238,10 @@ template <class T, int NV> struct Machine {
       int arity = 0;
       auto run = quick(c, [&](auto f, auto n) {
         arity = n;
-        return &run_quick<T, NV, decltype(f), decltype(n)::value>;
+        int fixed = 0;
+        for (int i = 0; i < arity; i++)
+          if (c.operand[i].kind == ENTRY || c.operand[i].kind == NUMBER) fixed = i + 1;
+        return quick_function<T, NV, decltype(f), decltype(n)::value>(fixed);
       });
       for (int i = 0; i < arity; i++)
         if (c.operand[i].kind == LEAF && c.count > FEW) run = nullptr;

@@ -24,16 +24,22 @@ template <class T, int NV> struct Abreast {
   V<T> *slot[33]; // of the stages, and one more
   double t, t1, sign;
   T h;
+  bool timed; // whether the field, or its derivative, looks at the time
   alignas(64) T times[W];
   std::vector<T> moments, lengths; // of runs of steps: the times of the stages, the steps
 
-  Abreast(const Call<T> &call, const Program<T> &field)
+  Abreast(const Call<T> &call, const Program<T> &field, const Program<T> *derivative)
       : c(call), st(c.method, c.control, int(c.size), c.rtol, c.atol), flow(call, field), n(st.n), s(st.s),
-        all(st.all_stages), grid{c.times.keys[0]}, lows((flow.bytes() + 1088) * (all + 1)), sign(c.times.sign[0]) {
+        all(st.all_stages), grid{c.times.keys[0]}, lows(apart() * (all + 1)), sign(c.times.sign[0]) {
+    const int32_t now = call.field.in[0];
+    timed = c.n_signals || reads(field.code, now) || (derivative && reads(derivative->code, now)) ||
+            std::count(call.field.out, call.field.out + n, now);
     const double *stop = c.times.stops, end = stop[c.times.stops_width - 1];
     while (grid.back() != end) grid.push_back(*stop++);
-    for (int i = 0; i <= all; i++) slot[i] = (V<T> *)((char *)lows.data + (flow.bytes() + 1088) * i);
+    for (int i = 0; i <= all; i++) slot[i] = (V<T> *)((char *)lows.data + apart() * i);
   }
+  // Not a multiple of a page, where a processor takes one address for another.
+  size_t apart() const { return flow.bytes() + 1088; }
   int64_t steps() const { return int64_t(grid.size()) - 1; }
   void look_ahead() {
     for (int64_t step = 0; step < steps(); step++) {
@@ -59,11 +65,13 @@ template <class T, int NV> struct Abreast {
   }
   // The slope of state(i) at the time of stage `as`.
   void run(int i, int as) {
-    const V<T> now = all_lanes(stage_time(as));
-    V<T> *low = slot[i], *row = low + int64_t(flow.field.in[0]) * NV;
-    for (int v = 0; v < NV; v++) row[v] = now;
-    flow.machine.low = low;
-    if (c.n_signals) std::memcpy(times, (const void *)row, sizeof times), flow.driven(times);
+    V<T> *low = flow.machine.low = slot[i];
+    if (timed) {
+      const V<T> now = all_lanes(stage_time(as));
+      V<T> *row = low + int64_t(flow.field.in[0]) * NV;
+      for (int v = 0; v < NV; v++) row[v] = now;
+      if (c.n_signals) std::memcpy(times, (const void *)row, sizeof times), flow.driven(times);
+    }
     flow.machine.run();
   }
   static V<T> all_lanes(T x) { return x - V<T>{}; }
@@ -73,9 +81,11 @@ template <class T, int NV> struct Abreast {
     for (int j = 0; j < N; j++) from[j] = slot[weights.stage[j]];
     for (int d = 0; d < n; d++, y += NV, out += NV) {
       const int64_t row = int64_t(flow.field.out[d]) * NV;
-      V<T> sum[NV] = {};
+      V<T> sum[NV];
 #pragma GCC unroll 8
-      for (int j = 0; j < N; j++)
+      for (int v = 0; v < NV; v++) sum[v] = weights.weight[0] * from[0][row + v];
+#pragma GCC unroll 8
+      for (int j = 1; j < N; j++)
 #pragma GCC unroll 8
         for (int v = 0; v < NV; v++) sum[v] += weights.weight[j] * from[j][row + v];
 #pragma GCC unroll 8
@@ -125,7 +135,7 @@ constexpr int64_t CACHED = int64_t(8) << 20; // bytes of a record that a cache m
 // False where a sample fails: then each needs a clock of its own.
 template <class T, int NV>
 static bool solve_together(const Call<T> &c, const Program<T> &program, int64_t from, int64_t to, Record<T> *record) {
-  Abreast<T, NV> f(c, program);
+  Abreast<T, NV> f(c, program, nullptr);
   constexpr int W = NV * LENGTH<T>;
   const int n = f.n, s = f.s, all = f.all;
   const bool fsal = c.method.fsal;
@@ -206,7 +216,7 @@ template <class T, int NV>
 static void pull_back_together(const Back<T> &back, const Program<T> &field, const Program<T> &slope,
                                const Record<T> &record, int64_t from, int64_t to, Sums<T> &sums) {
   const Call<T> &c = back.call;
-  Abreast<T, NV> f(c, field);
+  Abreast<T, NV> f(c, field, &slope);
   constexpr int W = NV * LENGTH<T>;
   const int n = f.n, s = f.s, all = f.all;
   const Times &time = c.times;

@@ -122,3 +122,9 @@ template <class Visit> INLINE auto quick(const Instruction &c, Visit visit) {
   default: return decltype(visit(f_neg(), Arity<1>()))(0);
   }
 }
+constexpr int FEW = 4; // entries of a leaf that one may read, one for each of its rows (native.py)
+static bool is_quick(const Instruction &c) {
+  bool found = quick(c, [](auto, auto) { return true; });
+  for (int i = 0; i < c.operands; i++) found &= c.operand[i].kind != LEAF || c.count <= FEW;
+  return found;
+}

@@ -12,16 +12,17 @@ struct Code {
   void *native;          // a function in the place of what does not collect, or null
   void *steps;           // of a field, and of a derivative: a function of runs of fixed steps (emit/steps.py), or null
 };
-// Whether any instruction reads a row; also where one might.
+// Whether any instruction reads a row, or might.
 static bool reads(const Code &code, int32_t row) {
   for (int i = 0; i < code.length + code.collects; i++) {
     const Instruction &c = code.code[i];
-    if (c.op == OP_copy && std::count(code.picked + c.first_row, code.picked + c.first_row + c.count, row)) return true;
-    const int64_t most = std::max<int64_t>(c.count, 1) * std::max<int64_t>(c.width, 1);
+    const int most = c.op == OP_sum || c.op == OP_max ? c.count * c.width : std::max(c.count, c.width);
     for (int j = 0; j < c.operands; j++) {
       const Operand &o = c.operand[j];
-      if ((o.kind == ROWS || o.kind == SPLAT) && o.at <= row && row < o.at + (o.kind == SPLAT ? 1 : most)) return true;
+      if ((o.kind == ROWS && o.at <= row && row < o.at + most) || (o.kind == SPLAT && o.at == row)) return true;
     }
+    for (int j = 0; c.op == OP_copy && j < c.count; j++)
+      if (code.picked[c.first_row + j] == row) return true;
   }
   return false;
 }
@@ -142,7 +143,6 @@ static __attribute__((noinline)) void binary(const Source<T> &a, const Source<T>
 // An instruction as it is run: a function that goes on with the next one, up to one that returns. Of a quick instruction all is
 // found beforehand, as for small fields finding it takes longer than running it: what it reads lies in rows, numbers that all
 // samples have in common too; of the places the first is written.
-constexpr int FEW = 4; // entries of a leaf that a quick instruction may read, one for each of its rows (native.py)
 template <class T> struct Bound {
   typedef V<T> *const *Memories;
   struct Place {
@@ -168,7 +168,7 @@ static void run_quick(const Bound<T> *b, typename Bound<T>::Memories memories) {
   V<T> number{};
   if constexpr (K > 0) number = in_register<T>(*b->at(K, memories));
   for (int64_t left = b->count;;) {
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int v = 0; v < NV; v++) {
       const V<T> first = K == 1 ? number : x[v];
       if constexpr (N == 1) out[v] = F::template at<T>(first);
@@ -243,8 +243,7 @@ template <class T, int NV> struct Machine {
           if (c.operand[i].kind == ENTRY || c.operand[i].kind == NUMBER) fixed = i + 1;
         return quick_function<T, NV, decltype(f), decltype(n)::value>(fixed);
       });
-      for (int i = 0; i < arity; i++)
-        if (c.operand[i].kind == LEAF && c.count > FEW) run = nullptr;
+      if (!is_quick(c)) run = nullptr;
       Bound<T> b = {run ? run : run_other, &c, c.count, {place({ROWS, c.out, 0, 0, 0}, c.count)}};
       for (int i = 0; run && i < arity; i++) b.place[i + 1] = place(c.operand[i], c.count);
       bound.push_back(b);

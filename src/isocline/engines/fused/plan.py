@@ -30,6 +30,7 @@ METHODS: dict[tuple[int, bool], Any] = {}  # by tableau, which is kept, and whet
 CONTROLS: dict[Any, Any] = {}
 TOLERANCES: dict[Any, list[Tensor]] = {}  # laid out
 MOST_ALONE = 3  # samples
+SMALL, SMALLEST = 48, 24  # rows of a program
 FEW_STEPS = 10  # of a method that chooses them
 
 
@@ -139,15 +140,15 @@ class Plan:
         self.traced, self.dtype, self.name = traced, dtype, NAMES[dtype]
         self.samples, self.observations = problem.ts.shape
         self.size = problem.field.layout.size
-        width = self._width(self.samples)
+        call = self.call = Call()
+        call.times, tables = times(problem, problem.controller)
+        fixed = call.times.common and not call.times.jumps and not isinstance(problem.controller, PID)
+        width = self._width(self.samples, bool(fixed))
         self.width = self._narrowed(width, problem.controller, 4)
         self.width_back = self._narrowed(width, problem.controller, 2)
-        call = self.call = Call()
         call.field = self.field(traced.encoded_alone)
         call.method = method(problem.solver, isinstance(problem.controller, PID))
         call.control = control(problem.controller, problem.solver, problem.max_steps)
-        call.times, tables = times(problem, problem.controller)
-        fixed = call.times.common and not call.times.jumps and not isinstance(problem.controller, PID)
         self.tableau = problem.solver.tableau if fixed else None
         tolerances = tolerances_of(problem, problem.controller, dtype)
         self.kept = tables, tolerances
@@ -176,15 +177,18 @@ class Plan:
         """Numbers in a vector."""
         return vector_bytes() // (4 if self.name == "float" else 8)
 
-    def _width(self, samples: int) -> int:
-        """Vectors in a row of a tile: few lanes for few samples, one for fewer yet, many where there is little to compute."""
-        lanes = self._lanes
+    def _width(self, samples: int, together: bool) -> int:
+        """Vectors in a row of a tile: few lanes for few samples, one for fewer yet, many where there is little to compute, most
+        if they take the same steps as well and there are registers for them (of AVX-512)."""
+        lanes, rows = self._lanes, self.traced.program.rows
         if samples <= MOST_ALONE and self._alone(samples, lanes):
             return 0
         # A vector more a row has more lanes standing still at the end, and products that are quicker by a tenth.
         if 1.1 * -(-samples // lanes) < 2 * -(-samples // (2 * lanes)):
             return 1
-        return 8 if self.traced.program.rows <= 48 and samples >= 16 * lanes else 2
+        if rows > SMALL or samples < 16 * lanes:
+            return 2
+        return 16 if together and rows <= SMALLEST and samples >= 64 * lanes and vector_bytes() == 64 else 8
 
     def _narrowed(self, width: int, controller: Controller, most: int) -> int:
         """Half of two vectors for samples that fill at most `most`, if they take steps of their own: a lane that is done takes

@@ -165,7 +165,7 @@ template <class T> static void product(const T *w, const Source<T> &bias, const 
 
 template <class T, int NV> INLINE void add_lanes(const V<T> *row, V<T> &into) {
   V<T> sum = into;
-#pragma GCC unroll 8
+#pragma GCC unroll 16
   for (int v = 0; v < NV; v++) sum += row[v];
   into = sum;
 }

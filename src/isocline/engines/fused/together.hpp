@@ -82,13 +82,13 @@ template <class T, int NV> struct Abreast {
     for (int d = 0; d < n; d++, y += NV, out += NV) {
       const int64_t row = int64_t(flow.field.out[d]) * NV;
       V<T> sum[NV];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int v = 0; v < NV; v++) sum[v] = weights.weight[0] * from[0][row + v];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int j = 1; j < N; j++)
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int v = 0; v < NV; v++) sum[v] += weights.weight[j] * from[j][row + v];
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int v = 0; v < NV; v++) out[v] = y[v] + step * sum[v];
     }
   }
@@ -106,10 +106,10 @@ template <class T, int NV> struct Abreast {
       V<T> sum[NV] = {};
       for (int j = 0; j < weights.count; j++) {
         const V<T> *k = slope(weights.stage[j], d);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int v = 0; v < NV; v++) sum[v] += weights.weight[j] * k[v];
       }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int v = 0; v < NV; v++) out[d * NV + v] = y[d * NV + v] + h * sum[v];
     }
   }
@@ -222,17 +222,11 @@ static void pull_back_together(const Back<T> &back, const Program<T> &field, con
   const Times &time = c.times;
   const int64_t steps = f.steps(), size = int64_t(n) * NV;
   Machine<T, NV> derivative(slope, field.code.rows, true);
-  const int64_t high_size = int64_t(slope.code.rows - field.code.rows) * NV, degree = c.method.degree;
-  Memory highs(sizeof(V<T>) * high_size * all), memory(sizeof(V<T>) * (size * (3 + all + degree) + NV * (c.further + degree)));
-  V<T> *lambda = (V<T> *)memory.data, *yb = lambda + size, *g = yb + size, *kb = g + size, *gp = kb + all * size,
-       *powers = gp + degree * size, *gu = powers + degree * NV;
-  auto with = [&](int i) { derivative.low = f.slot[i], derivative.high = (V<T> *)highs.data + i * high_size; };
+  const int64_t degree = c.method.degree, room = size * (3 + 2 * all + degree) + NV * (c.further + degree);
+  Memory memory(sizeof(V<T>) * room);
+  V<T> *lambda = (V<T> *)memory.data, *yb = lambda + size, *g = yb + size, *kb = g + size, *of_y = kb + all * size,
+       *gp = of_y + all * size, *powers = gp + degree * size, *gu = powers + degree * NV;
   const int32_t *in = back.derivative.in + 1 + n + c.driven + c.further, *out = back.derivative.out + 1;
-  // The cotangent of the state of stage i, once it is pulled back.
-  auto of_y = [&](int i, int d) {
-    return out[d] < derivative.split ? f.slot[i] + int64_t(out[d]) * NV
-                                     : (V<T> *)highs.data + i * high_size + int64_t(out[d] - derivative.split) * NV;
-  };
   int used_by_step = 0; // stages that the step depends on
   for (int i = 0; i < s; i++)
     if (f.st.b[i] != 0) used_by_step = i + 1;
@@ -247,7 +241,7 @@ static void pull_back_together(const Back<T> &back, const Program<T> &field, con
   for (int64_t base = from; base < to; base += W) {
     const int lanes = f.seat(base, to);
     const V<T> *states = (const V<T> *)record.states + ((base - from) / W + 1) * steps * size;
-    std::memset(memory.data, 0, sizeof(V<T>) * (size * (3 + all + degree) + NV * (c.further + degree)));
+    std::memset(memory.data, 0, sizeof(V<T>) * room);
     int64_t seen = last_key;
     auto observed = [&](int64_t key, V<T> *into, bool add) {
       const T *grads = back.grads + (key * time.samples + base) * n;
@@ -290,28 +284,33 @@ static void pull_back_together(const Back<T> &back, const Program<T> &field, con
         f.st.scatter(gp, 0, all, kb);
       }
       for (int i = used - 1; i >= 0; i--) {
-        with(i);
+        derivative.low = f.slot[i];
         const T weight = i < s ? f.h * f.st.b[i] : T(0);
         for (int d = 0; d < n; d++) {
           V<T> sum[NV] = {};
           if (inside)
             for (int v = 0; v < NV; v++) sum[v] = kb[i * size + d * NV + v];
           if (weight != 0)
-#pragma GCC unroll 8
+#pragma GCC unroll 16
             for (int v = 0; v < NV; v++) sum[v] += weight * lambda[d * NV + v];
           for (int j = used - 1; j > i; j--) {
             const T a = f.st.a[j * all + i];
             if (a == 0) continue;
-            const V<T> *gx = of_y(j, d), by = f.all_lanes(a * f.h);
-#pragma GCC unroll 8
+            const V<T> *gx = of_y + (j * n + d) * NV, by = f.all_lanes(a * f.h);
+#pragma GCC unroll 16
             for (int v = 0; v < NV; v++) sum[v] += by * gx[v];
           }
           V<T> *into = derivative.row(in[d]);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
           for (int v = 0; v < NV; v++) into[v] = sum[v];
         }
         derivative.run();
         derivative.collect(sums, nullptr);
+        for (int d = 0; d < n; d++) {
+          const V<T> *from = derivative.row(out[d]);
+#pragma GCC unroll 16
+          for (int v = 0; v < NV; v++) of_y[(i * n + d) * NV + v] = from[v];
+        }
         for (int64_t u = 0; u < c.further; u++)
           for (int v = 0; v < NV; v++) gu[u * NV + v] += derivative.row(out[n + c.driven + u])[v];
         if (!c.n_signals) continue;
@@ -323,11 +322,11 @@ static void pull_back_together(const Back<T> &back, const Program<T> &field, con
         V<T> sum[NV];
         for (int v = 0; v < NV; v++) sum[v] = inside ? yb[d * NV + v] + lambda[d * NV + v] : lambda[d * NV + v];
         for (int i = used - 1; i >= 0; i--) {
-          const V<T> *gx = of_y(i, d);
-#pragma GCC unroll 8
+          const V<T> *gx = of_y + (i * n + d) * NV;
+#pragma GCC unroll 16
           for (int v = 0; v < NV; v++) sum[v] += gx[v];
         }
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int v = 0; v < NV; v++) lambda[d * NV + v] = sum[v];
       }
       for (int l = 0; l < lanes && back.grad_states; l++)
@@ -357,7 +356,7 @@ template <class T, int NV> static int solve(const Call<T> *call, Tape<T> **tape,
       Record<T> *record = made ? &made->chunks[i] : nullptr;
       if (together(*call) && solve_together<T, NV>(*call, program, first[i], first[i + 1], record)) return;
       if (record) record->take_tiles(0);
-      solve_chunk<T, NV>(*call, program, first[i], first[i + 1], record);
+      solve_chunk<T, std::min(NV, 8)>(*call, program, first[i], first[i + 1], record);
     });
     if (tape) *tape = good ? made.release() : nullptr;
     if (!good) return -1;
@@ -374,7 +373,7 @@ template <class T, int NV> static int pull_back(const Back<T> *back, const Tape<
     int64_t count = int64_t(tape->first.size()) - 1;
     Shares<T> shares(count, slope.code, c.leaf_sizes, c.n_leaves);
     if (!in_parallel(c.back_threads(threads), count, [&](int64_t i) {
-          auto chunk = tape->chunks[i].tiles ? pull_back_together<T, NV> : pull_back_chunk<T, NV>;
+          auto chunk = tape->chunks[i].tiles ? pull_back_together<T, NV> : pull_back_chunk<T, std::min(NV, 8)>;
           chunk(*back, field, slope, tape->chunks[i], tape->first[i], tape->first[i + 1], *shares.of[i]);
         }))
       return -1;

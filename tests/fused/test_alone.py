@@ -18,7 +18,7 @@ TS = torch.tensor([0.0, 0.013, 0.4, 0.41, 0.8], dtype=F64)
 def solved(made, width, size, dtype=F64, ts=TS, sources=(), **options):
     """The solution; gradients by y0 and `sources` of each sample, then by the parameters. Nothing is kept from before."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Plan, "_width", lambda self, samples: width)
+        patch.setattr(Plan, "_width", lambda self, samples, together: width)
         field, y0 = made().to(dtype), (0.5 * random(COUNT, size, seed=4)).to(dtype).requires_grad_()
         sol = ic.solve(field, y0, ts, batching="per_sample", engine="fused", **options)
         weights = torch.linspace(-1, 1, sol.ys.numel(), dtype=dtype).view(sol.ys.shape)
@@ -77,7 +77,7 @@ def test_dense_output():
     values = []
     for width in (0, 1):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Plan, "_width", lambda self, samples, width=width: width)
+            patch.setattr(Plan, "_width", lambda self, samples, together, width=width: width)
             y0 = random(COUNT, 2).requires_grad_()
             sol = ic.solve(
                 Net(), y0, (0.0, 1.0), batching="per_sample", engine="fused", dense=True, rtol=1e-5, atol=1e-6
@@ -94,7 +94,7 @@ def test_one_sample_of_a_network_is_solved_by_rows():
         found = []
         with pytest.MonkeyPatch.context() as patch:
             real = Plan._width
-            patch.setattr(Plan, "_width", lambda self, samples: found.append(real(self, samples)) or found[0])
+            patch.setattr(Plan, "_width", lambda self, *how: found.append(real(self, *how)) or found[0])
             with torch.no_grad():
                 ic.solve(made(), random(count, size).to(F32), TS, batching="per_sample", engine="fused", rtol=1e-3)
         return found[0]
@@ -120,7 +120,7 @@ def test_half_as_many_lanes_for_few_samples(count):
                 plans.append(self)
                 return width or real(self, *arguments)
 
-            patch.setattr(Plan, "_width", lambda self, samples: 2)
+            patch.setattr(Plan, "_width", lambda self, *how: 2)
             patch.setattr(Plan, "_narrowed", chosen)
             y = y0.clone().requires_grad_()
             ys = ic.solve(net, y, TS, batching="per_sample", engine="fused", rtol=1e-4).ys

@@ -156,7 +156,7 @@ def test_widths_of_the_tile(count, gradient, monkeypatch):
 
     found = []
     for width in (0, 1, 2, 8):
-        monkeypatch.setattr(Plan, "_width", lambda self, samples, width=width: width)
+        monkeypatch.setattr(Plan, "_width", lambda self, samples, together, width=width: width)
         net, y0 = Net(), random(count, 2).requires_grad_()
         options = {"gradient": gradient, "batching": "per_sample", "engine": "fused", "rtol": 1e-8, "atol": 1e-8}
         ys = ic.solve(net, y0, [0.0, 0.3, 1.0], **options).ys
@@ -174,7 +174,7 @@ def test_widths_of_the_tile_of_few_rows(size, monkeypatch):
 
     found = []
     for width in (0, 1, 2, 8):
-        monkeypatch.setattr(Plan, "_width", lambda self, samples, width=width: width)
+        monkeypatch.setattr(Plan, "_width", lambda self, samples, together, width=width: width)
         net, y0 = MLP((size, 7, size), seed=3, dtype=F64), random(5, size)
         with torch.no_grad():
             found.append(ic.solve(net, y0, [0.0, 1.0], rtol=1e-8, atol=1e-8, batching="per_sample", engine="fused").ys)

@@ -122,7 +122,7 @@ def test_whole_solves(name, dtype, width, monkeypatch):
     """The same steps and numbers, with the exact gradient and the continuous adjoint, adaptive and with fixed steps."""
     made, size = SOLVED[name]
     field, y0 = made(dtype), (1 + 0.2 * random(37, size)).to(dtype)
-    monkeypatch.setattr(Plan, "_width", lambda self, samples: width)
+    monkeypatch.setattr(Plan, "_width", lambda self, samples, together: width)
     loose = 1e-11 if dtype == F64 else 2e-4
     for options in ({"rtol": 1e-5, "atol": 1e-5}, {"step": 0.02, "solver": "rk4"}):
         for gradient in ("checkpointed", "backsolve"):

@@ -94,10 +94,10 @@ def test_methods_and_times(solver, times, ran):
     assert ran
 
 
-@pytest.mark.parametrize(("dtype", "width"), [(F64, 1), (F64, 8), (F32, 2), (F32, 8)])
+@pytest.mark.parametrize(("dtype", "width"), [(F64, 1), (F64, 8), (F32, 2), (F32, 8), (F32, 16)])
 @pytest.mark.parametrize("name", ["Lorenz", "pieces", "where", "time"])
 def test_fields_and_tiles(name, dtype, width, monkeypatch, ran):
-    monkeypatch.setattr(Plan, "_width", lambda self, samples: width)
+    monkeypatch.setattr(Plan, "_width", lambda self, samples, together: width)
     y0 = (0.5 + 0.2 * numbers(150, 3)).to(dtype)
     agree(Field(FIELDS[name]).to(dtype), y0, torch.linspace(0, 0.5, 3, dtype=F64), step=0.02, solver="rk4")
     assert ran == {RK4.tableau}

@@ -23,11 +23,11 @@ def solved(field, y0, ts, engine="fused", sources=(), **options):
     return sol, torch.autograd.grad(loss, [y0, *field.parameters(), *sources])
 
 
-@pytest.mark.parametrize("width", [1, 2, 8])
+@pytest.mark.parametrize("width", [1, 2, 8, 16])
 @pytest.mark.parametrize("solver", ["euler", "rk4", "tsit5", "dopri8", "bosh3"])
 def test_as_with_clocks_of_their_own(solver, width, monkeypatch):
     """Times that are a row for each sample, the last row another, are not common: everyone has a clock."""
-    monkeypatch.setattr(Plan, "_width", lambda self, samples: width)
+    monkeypatch.setattr(Plan, "_width", lambda self, samples, together: width)
     field, extra = Net(), torch.linspace(0, 1, COUNT + 1, dtype=F64)[:, None].requires_grad_()
     y0 = random(COUNT + 1, 2)
     for ts in (TS, 1.1 - TS):

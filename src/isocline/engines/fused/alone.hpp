@@ -275,21 +275,25 @@ template <class T, int NV> struct Machine {
         product<T>(program.packed[c.packed].data(), c.operands > 1 ? from(c.operand[1]) : From<T>{}, numbers(c.operand[0].at),
                    c.count, c.width, out);
         if (c.then == OP_tanh_back) binary<T, f_tanh_back>({out, 1, false, 0}, from(c.operand[2]), c.count, out);
+        if (c.then == OP_tanh) unary<T, f_tanh>({out, 1, false, 0}, c.count, out);
         break;
       case OP_sum:
-      case OP_max: {
-        From<T> a = from(c.operand[0]);
-        for (int i = 0; i < c.count; i++) {
-          T sum = a.one(i * c.width);
-          for (int j = 1; j < c.width; j++) {
-            T x = a.one(i * c.width + j);
-            sum = c.op == OP_sum ? sum + x : sum > x || sum != sum ? sum : x;
-          }
-          out[i] = sum;
-        }
+        of_groups(c, out, [](T x, T y) { return x + y; });
+        break;
+      case OP_max:
+        of_groups(c, out, [](T x, T y) { return x > y || x != x ? x : y; });
         break;
       }
-      }
+    }
+  }
+  template <class F> void of_groups(const Instruction &c, T *out, F both) const {
+    const From<T> a = from(c.operand[0]);
+    for (int i = 0; i < c.count; i++) {
+      const int first = i * c.width;
+      T parts[4];
+      for (int j = 0; j < c.width; j++) parts[j % 4] = j < 4 ? a.one(first + j) : both(parts[j % 4], a.one(first + j));
+      for (int k = 1; k < std::min(4, c.width); k++) parts[0] = both(parts[0], parts[k]);
+      out[i] = parts[0];
     }
   }
   // With a weight, or nothing where it is 0.

@@ -315,7 +315,7 @@ static void solve_chunk(const Call<T> &c, const Program<T> &program, int64_t fro
           st.complete(f);
           for (int i = 0; i < st.ND; i++) st.part(st.calls, i) += st.part(within, i) & int64_t(c.method.extra);
         }
-        st.polynomial([&](int i, int d) { return st.k(i) + d * NV; }, polynomial);
+        st.polynomial(polynomial);
       }
       for (int count = st.list(waits, lanes); count;) {
         if (interpolates) {

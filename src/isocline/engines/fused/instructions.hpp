@@ -36,8 +36,8 @@ struct Operand {
 };
 struct Instruction {
   int32_t op, out, count, leaf, width, first_row, operands, packed;
-  // What becomes of the rows: of a product OP_tanh_back, of a sum, difference or product of rows another of these, by the third
-  // operand, which comes first where `entry` is 1. Of outer a leaf, for which, from an entry on, the rows of its first operand
+  // What becomes of the rows: of a matrix's product OP_tanh, or OP_tanh_back by the third operand; of a sum, difference or product
+  // of rows another of these, by the third operand, which comes first where `entry` is 1. Of outer a leaf, for which, from an entry on, the rows of its first operand
   // are summed too. Else −1.
   int32_t then, entry;
   Operand operand[3];

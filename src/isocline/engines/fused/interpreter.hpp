@@ -143,6 +143,7 @@ static __attribute__((noinline)) void binary(const Source<T> &a, const Source<T>
 // An instruction as it is run: a function that goes on with the next one, up to one that returns. Of a quick instruction all is
 // found beforehand, as for small fields finding it takes longer than running it: what it reads lies in rows, numbers that all
 // samples have in common too; of the places the first is written.
+template <class T> INLINE const T *further(const T *x, int64_t bytes) { return (const T *)((const char *)x + bytes); }
 template <class T> struct Bound {
   typedef V<T> *const *Memories;
   struct Place {
@@ -158,7 +159,6 @@ template <class T> struct Bound {
   __attribute__((always_inline)) V<T> *at(int i, Memories memories) const {
     return (V<T> *)((char *)memories[place[i].in] + place[i].at);
   }
-  template <int I> __attribute__((always_inline)) void step(const V<T> *&x) const { x = (V<T> *)((char *)x + place[I].step); }
 };
 // `K`: which operand is one number for all rows; 0 where none is known to be.
 template <class T, int NV, class F, int N, int K>
@@ -167,6 +167,7 @@ static void run_quick(const Bound<T> *b, typename Bound<T>::Memories memories) {
   const V<T> *x = b->at(1, memories), *y = b->at(N > 1 ? 2 : 1, memories), *z = b->at(N > 2 ? 3 : 1, memories);
   V<T> number{};
   if constexpr (K > 0) number = in_register<T>(*b->at(K, memories));
+  const int64_t dx = b->place[1].step, dy = b->place[2].step, dz = b->place[3].step;
   for (int64_t left = b->count;;) {
 #pragma GCC unroll 16
     for (int v = 0; v < NV; v++) {
@@ -179,9 +180,7 @@ static void run_quick(const Bound<T> *b, typename Bound<T>::Memories memories) {
       }
     }
     if (!--left) break;
-    out += NV, b->template step<1>(x);
-    if constexpr (N > 1) b->template step<2>(y);
-    if constexpr (N > 2) b->template step<3>(z);
+    out += NV, x = further(x, dx), y = further(y, dy), z = further(z, dz);
   }
   b->next(memories);
 }
@@ -313,23 +312,34 @@ template <class T, int NV> struct Machine {
       const V<T> *x = row(c.operand[0].at);
       if (c.then == OP_tanh_back)
         product<T, TanhBack>(matrix, bias, x, c.count, c.width, NV, row(c.operand[2].at), out);
+      else if (c.then == OP_tanh) product<T, Tanh>(matrix, bias, x, c.count, c.width, NV, out, out);
       else product<T>(matrix, bias, x, c.count, c.width, NV, out);
       break;
     }
-    case OP_sum:
-    case OP_max: {
-      Source<T> a = source(c.operand[0]);
-      for (int i = 0; i < c.count; i++)
-        for (int v = 0; v < NV; v++) {
-          V<T> sum = read<T>(a, i * c.width, v);
-          for (int j = 1; j < c.width; j++) {
-            V<T> x = read<T>(a, i * c.width + j, v);
-            sum = c.op == OP_sum ? sum + x : f_maximum::at<T>(sum, x);
-          }
-          out[i * NV + v] = sum;
-        }
-      break;
+    case OP_sum: return of_groups<f_add>(c, out);
+    case OP_max: return of_groups<f_maximum>(c, out);
     }
+  }
+  // In four parts, as tiles of all widths do it: else every sum would wait for the one before.
+  template <class F> void of_groups(const Instruction &c, V<T> *out) const {
+    const Source<T> a = source(c.operand[0]);
+    const int first_parts = std::min(4, c.width);
+    for (int i = 0; i < c.count; i++, out += NV) {
+      const int first = i * c.width, last = first + c.width;
+      V<T> parts[4][NV];
+      for (int k = 0; k < first_parts; k++)
+        for (int v = 0; v < NV; v++) parts[k][v] = read<T>(a, first + k, v);
+      auto add = [&](int j, int k) __attribute__((always_inline)) {
+        for (int v = 0; v < NV; v++) parts[k][v] = F::template at<T>(parts[k][v], read<T>(a, j + k, v));
+      };
+      int j = first + 4;
+      for (; j + 4 <= last; j += 4)
+#pragma GCC unroll 4
+        for (int k = 0; k < 4; k++) add(j, k);
+      for (int k = 0; j + k < last; k++) add(j, k);
+      for (int k = 1; k < first_parts; k++)
+        for (int v = 0; v < NV; v++) parts[0][v] = F::template at<T>(parts[0][v], parts[k][v]);
+      for (int v = 0; v < NV; v++) out[v] = parts[0][v];
     }
   }
 

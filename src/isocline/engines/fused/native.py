@@ -108,8 +108,10 @@ class Encoded:
                 if one.op == "outer":
                     to.then, to.entry = after.leaf, after.out
                 else:
+                    to.then = OPS.index(after.op)
+                if after.op == "tanh'":
                     z = after.operands[1].at
-                    to.then, to.operand[2].at = OPS.index("tanh'"), homes.get(z, z)
+                    to.operand[2].at = homes.get(z, z)
             picked += one.rows
             if one.op in ("linear", "linear^T", "outer"):
                 key = (one.op == "outer", one.op, one.leaf, one.count, one.width)
@@ -193,17 +195,17 @@ def _in_place(code: list[Instruction], counts: Counter[int]) -> dict[int, int]:
 
 
 def _behind_products(code: list[Instruction], homes: dict[int, int]) -> dict[Instruction, Instruction]:
-    """By products of matrices: the derivative of tanh that alone reads their rows and puts its own in their place.
+    """By products of matrices: tanh, or its derivative, that alone reads their rows and puts its own in their place.
 
     The machine makes one instruction of both. The arguments are the code and what `_in_place` found in it.
     """
     at = {one.out: place for place, one in enumerate(code)}
     found = {}
     for here, one in enumerate(code):
-        if one.op != "tanh'" or one.operands[0].kind != "rows" or one.operands[0].at not in at:
+        if one.op not in ("tanh", "tanh'") or one.operands[0].kind != "rows" or one.operands[0].at not in at:
             continue
         before = at[one.operands[0].at]
-        product, z = code[before], one.operands[1].at
+        product, z = code[before], one.operands[1].at if one.op == "tanh'" else -one.count
         joins = product.op in ("linear", "linear^T") and homes.get(product.out) == homes.get(one.out, one.out)
         if joins and not any(x.out < z + one.count and z < x.out + x.count for x in code[before:here]):
             found[product] = one

@@ -47,6 +47,13 @@ template <class T> static void pack(const T *w, int m, int k, int64_t s, int64_t
 struct Plain {
   template <class T, int P, int B> INLINE_MEMBER void bend(V<T> *, const V<T> *, int) {}
 };
+struct Tanh {
+  template <class T, int P, int B> INLINE_MEMBER void bend(V<T> *x, const V<T> *, int) {
+    constexpr int K = B * P % 4 == 0 && ISO_BYTES == 64 ? 4 : B * P % 2 == 0 ? 2 : 1; // as many as the registers hold
+#pragma GCC unroll 4
+    for (int i = 0; i < B * P; i += K) fast_tanh<K>(x + i, x + i);
+  }
+};
 struct TanhBack { // g (1 − z²)
   template <class T, int P, int B> INLINE_MEMBER void bend(V<T> *x, const V<T> *by, int nv) {
 #pragma GCC unroll 8

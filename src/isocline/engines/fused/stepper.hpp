@@ -40,7 +40,7 @@ template <class T, int NV> struct Stepper {
   Memory memory;
   V<T> *y, *y1, *stage, *ks;
   std::vector<T> a, b, dense;
-  std::vector<Weights<T>> rows; // of a
+  std::vector<Weights<T>> rows, of_dense; // of a, of dense
   const Weights<T> whole, errors;
   alignas(64) double t[W], t1[W], h[W], stop[W], r1[W], r2[W], spacing[W], sign[W], square[W], factor[W];
   alignas(64) T low[W], high[W], times[W]; // the interval f may be asked in; the times it is asked at
@@ -56,6 +56,7 @@ template <class T, int NV> struct Stepper {
         memory(sizeof(T) * W * size * (all_stages + 3)), a(m.a, m.a + all_stages * all_stages), b(m.b, m.b + s),
         dense(m.dense, m.dense + m.degree * all_stages), whole(m.b, s), errors(m.error, s) {
     for (int i = 0; i < all_stages; i++) rows.emplace_back(m.a + i * all_stages, i);
+    for (int p = 0; p < m.degree; p++) of_dense.emplace_back(m.dense + p * all_stages, all_stages);
     y = (V<T> *)memory.data, y1 = y + n * NV, stage = y1 + n * NV, ks = stage + n * NV;
     for (int l = 0; l < W; l++) rest(l);
   }
@@ -86,18 +87,24 @@ template <class T, int NV> struct Stepper {
   // The counters and the controller's memory of a new sample.
   void begin(int l) { taken[l] = rejected[l] = calls[l] = 0, r1[l] = r2[l] = 1; }
 
-  // out = y + h Σ weights_j k_j
-  void combined(const Weights<T> &weights, V<T> *out) {
+  // Calls `use` with row, vector and Σ weights_j k_j, for all of them.
+  template <class F> void sums(const Weights<T> &weights, F use) const {
     for (int d = 0; d < n; d++) {
       V<T> sum[NV] = {};
       for (int j = 0; j < weights.count; j++) {
-        const V<T> *slope = ks + (int64_t(weights.stage[j]) * n + d) * NV;
+        const V<T> *slope = k(weights.stage[j]) + d * NV;
 #pragma GCC unroll 8
         for (int v = 0; v < NV; v++) sum[v] += weights.weight[j] * slope[v];
       }
 #pragma GCC unroll 8
-      for (int v = 0; v < NV; v++) out[d * NV + v] = y[d * NV + v] + hv[v] * sum[v];
+      for (int v = 0; v < NV; v++) use(d, v, sum[v]);
     }
+  }
+  // out = y + h Σ weights_j k_j
+  void combined(const Weights<T> &weights, V<T> *out) const {
+    sums(weights, [&](int d, int v, V<T> sum) __attribute__((always_inline)) {
+      out[d * NV + v] = y[d * NV + v] + hv[v] * sum;
+    });
   }
   // The interpolant as a polynomial: y(θ) = y + h Σ_p c_p x_p(θ), x_p = (θ − center)^(p + 1) − (−center)^(p + 1).
   // x_p, (degree) rows
@@ -109,20 +116,10 @@ template <class T, int NV> struct Stepper {
     for (int p = 0; p < m.degree; p++, start *= -center)
       for (int v = 0; v < NV; v++) out[p * NV + v] = power[v] - start, power[v] *= x[v];
   }
-  // c_p = Σ_i dense_pi k_i, (degree, n) rows; slope(i, d): where row d of k_i is
-  template <class F> void polynomial(F slope, V<T> *out) const {
-    for (int p = 0; p < m.degree; p++)
-      for (int d = 0; d < n; d++, out += NV) {
-        V<T> sum[NV] = {};
-        for (int i = 0; i < all_stages; i++) {
-          const V<T> *k = slope(i, d);
-          const T weight = dense[p * all_stages + i];
-#pragma GCC unroll 8
-          for (int v = 0; v < NV; v++) sum[v] += weight * k[v];
-        }
-#pragma GCC unroll 8
-        for (int v = 0; v < NV; v++) out[v] = sum[v];
-      }
+  // c_p = Σ_i dense_pi k_i, (degree, n) rows
+  void polynomial(V<T> *out) const {
+    for (int p = 0; p < m.degree; p++, out += n * NV)
+      sums(of_dense[p], [&](int d, int v, V<T> sum) __attribute__((always_inline)) { out[d * NV + v] = sum; });
   }
   // out = from + h Σ c_p x_p
   void interpolated(const V<T> *c, const V<T> *x, const V<T> *from, V<T> *out) const {
@@ -233,24 +230,22 @@ template <class T, int NV> struct Stepper {
   // Which lanes accept, and the step each goes on with.
   // Returns whether any lane is to leave: its status is in `left`, else 0.
   bool judge(int64_t *left) {
-    V<T> sums[NV] = {};
+    V<T> norms[NV] = {};
     if (m.adaptive) {
-      for (int d = 0; d < n; d++)
-        for (int v = 0; v < NV; v++) {
-          V<T> sum{};
-          for (int j = 0; j < errors.count; j++)
-            sum += errors.weight[j] * ks[(int64_t(errors.stage[j]) * n + d) * NV + v];
-          V<T> x = magnitude<T>(y[d * NV + v]), z = magnitude<T>(y1[d * NV + v]);
-          V<T> r = hv[v] * sum / (atol[d] + rtol[d] * f_maximum::at<T>(x, z));
-          sums[v] += r * r;
-        }
+      V<T> squares[NV] = {};
+      sums(errors, [&](int d, int v, V<T> sum) __attribute__((always_inline)) {
+        V<T> x = magnitude<T>(y[d * NV + v]), z = magnitude<T>(y1[d * NV + v]);
+        V<T> r = hv[v] * sum / (atol[d] + rtol[d] * f_maximum::at<T>(x, z));
+        squares[v] += r * r;
+      });
+      for (int v = 0; v < NV; v++) norms[v] = squares[v];
     } else {
       for (int d = 0; d < n * NV; d += NV)
-        for (int v = 0; v < NV; v++) sums[v] += y1[d + v] * 0; // 0, or NaN where y1 is not finite
+        for (int v = 0; v < NV; v++) norms[v] += y1[d + v] * 0; // 0, or NaN where y1 is not finite
     }
     Truths leaving{};
     for (int i = 0; i < ND; i++) {
-      part(square, i) = converted<Clocks>(numbers((T *)sums, i)) / double(n);
+      part(square, i) = converted<Clocks>(numbers((T *)norms, i)) / double(n);
       part(taken, i) -= part(alive, i), part(calls, i) += part(alive, i) & int64_t(s - 1);
     }
     if (!m.adaptive) {

@@ -114,6 +114,20 @@ template <class T, int NV> struct Abreast {
     }
   }
   void stage(int i, V<T> *x) { combined(st.rows[i], x); }
+  // As the stepper's.
+  void polynomial(V<T> *out) const {
+    for (const Weights<T> &weights : st.of_dense)
+      for (int d = 0; d < n; d++, out += NV) {
+        V<T> sum[NV] = {};
+        for (int j = 0; j < weights.count; j++) {
+          const V<T> *k = slope(weights.stage[j], d);
+#pragma GCC unroll 16
+          for (int v = 0; v < NV; v++) sum[v] += weights.weight[j] * k[v];
+        }
+#pragma GCC unroll 16
+        for (int v = 0; v < NV; v++) out[v] = sum[v];
+      }
+  }
   // x_p of a time, (degree) rows
   void powers(double key, V<T> *out) const {
     V<T> theta[NV];
@@ -189,7 +203,7 @@ static bool solve_together(const Call<T> &c, const Program<T> &program, int64_t 
       if (seen < time.width && time.keys[seen] < f.t1) {
         for (int i = s; i < all; i++) f.stage(i, f.state(i)), f.run(i, i);
         further += all - s;
-        f.st.polynomial([&](int i, int d) { return f.slope(i, d); }, polynomial);
+        f.polynomial(polynomial);
         while (seen < time.width && time.keys[seen] < f.t1) {
           f.powers(time.keys[seen], powers);
           f.st.interpolated(polynomial, powers, f.state(0), inside);

@@ -158,14 +158,16 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def processor() -> str:
-    """The processor's name as the system gives it."""
+    """The processor's name as the system gives it; with its family and model, as virtual machines tell only half of it."""
     try:
-        names = [
-            x.split(":", 1)[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in x
-        ]
+        lines = [x.partition(":") for x in Path("/proc/cpuinfo").read_text().splitlines()]
     except OSError:
-        names = []
-    return names[0] if names else platform.processor() or platform.machine()
+        lines = []
+    told = {name.strip(): value.strip() for name, _, value in reversed(lines)}
+    if "model name" not in told:
+        return platform.processor() or platform.machine()
+    more = f" (family {told['cpu family']}, model {told['model']})" if "cpu family" in told and "model" in told else ""
+    return told["model name"] + more
 
 
 def digits(value: float) -> str:

@@ -58,7 +58,11 @@ def test_two_as_one(kinds, count):
 def test_what_somebody_else_reads_stays():
     square = Instruction("mul", 2, 1, (Operand("rows", 0), Operand("rows", 1)))
     last = Instruction("add", 3, 1, (Operand("rows", 2), Operand("rows", 0)))
-    for outputs, reader, length in (((3,), [], 1), ((2, 3), [], 2), ((3,), [Instruction("exp", 4, 1, (Operand("rows", 2),))], 3)):
+    for outputs, reader, length in (
+        ((3,), [], 1),
+        ((2, 3), [], 2),
+        ((3,), [Instruction("exp", 4, 1, (Operand("rows", 2),))], 3),
+    ):
         program = Program([("y", 0, 2)], 5, [square, last, *reader], [("dy", outputs)], [])
         assert Encoded(program).whole.length == length
     twice = Instruction("add", 3, 1, (Operand("rows", 2), Operand("rows", 2)))

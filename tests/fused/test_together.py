@@ -58,6 +58,21 @@ def test_with_inputs(kind):
         assert float((x - y).norm()) <= 1e-10 * float(y.norm())
 
 
+class Clocks(nn.Module):
+    """Slopes that are the time, read it in a product, or have nothing to do with it."""
+
+    def forward(self, t, y):
+        return torch.stack((t.reshape(-1).expand(len(y)), y[:, 0] * (1 + t.reshape(-1)), -y[:, 2]), -1)
+
+
+def test_the_time_is_looked_at_where_it_is_read():
+    y0 = random(COUNT, 3)
+    for solver in ("euler", "rk4", "tsit5"):
+        (a, want), (b, got) = (solved(Clocks(), y0, TS, x, solver=solver, step=0.05) for x in ("eager", "fused"))
+        torch.testing.assert_close(b.ys, a.ys, rtol=1e-13, atol=1e-13)
+        torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-13)
+
+
 class Explosive(nn.Module):
     def __init__(self):
         super().__init__()

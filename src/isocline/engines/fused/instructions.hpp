@@ -36,9 +36,9 @@ struct Operand {
 };
 struct Instruction {
   int32_t op, out, count, leaf, width, first_row, operands, packed;
-  // What becomes of the rows: of a matrix's product OP_tanh, or OP_tanh_back by the third operand; of a sum, difference or product
-  // of rows another of these, by the third operand, which comes first where `entry` is 1. Of outer a leaf, for which, from an entry on, the rows of its first operand
-  // are summed too. Else −1.
+  // What becomes of the rows: of a matrix's product OP_tanh, or OP_tanh_back by the third operand; of a sum, difference or
+  // product of rows another of these, by the third operand, which comes first where `entry` is 1. Of outer a leaf, for which,
+  // from an entry on, the rows of its first operand are summed too. Else −1.
   int32_t then, entry;
   Operand operand[3];
 };
@@ -100,8 +100,8 @@ template <class F, class G, bool SECOND> struct Both {
     else return G::template at<T>(first, z);
   }
 };
-// Calls `visit` with what an instruction computes of one, two or three numbers, if it is one of the quickest, and returns what that
-// returns; else 0.
+// Calls `visit` with what an instruction computes, and of how many numbers, if it is one of the quickest; returns what that
+// returns, else 0.
 template <int N> using Arity = std::integral_constant<int, N>;
 template <class F, class Visit> INLINE auto with_second(const Instruction &c, Visit visit) {
   switch (c.then) {

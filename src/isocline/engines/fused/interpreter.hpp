@@ -143,7 +143,6 @@ static __attribute__((noinline)) void binary(const Source<T> &a, const Source<T>
 // An instruction as it is run: a function that goes on with the next one, up to one that returns. Of a quick instruction all is
 // found beforehand, as for small fields finding it takes longer than running it: what it reads lies in rows, numbers that all
 // samples have in common too; of the places the first is written.
-template <class T> INLINE const T *further(const T *x, int64_t bytes) { return (const T *)((const char *)x + bytes); }
 template <class T> struct Bound {
   typedef V<T> *const *Memories;
   struct Place {
@@ -160,6 +159,7 @@ template <class T> struct Bound {
     return (V<T> *)((char *)memories[place[i].in] + place[i].at);
   }
 };
+template <class T> INLINE const T *further(const T *x, int64_t bytes) { return (const T *)((const char *)x + bytes); }
 // `K`: which operand is one number for all rows; 0 where none is known to be.
 template <class T, int NV, class F, int N, int K>
 static void run_quick(const Bound<T> *b, typename Bound<T>::Memories memories) {

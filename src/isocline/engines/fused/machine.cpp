@@ -21,23 +21,23 @@
   }                                                                                                                    \
   int isocline_solve_##T(int width, const Call<T> *call, Tape<T> **tape, int threads) {                                \
     if (!width) return isocline_solve_alone_##T(call, tape, threads);                                                  \
-    switch (width) { ALL_WIDTHS(SOLVE) }                                                                                   \
+    switch (width) { ALL_WIDTHS(SOLVE) }                                                                               \
     return -1;                                                                                                         \
   }                                                                                                                    \
   void isocline_free_##T(Tape<T> *tape) { delete tape; }                                                               \
   int isocline_pull_back_##T(int width, const Back<T> *back, const Tape<T> *tape, int threads) {                       \
     if (!width) return isocline_pull_back_alone_##T(back, tape, threads);                                              \
-    switch (width) { ALL_WIDTHS(PULL_BACK) }                                                                               \
+    switch (width) { ALL_WIDTHS(PULL_BACK) }                                                                           \
     return -1;                                                                                                         \
   }                                                                                                                    \
-  int isocline_path_##T(int width, const Call<T> *call, const Tape<T> *tape, const Path<T> *into, int) {                \
+  int isocline_path_##T(int width, const Call<T> *call, const Tape<T> *tape, const Path<T> *into, int) {               \
     if (!width) return isocline_path_alone_##T(call, tape, into);                                                      \
-    switch (width) { ALL_WIDTHS(PATH) }                                                                                    \
+    switch (width) { ALL_WIDTHS(PATH) }                                                                                \
     return -1;                                                                                                         \
   }                                                                                                                    \
   int isocline_adjoint_##T(int width, const Adjoint<T> *job, int threads) {                                            \
     if (!width) return isocline_adjoint_alone_##T(job, threads);                                                       \
-    switch (std::min(width, 8)) { WIDTHS(ADJOINT) }                                                                                 \
+    switch (std::min(width, 8)) { WIDTHS(ADJOINT) }                                                                    \
     return -1;                                                                                                         \
   }
 #define SOLVE(n)                                                                                                       \

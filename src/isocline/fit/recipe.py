@@ -239,9 +239,14 @@ class Recipe:
         if not trainer.done:
             return out
         starts = trainer.misfit[: config.starts]
-        worse = int((~kept(starts)).sum())
-        if worse:
-            out.append(f"{worse} of {config.starts} starts ended in a much worse fit; the model is the best of them")
+        bad = ~kept(starts)
+        if bool(bad.any()):
+            curve = torch.arange(config.starts) % len(self.records)
+            others = bool((curve[bad] != curve[trainer.best]).all()) and len(set(curve.tolist())) > 1
+            why = ", all of them from other smoothings of the record than the best" if others else ""
+            out.append(
+                f"{int(bad.sum())} of {config.starts} starts ended in a much worse fit{why}; the model is the best of them"
+            )
         what, noisier = ("fits", "fits to") if config.equations else ("networks", "networks fitted to")
         away = 0 if self.holds is None else int((~self.holds[: config.starts]).sum())
         left = "left the data by more than their range when they ran freely"

@@ -39,7 +39,7 @@ def test_starts_and_members_that_end_badly_are_told(misfits, why):
     t, starts = np.arange(30) * 0.4, len(misfits)
     quick = {"hidden": (4,), "matching": 20, "iterations": 2, "polish": 4, "starts": starts, "members": 4, "blocks": 0}
     recipe, _, _ = recipe_of(t, rotation(t) + 0.05 * np.random.default_rng(0).standard_normal((30, 2)), **quick)
-    recipe.trainer.misfit = torch.tensor([*misfits, 1.2, 1.3, 9.0, 9.0], dtype=torch.float64)
+    recipe.trainer.misfit = recipe.trainer.loss = torch.tensor([*misfits, 1.2, 1.3, 9.0, 9.0], dtype=torch.float64)
     first, second, *_ = recipe.warnings()
     other = ", all of them from other smoothings of the record than the best" if why else ""
     assert first == f"1 of {starts} starts ended in a much worse fit{other}; the model is the best of them"

@@ -115,7 +115,7 @@ def test_tiles_of_all_widths(dtype, adaptive, monkeypatch):
         loss = (ys * torch.linspace(-1, 1, ys.numel(), dtype=dtype).view(ys.shape)).sum()
         found.append((ys.detach(), *torch.autograd.grad(loss, [y, *field.parameters()])))
     eager, first, *others = found
-    near = 1e-11 if dtype == F64 else 2e-4
+    near = 1e-11 if dtype == F64 else 1e-3  # of which the choice of steps makes most
     for other in (first, *others):
         assert torch.equal(other[0], first[0])
         for x, want in zip(other, eager, strict=True):

@@ -94,7 +94,8 @@ class Run:
         if engine.specialise:  # what is compiled has whole vectors
             self.widths = plan.width or 1, plan.width_back or 1
         samples, dtype = plan.samples, y0.dtype
-        self.ys = y0.new_full((plan.observations, samples, plan.size), torch.nan)
+        # The machine fills it: PyTorch would take its threads for that, which then wait, spinning, where the machine's own should run.
+        self.ys = y0.new_empty((plan.observations, samples, plan.size))
         self.counts = Counts(samples, samples * plan.size * y0.itemsize)
         self.stats = Counted(self.counts, plan.call.method.stages)
         self.steps: Steps | None = None  # of a dense output

@@ -368,6 +368,9 @@ template <class T, int NV> static int solve(const Call<T> *call, Tape<T> **tape,
     if (tape) made = std::make_unique<Tape<T>>(Tape<T>{first, std::vector<Record<T>>(first.size() - 1)});
     bool good = in_parallel(threads, int64_t(first.size()) - 1, [&](int64_t i) {
       Record<T> *record = made ? &made->chunks[i] : nullptr;
+      const int64_t size = call->size, rows = (first[i + 1] - first[i]) * size;
+      for (int64_t k = 0; k < call->times.width; k++) // what is not reached
+        std::fill_n(call->ys + (k * call->times.samples + first[i]) * size, rows, std::numeric_limits<T>::quiet_NaN());
       if (together(*call) && solve_together<T, NV>(*call, program, first[i], first[i + 1], record)) return;
       if (record) record->take_tiles(0);
       solve_chunk<T, std::min(NV, 8)>(*call, program, first[i], first[i + 1], record);

@@ -36,6 +36,7 @@ SOURCES = (
     "forward.hpp",
     "stepper.hpp",
     "interpreter.hpp",
+    "bound.hpp",
     "instructions.hpp",
     "products.hpp",
     "memory.hpp",

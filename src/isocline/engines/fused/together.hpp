@@ -102,6 +102,10 @@ template <class T, int NV> struct Abreast {
     case 6: return combined_of<6>(weights, out);
     }
     const V<T> *y = state(0);
+    sums(weights, [&](int d, int v, V<T> sum) __attribute__((always_inline)) { out[d * NV + v] = y[d * NV + v] + h * sum; });
+  }
+  // As the stepper's, of slopes where they lie.
+  template <class F> void sums(const Weights<T> &weights, F use) const {
     for (int d = 0; d < n; d++) {
       V<T> sum[NV] = {};
       for (int j = 0; j < weights.count; j++) {
@@ -110,24 +114,16 @@ template <class T, int NV> struct Abreast {
         for (int v = 0; v < NV; v++) sum[v] += weights.weight[j] * k[v];
       }
 #pragma GCC unroll 16
-      for (int v = 0; v < NV; v++) out[d * NV + v] = y[d * NV + v] + h * sum[v];
+      for (int v = 0; v < NV; v++) use(d, v, sum[v]);
+    }
+  }
+  void polynomial(V<T> *out) const {
+    for (const Weights<T> &weights : st.of_dense) {
+      sums(weights, [&](int d, int v, V<T> sum) __attribute__((always_inline)) { out[d * NV + v] = sum; });
+      out += n * NV;
     }
   }
   void stage(int i, V<T> *x) { combined(st.rows[i], x); }
-  // As the stepper's.
-  void polynomial(V<T> *out) const {
-    for (const Weights<T> &weights : st.of_dense)
-      for (int d = 0; d < n; d++, out += NV) {
-        V<T> sum[NV] = {};
-        for (int j = 0; j < weights.count; j++) {
-          const V<T> *k = slope(weights.stage[j], d);
-#pragma GCC unroll 16
-          for (int v = 0; v < NV; v++) sum[v] += weights.weight[j] * k[v];
-        }
-#pragma GCC unroll 16
-        for (int v = 0; v < NV; v++) out[v] = sum[v];
-      }
-  }
   // x_p of a time, (degree) rows
   void powers(double key, V<T> *out) const {
     V<T> theta[NV];

@@ -65,10 +65,22 @@ class Clocks(nn.Module):
         return torch.stack((t.reshape(-1).expand(len(y)), y[:, 0] * (1 + t.reshape(-1)), -y[:, 2]), -1)
 
 
-def test_the_time_is_looked_at_where_it_is_read():
-    y0 = random(COUNT, 3)
+class Fading(nn.Module):
+    """1 − t² behind a product of a matrix, as the derivative of tanh is."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(1, 1).to(F64)
+
+    def forward(self, t, y):
+        return self.linear(y) * (1 - t * t)
+
+
+@pytest.mark.parametrize(("field", "size"), [(Clocks, 3), (Fading, 1)])
+def test_the_time_is_looked_at_where_it_is_read(field, size):
+    field, y0 = field(), random(COUNT, size)
     for solver in ("euler", "rk4", "tsit5"):
-        (a, want), (b, got) = (solved(Clocks(), y0, TS, x, solver=solver, step=0.05) for x in ("eager", "fused"))
+        (a, want), (b, got) = (solved(field, y0, TS, x, solver=solver, step=0.05) for x in ("eager", "fused"))
         torch.testing.assert_close(b.ys, a.ys, rtol=1e-13, atol=1e-13)
         torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-13)
 

@@ -17,7 +17,8 @@ static bool reads(const Code &code, int32_t row) {
   for (int i = 0; i < code.length + code.collects; i++) {
     const Instruction &c = code.code[i];
     const int most = c.op == OP_sum || c.op == OP_max ? c.count * c.width : std::max(c.count, c.width);
-    for (int j = 0; j < c.operands; j++) {
+    for (int j = 0; j < 3; j++) {
+      if (j >= c.operands && !(j == 2 && c.then == OP_tanh_back)) continue; // that behind a product reads rows, too
       const Operand &o = c.operand[j];
       if ((o.kind == ROWS && o.at <= row && row < o.at + most) || (o.kind == SPLAT && o.at == row)) return true;
     }

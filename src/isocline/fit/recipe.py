@@ -241,8 +241,8 @@ class Recipe:
         starts = trainer.misfit[: config.starts]
         bad = ~kept(starts)
         if bool(bad.any()):
-            curve = torch.arange(config.starts) % len(self.records)
-            others = bool((curve[bad] != curve[trainer.best]).all()) and len(set(curve.tolist())) > 1
+            curve = torch.arange(config.starts) % len(self.records)  # as `_final` hands them out
+            others = bool((curve[bad] != curve[trainer.best]).all())
             why = ", all of them from other smoothings of the record than the best" if others else ""
             out.append(
                 f"{int(bad.sum())} of {config.starts} starts ended in a much worse fit{why}; the model is the best of them"

@@ -219,8 +219,9 @@ template <class T, int NV> static int adjoint(const Adjoint<T> *job, int threads
     auto first = chunks(c.times.samples, NV * LENGTH<T>, c.method.adaptive);
     int64_t count = int64_t(first.size()) - 1;
     Shares<T> shares(count, slope.code, c.leaf_sizes, c.n_leaves);
-    if (!in_parallel(c.back_threads(threads), count, [&](int64_t i) {
-          adjoint_chunk<T, NV>(*job, field, slope, first[i], first[i + 1], *shares.of[i]);
+    if (!in_parallel(c.back_threads(threads), count, [&](auto next) {
+          for (int64_t i; (i = next()) >= 0;)
+            adjoint_chunk<T, NV>(*job, field, slope, first[i], first[i + 1], *shares.of[i]);
         }))
       return -1;
     shares.add_to(job->back.grad_leaves, c.leaf_sizes);

@@ -3,6 +3,7 @@
 #include "stepper.hpp"
 
 #include <atomic>
+#include <functional>
 #include <system_error>
 #include <thread>
 
@@ -195,48 +196,103 @@ static std::vector<int64_t> longest_first(const Times &time, const std::vector<d
   });
 }
 
+// Samples from one to another, whose gradients are summed up together, and where their steps go; null where nobody asks.
+template <class T> struct Chunk {
+  int64_t from, to;
+  Record<T> *record;
+};
+
+// Lanes, and what they are stepped with.
+template <class T, int NV> struct Lanes {
+  static constexpr int W = NV * LENGTH<T>;
+  const Call<T> &c;
+  Flow<T, NV> flow;
+  Stepper<T, NV> st;
+  Memory memory;
+  V<T> *low;
+
+  Lanes(const Call<T> &call, const Program<T> &program)
+      : c(call), flow(call, program), st(call.method, call.control, int(call.size), call.rtol, call.atol),
+        memory(flow.bytes()), low((V<T> *)memory.data) {
+    st.jumping = call.times.jumps != nullptr;
+  }
+  auto field() {
+    return [this](int, const T *times, const V<T> *x, V<T> *out) { flow.evaluate(low, times, x, out); };
+  }
+};
+
+// How the samples of a chunk begin: the slopes, the first steps; and in which order they are seated.
+template <class T, int NV> struct Beginning : Chunk<T> {
+  static constexpr int W = NV * LENGTH<T>;
+  std::vector<T> slopes;
+  std::vector<double> first, spacing;
+  std::vector<int8_t> asked;
+  std::vector<int64_t> order;
+  size_t next = 0;
+
+  // Of a chunk, tile by tile, on lanes where nobody sits.
+  void of(const Chunk<T> &chunk, Lanes<T, NV> &lanes) {
+    Chunk<T>::operator=(chunk);
+    const auto [from, to, record] = chunk;
+    const Call<T> &c = lanes.c;
+    const Times &time = c.times;
+    Stepper<T, NV> &st = lanes.st;
+    const int n = st.n;
+    if (record)
+      record->last.assign(to - from, -1), record->seen.assign(to - from, 0), record->end.assign(to - from, 0),
+          record->finish.resize((to - from) * n);
+    slopes.resize(size_t(to - from) * n), first.resize(to - from), spacing.resize(to - from), asked.resize(to - from);
+    for (int64_t base = from; base < to; base += W) {
+      double end[W];
+      bool finite[W];
+      for (int l = 0; l < W; l++) {
+        int64_t i = std::min(base + l, to - 1);
+        const double *stops = time.stop(i);
+        st.t[l] = time.key(i)[0], st.stop[l] = stops[0], st.sign[l] = time.sign[i], end[l] = stops[time.stops_width - 1];
+        st.leaves_jump[l] = time.jump(i, -1);
+        for (int d = 0; d < n; d++) st.lane(st.y, d, l) = c.y0[i * n + d];
+        lanes.flow.further(lanes.low, l, i);
+      }
+      st.start(lanes.field(), end, finite);
+      for (int l = 0; l < W && base + l < to; l++) {
+        int64_t i = base + l - from;
+        for (int d = 0; d < n; d++) slopes[i * n + d] = st.lane(st.ks, d, l);
+        first[i] = st.h[l], spacing[i] = st.spacing[l], asked[i] = int8_t(finite[l] ? st.calls[l] : -1);
+      }
+    }
+    order = longest_first(time, first, from, to), next = 0;
+  }
+};
+
+// `take` gives the next chunk, false where none is left. A lane that finds nobody to seat begins the next chunk while the others
+// are at the one before: only at the last do lanes wait.
 template <class T, int NV>
-static void solve_chunk(const Call<T> &c, const Program<T> &program, int64_t from, int64_t to, Record<T> *record) {
-  Flow<T, NV> flow(c, program);
-  Stepper<T, NV> st(c.method, c.control, int(c.size), c.rtol, c.atol);
+static void solve_chunks(const Call<T> &c, const Program<T> &program, const std::function<bool(Chunk<T> &)> &take) {
+  Chunk<T> chunk;
+  if (!take(chunk)) return;
+  Lanes<T, NV> lanes(c, program);
+  std::unique_ptr<Lanes<T, NV>> aside; // where further chunks begin
+  Beginning<T, NV> begun;
+  begun.of(chunk, lanes);
+  Flow<T, NV> &flow = lanes.flow;
+  Stepper<T, NV> &st = lanes.st;
   constexpr int W = Stepper<T, NV>::W;
-  Memory memory(flow.bytes());
-  V<T> *low = (V<T> *)memory.data;
   const int n = st.n;
   const Control &q = c.control;
   const Times &time = c.times;
   const bool fsal = c.method.fsal;
-  st.jumping = time.jumps != nullptr;
-  auto f = [&](int, const T *times, const V<T> *x, V<T> *out) { flow.evaluate(low, times, x, out); };
-  if (record)
-    record->last.assign(to - from, -1), record->seen.assign(to - from, 0), record->end.assign(to - from, 0),
-        record->finish.resize((to - from) * n);
-
-  // The slope at the start and the first step of every sample, tile by tile.
-  std::vector<T> slopes(size_t(to - from) * n);
-  std::vector<double> first(to - from), spacing(to - from);
-  std::vector<int8_t> asked(to - from);
-  for (int64_t base = from; base < to; base += W) {
-    double end[W];
-    bool finite[W];
-    for (int l = 0; l < W; l++) {
-      int64_t i = std::min(base + l, to - 1);
-      const double *stops = time.stop(i);
-      st.t[l] = time.key(i)[0], st.stop[l] = stops[0], st.sign[l] = time.sign[i], end[l] = stops[time.stops_width - 1];
-      st.leaves_jump[l] = time.jump(i, -1);
-      for (int d = 0; d < n; d++) st.lane(st.y, d, l) = c.y0[i * n + d];
-      flow.further(low, l, i);
+  auto f = lanes.field();
+  auto anyone = [&] {
+    while (begun.next == begun.order.size()) {
+      if (!take(chunk)) return false;
+      if (!aside) aside = std::make_unique<Lanes<T, NV>>(c, program);
+      begun.of(chunk, *aside);
     }
-    st.start(f, end, finite);
-    for (int l = 0; l < W && base + l < to; l++) {
-      int64_t i = base + l - from;
-      for (int d = 0; d < n; d++) slopes[i * n + d] = st.lane(st.ks, d, l);
-      first[i] = st.h[l], spacing[i] = st.spacing[l], asked[i] = int8_t(finite[l] ? st.calls[l] : -1);
-    }
-  }
+    return true;
+  };
 
-  const auto order = longest_first(time, first, from, to);
-  int64_t sample[W], seen[W], istop[W], last[W], next = 0;
+  int64_t sample[W], seen[W], istop[W], last[W];
+  Chunk<T> of[W];
   alignas(64) int64_t left[W], waits[W], within[W];
   alignas(64) double end[W], next_key[W];
   int running = 0;
@@ -246,14 +302,15 @@ static void solve_chunk(const Call<T> &c, const Program<T> &program, int64_t fro
     c.outcome.rejected[i] = st.rejected[l], c.outcome.evaluations[i] = st.calls[l];
     c.outcome.t[i] = st.t[l] * time.sign[i], c.outcome.h[i] = st.h[l];
     for (int d = 0; d < n; d++) c.end[i * n + d] = st.lane(st.y, d, l);
+    running--;
+    const auto [from, to, record] = of[l];
     if (record)
       record->last[i - from] = int32_t(last[l]), record->seen[i - from] = int32_t(seen[l]),
       record->end[i - from] = st.t[l], std::copy_n(c.end + i * n, n, record->finish.data() + (i - from) * n);
-    running--;
   };
   auto seat = [&](int l) {
-    for (; next < to - from;) {
-      int64_t i = sample[l] = order[next++];
+    while (anyone()) {
+      const int64_t i = sample[l] = begun.order[begun.next++], at = i - begun.from;
       const double *keys = time.key(i), *stops = time.stop(i);
       st.begin(l);
       st.t[l] = keys[0], end[l] = stops[time.stops_width - 1], st.h[l] = INFINITY;
@@ -261,32 +318,32 @@ static void solve_chunk(const Call<T> &c, const Program<T> &program, int64_t fro
       for (int d = 0; d < n; d++) st.lane(st.y, d, l) = c.y0[i * n + d];
       for (; seen[l] < time.width && keys[seen[l]] <= st.t[l]; seen[l]++)
         for (int d = 0; d < n; d++) c.ys[(seen[l] * time.samples + i) * n + d] = c.y0[i * n + d];
-      running++;
+      of[l] = begun, running++;
       if (st.t[l] == end[l]) {
         leave(l, q.success);
         continue;
       }
-      st.calls[l] = std::abs(asked[i - from]);
-      if (asked[i - from] < 0) {
+      st.calls[l] = std::abs(begun.asked[at]);
+      if (begun.asked[at] < 0) {
         st.calls[l] = 1, leave(l, q.non_finite);
         continue;
       }
-      for (int d = 0; d < n; d++) st.lane(st.ks, d, l) = slopes[(i - from) * n + d];
-      st.h[l] = first[i - from], st.spacing[l] = spacing[i - from], st.sign[l] = time.sign[i], st.stop[l] = stops[0];
+      for (int d = 0; d < n; d++) st.lane(st.ks, d, l) = begun.slopes[at * n + d];
+      st.h[l] = begun.first[at], st.spacing[l] = begun.spacing[at], st.sign[l] = time.sign[i], st.stop[l] = stops[0];
       st.leaves_jump[l] = time.jump(i, -1), st.meets_jump[l] = time.jump(i, 0);
       next_key[l] = seen[l] < time.width ? keys[seen[l]] : INFINITY;
-      flow.further(low, l, i);
+      flow.further(lanes.low, l, i);
       st.alive[l] = st.YES, st.stale[l] = 0;
       return;
     }
     st.rest(l), sample[l] = -1, next_key[l] = INFINITY;
-    flow.sample[l] = from;
+    of[l] = begun, flow.sample[l] = begun.from;
   };
   for (int l = 0; l < W; l++) seat(l);
 
   Memory dense(sizeof(V<T>) * NV * c.method.degree * (n + 1));
   V<T> *polynomial = (V<T> *)dense.data, *powers = polynomial + int64_t(c.method.degree) * n * NV, theta[NV];
-  int lanes[W + 1];
+  int some_lanes[W + 1];
   while (running) {
     st.aim();
     st.refresh(f);
@@ -297,17 +354,17 @@ static void solve_chunk(const Call<T> &c, const Program<T> &program, int64_t fro
       some |= st.part(waits, i) = st.part(st.accepted, i) & (st.part(next_key, i) <= st.part(st.t1, i));
       inside |= st.part(within, i) = st.part(waits, i) & (st.part(next_key, i) != st.part(st.t1, i));
     }
-    if (record) {
-      record->reserve(W, n);
+    if (begun.record)
       for (int l = 0; l < W; l++) { // what a lane writes that did not accept is written over
-        record->steps[record->count] = {st.t[l], int32_t(last[l]), uint32_t(seen[l]), st.leaves_jump[l],
-                                        st.clipped[l] && st.meets_jump[l]};
-        T *state = record->states + record->count * n;
+        Record<T> &record = *of[l].record;
+        record.reserve(1, n);
+        record.steps[record.count] = {st.t[l], int32_t(last[l]), uint32_t(seen[l]), st.leaves_jump[l],
+                                      st.clipped[l] && st.meets_jump[l]};
+        T *state = record.states + record.count * n;
         for (int d = 0; d < n; d++) state[d] = st.lane(st.y, d, l);
-        last[l] = st.accepted[l] ? record->count : last[l];
-        record->count -= st.accepted[l];
+        last[l] = st.accepted[l] ? record.count : last[l];
+        record.count -= st.accepted[l];
       }
-    }
     if (st.any(some)) {
       const bool interpolates = st.any(inside);
       if (interpolates) {
@@ -317,7 +374,7 @@ static void solve_chunk(const Call<T> &c, const Program<T> &program, int64_t fro
         }
         st.polynomial(polynomial);
       }
-      for (int count = st.list(waits, lanes); count;) {
+      for (int count = st.list(waits, some_lanes); count;) {
         if (interpolates) {
           st.place(next_key, theta);
           st.powers(theta, powers);
@@ -325,12 +382,12 @@ static void solve_chunk(const Call<T> &c, const Program<T> &program, int64_t fro
         }
         int still = 0;
         for (int j = 0; j < count; j++) {
-          const int l = lanes[j];
+          const int l = some_lanes[j];
           V<T> *state = next_key[l] == st.t1[l] ? st.y1 : st.stage;
           T *to_row = c.ys + (seen[l] * time.samples + sample[l]) * n;
           for (int d = 0; d < n; d++) to_row[d] = st.lane(state, d, l);
           next_key[l] = ++seen[l] < time.width ? time.key(sample[l])[seen[l]] : INFINITY;
-          lanes[still] = l, still += next_key[l] <= st.t1[l];
+          some_lanes[still] = l, still += next_key[l] <= st.t1[l];
         }
         count = still;
       }
@@ -370,14 +427,17 @@ static std::vector<int64_t> chunks(int64_t samples, int width, bool adaptive) {
   first.push_back(samples);
   return first;
 }
-// Whether there was memory for all of them. A thread that is done takes the next.
+// Whether there was memory for all of them. `work` is done by every thread, with what gives it the next, −1 after the last.
 template <class F> static bool in_parallel(int threads, int64_t count, F work) {
   std::vector<std::thread> others;
   std::atomic<bool> good{true};
   std::atomic<int64_t> next{0};
   auto share = [&] {
     try {
-      for (int64_t i; (i = next++) < count;) work(i);
+      work([&]() -> int64_t {
+        const int64_t i = next++;
+        return i < count ? i : -1;
+      });
     } catch (const std::bad_alloc &) { good = false; }
   };
   try {

@@ -2,6 +2,7 @@
 #include "interpreter.hpp"
 
 #include <atomic>
+#include <functional>
 #include <system_error>
 #include <thread>
 

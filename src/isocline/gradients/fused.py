@@ -46,7 +46,8 @@ def observed(run: Run, way_back: Gradient, y0: Tensor, others: list[Tensor]) -> 
     """The observations (T, B, N) of a run without events and not `dense`, differentiable where a graph is wanted."""
     if not torch.is_grad_enabled() or not (y0.requires_grad or any(x.requires_grad for x in others)):
         return run.solve()
-    return _Solved.apply(run, _Back(run.problem, way_back) if isinstance(way_back, Backsolve) else None, y0, *others)
+    back = _Back(run.problem, way_back) if isinstance(way_back, Backsolve) else None
+    return _PLAINLY(run, back, *map(torch._C._functorch.unwrap_if_dead, (y0, *others)))
 
 
 def _solved(run: Run, back: Any, y0: Tensor, others: list[Tensor]) -> Trajectory:
@@ -82,6 +83,10 @@ class _Solved(torch.autograd.Function):
             return None, None, *back.adjoint(run, ys, cotangents[0])
         run.stats.passes += 1
         return None, None, *run.pull_back(cotangents[0])
+
+
+# `_Solved.apply` where no transform is at work, which it would ask about for as long as a small solve takes for a step.
+_PLAINLY = super(torch.autograd.Function, _Solved).apply
 
 
 def _dense(run: Run, back: Any, y0: Tensor, others: list[Tensor]) -> Trajectory:

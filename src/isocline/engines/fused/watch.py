@@ -15,7 +15,7 @@ import re
 import sys
 import types
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any
 
@@ -34,7 +34,11 @@ ATOMS = (
     types.MemberDescriptorType, torch._ops.OpOverload, torch._ops.OpOverloadPacket, types.GenericAlias, re.Pattern,
 )  # fmt: skip
 TRUSTED = {*sys.stdlib_module_names, "torch", "numpy", "jaxtyping", "beartype"}
-VALUES = operator.methodcaller("values")
+# Of a module what no forward pass looks at.
+BOOKS = frozenset({
+    "_non_persistent_buffers_set", "_is_full_backward_hook", "_state_dict_hooks", "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks",
+})  # fmt: skip
 MOST = 2000  # things looked at before giving up
 
 
@@ -61,6 +65,7 @@ class Watch:
     def __init__(self, f: Callable[..., Any]) -> None:
         self.root, self.kept = f, []
         self.dicts: list[Any] = []
+        self.views: list[Callable[[], Any]] = []  # of each, what gives those of its values that matter
         self.lists: list[Any] = []
         self.empty: list[Any] = [modules._global_forward_hooks, modules._global_forward_pre_hooks]
         self.cells: list[Any] = []
@@ -80,21 +85,27 @@ class Watch:
                 raise UnwatchedError("it holds too much")
             self._look(thing)
         del self.waiting, self.root
-        self.values = list(chain.from_iterable(map(VALUES, self.dicts)))
+        self.size, self.values = sum(map(len, self.dicts)), [*self._values()]
         self.entries = list(chain.from_iterable(self.lists))
         self.others = self._others()
         self.kept += [*self.values, *self.entries]
 
     def holds(self) -> bool:
         """Whether all is as it was."""
-        return (
-            not any(self.empty)
-            and sum(map(len, self.dicts)) == len(self.values)
-            and all(map(operator.is_, chain.from_iterable(map(VALUES, self.dicts)), self.values))
-            and sum(map(len, self.lists)) == len(self.entries)
-            and all(map(operator.is_, chain.from_iterable(self.lists), self.entries))
-            and self._others() == self.others
-        )
+        try:
+            return (
+                not any(self.empty)
+                and sum(map(len, self.dicts)) == self.size
+                and all(map(operator.is_, self._values(), self.values))
+                and sum(map(len, self.lists)) == len(self.entries)
+                and all(map(operator.is_, chain.from_iterable(self.lists), self.entries))
+                and self._others() == self.others
+            )
+        except KeyError:  # one name in the place of another
+            return False
+
+    def _values(self) -> Iterator[Any]:
+        return chain.from_iterable(map(operator.call, self.views))
 
     def _others(self) -> Any:
         return (
@@ -129,15 +140,23 @@ class Watch:
             self.objects.append(weakref.ref(thing))
         except TypeError:
             raise UnwatchedError(f"it holds a {type(thing).__name__}") from None
-        self._dict(vars(thing))
+        names = [name for name in vars(thing) if name not in BOOKS]
+        if isinstance(thing, nn.Module) and len(names) > 1:
+            self._values_of(vars(thing), functools.partial(operator.itemgetter(*names), vars(thing)))
+        else:
+            self._dict(vars(thing))
         self._class(type(thing))
 
     def _dict(self, thing: Any) -> None:
         if thing:
-            self.dicts.append(thing)
-            self.waiting += thing.values()
+            self._values_of(thing, thing.values)
         else:
             self.empty.append(thing)
+
+    def _values_of(self, thing: Any, view: Callable[[], Any]) -> None:
+        self.dicts.append(thing)
+        self.views.append(view)
+        self.waiting += view()
 
     def _class(self, cls: type) -> None:
         """What its methods use, of those classes that a user may have written."""
@@ -145,6 +164,7 @@ class Watch:
             if _package(base.__module__) in TRUSTED or base is object:
                 continue
             self.dicts.append(vars(base))
+            self.views.append(vars(base).values)
             for name, value in vars(base).items():
                 if isinstance(value, (types.FunctionType, nn.Module)) and name not in ("__init__", "__repr__"):
                     self.waiting.append(value)

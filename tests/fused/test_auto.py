@@ -212,7 +212,7 @@ class Held(nn.Module):
         super().__init__()
         self.net = Net()
         self.drop = nn.Dropout(0.0)
-        self.settings, self.factors = {"rate": 1.0}, [1.0]
+        self.settings, self.factors, self.spare = {"rate": 1.0}, [1.0], None
         self.register_buffer("scale", torch.ones(2, dtype=F64))
 
     def forward(self, t, y):
@@ -236,6 +236,8 @@ CHANGES = {
     "a buffer": lambda f, _: setattr(f, "scale", torch.full((2,), 2.0, dtype=F64)),
     "a module": lambda f, _: f.net.layers.__setitem__(1, nn.Sigmoid()),
     "a hook": lambda f, _: f.net.register_forward_hook(lambda m, args, out: 2 * out),
+    "a hook on the way back": lambda f, _: f.net.register_full_backward_hook(lambda m, down, up: None),
+    "a name": lambda f, _: vars(f).update(other=vars(f).pop("spare")),
     "a global": _speed,
 }  # fmt: skip
 

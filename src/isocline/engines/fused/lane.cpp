@@ -11,6 +11,7 @@ namespace lane {
 
 #include "adjoint.hpp"
 #include "path.hpp"
+#include "whole.hpp"
 } // namespace lane
 
 #if ISO_SIZE == 4

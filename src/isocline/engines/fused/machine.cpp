@@ -2,6 +2,7 @@
 // the field: it is compiled once for a computer (build.py).
 #include "adjoint.hpp"
 #include "path.hpp"
+#include "whole.hpp"
 
 // Widths of a tile, in vectors; 0: one lane (lane.cpp). The widest are for lanes that take the same steps (together.hpp).
 #define WIDTHS(X) X(1) X(2) X(8)

@@ -1,6 +1,6 @@
 // The accepted steps of a recorded solve, sample by sample, each in their order: for whoever looks between observations.
 #pragma once
-#include "together.hpp"
+#include "call.hpp"
 
 template <class T> struct Path {
   const int64_t *first;    // (samples): where the steps of each begin

@@ -31,9 +31,9 @@ class Section:
 
 
 def alone(*arguments: str) -> Any:
-    """From fused_alone.py, in a process whose freed memory goes back at once."""
+    """From fused_alone.py, in a process of its own; where it weighs memory one whose freed memory goes back at once."""
     command = [sys.executable, str(Path(__file__).with_name("fused_alone.py")), *arguments]
-    freed = {"MALLOC_MMAP_THRESHOLD_": "4096", "MALLOC_TRIM_THRESHOLD_": "0"}
+    freed = {"MALLOC_MMAP_THRESHOLD_": "4096", "MALLOC_TRIM_THRESHOLD_": "0"} if "memory" in arguments else {}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | freed)
     if done.returncode:
         raise RuntimeError(f"{' '.join(arguments)}: {done.stderr.strip()[-2000:]}")

@@ -14,15 +14,15 @@ from isocline.equations.parameters import Parameter, declared
 @pytest.mark.parametrize(
     ("text", "parameter"),
     [
-        ("k", Parameter("k", 1.0)),
+        ("k", Parameter("k")),
         ("k = 0.3", Parameter("k", 0.3)),
         ("k = -2e-3", Parameter("k", -0.002)),
         ("k = 0.3 in [0, 5] unit 1/h", Parameter("k", 0.3, 0.0, 5.0, "1/h")),
-        ("k in [2, 4]", Parameter("k", 3.0, 2.0, 4.0)),
-        ("k in [0, inf]", Parameter("k", 1.0, 0.0)),
-        ("k in [-inf, -1]", Parameter("k", -2.0, -math.inf, -1.0)),
-        ("k > 0", Parameter("k", 1.0, 0.0)),
-        ("k > 0 < 3", Parameter("k", 1.5, 0.0, 3.0)),
+        ("k in [2, 4]", Parameter("k", None, 2.0, 4.0)),
+        ("k in [0, inf]", Parameter("k", None, 0.0)),
+        ("k in [-inf, -1]", Parameter("k", None, -math.inf, -1.0)),
+        ("k > 0", Parameter("k", low=0.0)),
+        ("k > 0 < 3", Parameter("k", None, 0.0, 3.0)),
         ("g = 9.81 fixed unit m/s²", Parameter("g", 9.81, unit="m/s²", fixed=True)),
         ("`k on` = 2 unit % of unit weight", Parameter("k on", 2.0, unit="% of unit weight")),
         ("unit = 2", Parameter("unit", 2.0)),
@@ -31,6 +31,14 @@ from isocline.equations.parameters import Parameter, declared
 def test_a_declaration_says_start_bounds_and_unit(text, parameter):
     assert Parameter.read(text) == parameter
     assert Parameter.read(str(parameter)) == parameter
+
+
+@pytest.mark.parametrize(
+    ("text", "begin"),
+    [("k", 1), ("k in [2, 4]", 3), ("k > 2", 3), ("k in [-inf, -1]", -2), ("k > 0 < 3", 1.5), ("k = 7", 7)],
+)
+def test_a_start_that_is_not_said_lies_between_the_bounds(text, begin):
+    assert Parameter.read(text).begin == begin
 
 
 @pytest.mark.parametrize(

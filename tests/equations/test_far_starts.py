@@ -63,3 +63,83 @@ def test_a_parameter_of_a_population_at_its_bound_has_no_interval_and_is_named()
     rows = {row["name"]: row for row in fit.rows()}
     assert rows["k"]["bound"] == 0 and "level" not in rows["k"] and rows["a"]["low"] < rows["a"]["value"]
     assert torch.isfinite(fit.simulate(data[0], [5.0], count=20)["x"]).all()
+
+
+# ---- of two optima the likelier ---------------------------------------------------------------------------------------
+def given_orally(count=12, seed=1):
+    """Series of one compartment, absorbed at 0.6 and eliminated at 0.05, each with rates and a volume of its own."""
+    draw = torch.Generator().manual_seed(seed)
+    t = torch.tensor([0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 48.0], dtype=F64)
+    ka, k, v = (
+        mid * torch.exp(sd * torch.randn(count, 1, generator=draw, dtype=F64))
+        for mid, sd in ((0.6, 0.4), (0.05, 0.2), (8.0, 0.1))
+    )
+    c = 100 / v * ka / (ka - k) * (torch.exp(-k * t) - torch.exp(-ka * t))
+    c = c * (1 + 0.1 * torch.randn(c.shape, generator=draw, dtype=F64))
+    return [Measured(t, {"c": row}, id=str(i)) for i, row in enumerate(c)]
+
+
+ORAL = "dgut = -ka*gut; dx = ka*gut - k*x; c = x/v; gut(0) = 100; x(0) = 0"
+
+
+def test_absorption_and_elimination_are_not_taken_for_each_other_where_nobody_says_where_they_start():
+    """Every curve has two sets of rates, ka and k in each other's place; only how far the series differ tells them apart."""
+    pytest.importorskip("scipy")
+    data = given_orally()
+    names = ("ka", "k", "v")
+    said = [f"{n} = {x} > 0 per series" for n, x in zip(names, (0.6, 0.05, 8.0), strict=True)]
+    want = population(Equations(ORAL, parameters=said), data, noise="proportional")
+    found = population(Equations(ORAL, parameters=[f"{n} > 0 per series" for n in names]), data, noise="proportional")
+    wrong = [f"{n} = {x} > 0 per series" for n, x in zip(names, (0.05, 0.6, 0.7), strict=True)]
+    swapped = population(Equations(ORAL, parameters=wrong), data, noise="proportional")
+    assert swapped["ka"].value < 0.1 and swapped.log_likelihood < want.log_likelihood - 2
+    assert found.log_likelihood == pytest.approx(want.log_likelihood, abs=1e-2)
+    assert found["ka"].value == pytest.approx(want["ka"].value, rel=1e-2)
+    assert found["k"].value == pytest.approx(want["k"].value, rel=1e-2)
+
+
+def test_another_optimum_that_is_as_likely_is_told_of():
+    draw = torch.Generator().manual_seed(0)
+    t = torch.linspace(0.2, 4, 12, dtype=F64)
+    data = []
+    for i in range(8):
+        a, b = (mid * math.exp(0.1 * float(torch.randn((), generator=draw))) for mid in (0.3, 3.0))
+        x = torch.exp(-a * t) + torch.exp(-b * t) + 0.01 * torch.randn(len(t), generator=draw, dtype=F64)
+        data.append(Measured(t, {"both": x}, id=str(i)))
+    text = "dx = -a*x; dy = -b*y; x(0) = 1; y(0) = 1; both = x + y"
+    fit = population(Equations(text, parameters=["a > 0 per series", "b > 0 per series"]), data)
+    (message,) = [m for m in fit.messages if "about as likely" in m]
+    a, b = fit["a"].value, fit["b"].value
+    assert max(a, b) / min(a, b) > 5 and message.startswith(f"a = {b:.3g}"[:6])
+
+
+def test_without_starts_an_effect_model_is_found_that_has_none_at_the_default_ones(rows):
+    """Warfarin, concentration and effect together (published: clearance 0.13, volume 8.1, turnover 0.055, level 96.5)."""
+    pytest.importorskip("scipy")
+    text = """
+    dgut = -ka*gut; dcentral = ka*gut - cl*(wt/70)^0.75*cp; dpca = kout*(e0*(1 - emax*cp/(ec50 + cp)) - pca)
+    cp = central/(v*wt/70); gut(0) = amt; central(0) = 0; pca(0) = e0
+    """
+    by = {}
+    for row in rows("pk_warfarin", "warfarin.csv"):
+        by.setdefault(row["id"], []).append(row)
+    data = []
+    for name, group in by.items():
+        seen = [r for r in group if r["evid"] == "0"]
+        columns = {
+            k: [float(r["dv"]) if r["dvid"] == k and (k == "pca" or float(r["dv"]) > 0) else math.nan for r in seen]
+            for k in ("cp", "pca")
+        }
+        dose = next(float(r["amt"]) for r in group if r["evid"] == "1")
+        covariates = {"amt": dose, "wt": float(group[0]["wt"])}
+        data.append(Measured([float(r["time"]) for r in seen], columns, covariates, id=name))
+    parameters = [
+        "ka > 0 per series", "cl > 0 per series", "v > 0 per series", "emax in [0, 1]", "ec50 > 0", "kout > 0",
+        "e0 = 100 > 0 per series",
+    ]  # fmt: skip
+    noise = {"cp": "combined", "pca": "additive"}
+    fit = population(Equations(text, covariates=["amt", "wt"], parameters=parameters), data, noise=noise, rtol=1e-6)
+    assert fit["ka"].value > 0.3
+    for name, published in {"cl": 0.131, "v": 8.06, "e0": 96.5}.items():
+        assert fit[name].low < published < fit[name].high, name
+    assert fit["kout"].value == pytest.approx(0.055, rel=0.15)

@@ -54,17 +54,15 @@ class Parameter:
             raise ValueError(
                 f"parameter {self.name}: bounds [{self.low:g}, {self.high:g}], expected the lower one first"
             )
-        if self.start is None:
-            object.__setattr__(self, "start", self._middle())
-        assert self.start is not None
         if self.fixed and self.per_series:
             raise ValueError(f"parameter {self.name}: fixed, and per series; expected one of both")
-        if not math.isfinite(self.start):
-            raise ValueError(f"parameter {self.name}: starts at {self.start}, expected a finite number")
-        inside = self.low <= self.start <= self.high if self.fixed else self.low < self.start < self.high
+        start = self.begin
+        if not math.isfinite(start):
+            raise ValueError(f"parameter {self.name}: starts at {start}, expected a finite number")
+        inside = self.low <= start <= self.high if self.fixed else self.low < start < self.high
         if not inside:
             raise ValueError(
-                f"parameter {self.name}: starts at {self.start:g}, expected a number between its bounds {self.low:g} and "
+                f"parameter {self.name}: starts at {start:g}, expected a number between its bounds {self.low:g} and "
                 f"{self.high:g}, not at one"
             )
 
@@ -78,8 +76,7 @@ class Parameter:
     @property
     def begin(self) -> float:
         """The start, said or not."""
-        assert self.start is not None
-        return self.start
+        return self._middle() if self.start is None else self.start
 
     @property
     def kind(self) -> str:
@@ -151,7 +148,8 @@ class Parameter:
 
     def written(self, digits: int = 17) -> str:
         """As it is declared."""
-        text = f"{quoted(self.name)} = {number(self.begin, digits)}"
+        said = self.fixed or self.start is not None
+        text = quoted(self.name) + (f" = {number(self.begin, digits)}" if said else "")
         if self.kind != "identity":
             text += f" in [{number(self.low)}, {number(self.high)}]"
         text += " fixed" if self.fixed else " per series" if self.per_series else ""

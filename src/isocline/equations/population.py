@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations, islice, permutations, product
 from typing import Any
 
 import torch
@@ -32,6 +33,12 @@ LAGS = (
     -0.7,
     0.7,
 )  # in the unbounded coordinates of what a lag rests on, from where it starts: of a lag, half and twice
+TRIES, AWAY = 6, 2.5  # starts drawn for parameters of which none is said, and how far away at most, unbounded
+MIRRORS = 150  # places at which some of them are exchanged that are looked at
+OTHER = 0.7  # in an unbounded coordinate, by which optima are told apart: a factor of two
+AS_GOOD = 1.2  # times the least mean square of all series taken for one, up to which an optimum is one
+OTHERS = 3  # of such optima that a search begins at
+LIKELY = 3.84  # of -2 log-likelihood, up to which another optimum is told of
 ROUNDS = 3  # of a search, where other minima of the series are looked for between
 APART = 0.1  # standard errors between the gradients that give second derivatives
 
@@ -56,7 +63,9 @@ def population(
     errors from the second derivatives of the likelihood. The field then has the population's values.
 
     Where the search fails from the declared values, or does not end, it begins again where all series, taken for one, have
-    their optimum (SciPy finds it; without it there is no second search); the likelier of both ends counts.
+    their optimum (SciPy finds it; without it there is no second search); the likelier of both ends counts. Where nobody said
+    where some parameters start, and the optimum of all series as one is not alone, the search begins at others too: rates of
+    absorption and elimination, say, may change places, which hardly shows in a curve, but in how far series differ.
 
     Args:
         field: the model, without networks; every state starts at an X(0), which may rest on parameters and covariates.
@@ -95,6 +104,7 @@ def population(
     settings = Settings(solver, rtol, rtol / 10)
     individuals = Individuals(field, series, data_.ts, data_.columns, settings, raw)
     laplace = Laplace(individuals, data_, Layout(len(field.free), varying, kinds, together(field, correlated)))
+    misfit = Misfit(field, series, "additive", "free", settings)
     sds = [_sd(field, i) for i in varying]
 
     def searched(raw: Tensor) -> Ended | None:
@@ -108,14 +118,15 @@ def population(
             ended = Search(laplace, max_iterations, tell, stop).run(ended.psi, other.eta)
         return ended
 
-    ended = searched(raw)
-    trouble = individuals.course.trouble if ended is None else ""
-    if (ended is None or not ended.converged) and not stop():
-        again = as_one(field, series, settings)
-        other = None if again is None else searched(again)
-        if other is not None and (ended is None or other.found.loss < ended.found.loss):
-            ended = other
-    if ended is None:
+    found = searched(raw)
+    trouble = individuals.course.trouble if found is None else ""
+    ends, last = [found] if found else [], raw
+    if not (found and found.converged) and not stop() and (again := as_one(misfit, raw)):
+        last = again[1]
+        ends += [end] if (end := searched(last)) else []
+    for start in elsewhere(misfit, raw, _likeliest(ends).theta(field) if ends else last, stop):
+        ends += [end] if (end := searched(start)) else []
+    if not ends:
         values = ", ".join(f"{k} = {v:.4g}" for k, v in field.values.items())
         if trouble:
             raise ValueError(f"with {values} {trouble}")
@@ -123,9 +134,17 @@ def population(
             f"the likelihood cannot be computed with {values}: the equations cannot be solved over the data, or what they "
             f"predict is 0 where the noise is proportional; give other starting values, or noise='combined'"
         )
+    ended = _likeliest(ends)
+    best = ended.theta(field)
     with torch.no_grad():
-        field.raw.copy_(ended.psi[: len(field.free)])
-    return Population.of(field, laplace, ended.psi, ended.found, ended.hessian, ended.converged)
+        field.raw.copy_(best)
+    fit = Population.of(field, laplace, ended.psi, ended.found, ended.hessian, ended.converged)
+    for end in ends:
+        there, more = end.theta(field), end.found.loss - ended.found.loss
+        if more < LIKELY and bool((there - best).abs().max() > OTHER):
+            values = ", ".join(f"{p.name} = {p.value(float(x)):.4g}" for p, x in zip(field.free, there, strict=True))
+            fit.messages.append(f"{values} is about as likely (-2 log-likelihood {more:.2g} higher)")
+    return fit
 
 
 def accepted(field: Equations, series: tuple[Measured, ...], noise: str | Mapping[str, str]) -> Observations:
@@ -177,18 +196,74 @@ def _sd(field: Equations, i: int) -> float:
 
 
 # ---- where to begin ---------------------------------------------------------------------------------------------------
-def as_one(field: Equations, series: Sequence[Measured], settings: Settings) -> Tensor | None:
-    """Raw parameters with which all series, taken for one, are fitted best; None where that cannot be, or without SciPy.
+def as_one(misfit: Misfit, raw: Tensor) -> tuple[float, Tensor] | None:
+    """Raw parameters with which all series, taken for one, are fitted best, and the loss there; None where that cannot be, or
+    without SciPy.
 
     Least squares find their way from far away, where no effect of a series could be told from what is wrong with all.
     """
-    misfit = Misfit(field, series, "additive", "free", settings)
+    start, free = misfit.start(), misfit.field.free
+    start[: len(free)] = raw
     try:
-        found = Together(misfit).run(misfit.start()).x[: len(field.free)]
+        optimum = Together(misfit).run(start)
     except (ImportError, ValueError):
         return None
-    between = torch.tensor([p.kind == "between" for p in field.free], dtype=torch.bool)
-    return torch.where(between, found.clamp(-INSIDE, INSIDE), found)  # at a bound nothing would move it any more
+    found = optimum.x[: len(free)]
+    between = torch.tensor([p.kind == "between" for p in free], dtype=torch.bool)
+    # At a bound nothing would move it any more.
+    return optimum.loss, torch.where(between, found.clamp(-INSIDE, INSIDE), found)
+
+
+def elsewhere(misfit: Misfit, raw: Tensor, found: Tensor, stop: Callable[[], bool]) -> list[Tensor]:
+    """Other raw parameters with which all series, taken for one, are fitted about as well: where parameters of which nobody said
+    where they start have changed places, and what is found from starts drawn by lot.
+
+    Args:
+        raw: where a search began.
+        found: where it ended.
+        stop: asked before every solve.
+    """
+    free, search, count = misfit.field.free, Together(misfit), len(found)
+    moved = [i for i, p in enumerate(free) if p.start is None]
+
+    def loss(there: Tensor) -> float:
+        x = misfit.start()
+        x[:count] = there
+        result = None if stop() else misfit(x)
+        return math.inf if result is None else search.loss(x, search.variances(result[0]))
+
+    mirrored = list(islice(exchanged(found, [i for i in moved if free[i].logarithmic]), MIRRORS))
+    least = loss(found) if mirrored else math.inf
+    first = [(loss(x), x) for x in mirrored]
+    draw, second = torch.Generator().manual_seed(0), []
+    for _ in range(TRIES if moved else 0):
+        shift = torch.zeros_like(raw)
+        shift[moved] = AWAY * (2 * torch.rand(len(moved), generator=draw, dtype=raw.dtype) - 1)
+        second += [optimum] if not stop() and (optimum := as_one(misfit, raw + shift)) else []
+    others = [found]
+    for optima in (first, second):
+        worst = min([least, *(x for x, _ in optima)]) + float(misfit.data.counts.sum()) * math.log(AS_GOOD)
+        for value, there in sorted(optima, key=lambda one: one[0]):
+            if value <= worst and all(bool((there - one).abs().max() > OTHER) for one in others):
+                others.append(there)
+    return others[1 : 1 + OTHERS]
+
+
+def exchanged(raw: Tensor, which: Sequence[int]) -> Iterator[Tensor]:
+    """Logarithms of positive parameters with two of them in each other's place, a third taking what becomes of a product or
+    a quotient; or with one in the place of the quotient of two others, as a rate ka in that of cl/v."""
+    for i, j in combinations(which, 2):
+        swapped, gap = raw.clone(), raw[i] - raw[j]
+        swapped[[i, j]] = raw[[j, i]]
+        yield swapped
+        for k, sign in product((k for k in which if k not in (i, j)), (1, -1)):
+            other = swapped.clone()
+            other[k] += sign * gap
+            yield other
+    for i, j, k in permutations(which, 3):
+        other = raw.clone()
+        other[i], other[k] = raw[j] - raw[k], raw[j] - raw[i]
+        yield other
 
 
 def begun(laplace: Laplace, field: Equations, raw: Tensor, sds: Sequence[float]) -> tuple[Tensor, Tensor] | None:
@@ -288,6 +363,14 @@ class Ended:
     found: Found
     hessian: Tensor
     converged: bool
+
+    def theta(self, field: Equations) -> Tensor:
+        """The raw parameters of the population."""
+        return self.psi[: len(field.free)]
+
+
+def _likeliest(ends: list[Ended]) -> Ended:
+    return min(ends, key=lambda end: end.found.loss)
 
 
 class Search:

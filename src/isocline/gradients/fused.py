@@ -86,7 +86,7 @@ class _Solved(torch.autograd.Function):
 
 
 # `_Solved.apply` where no transform is at work, which it would ask about for as long as a small solve takes for a step.
-_PLAINLY = super(torch.autograd.Function, _Solved).apply
+_PLAINLY: Any = super(torch.autograd.Function, _Solved).apply  # pyrefly: ignore[missing-attribute]
 
 
 def _dense(run: Run, back: Any, y0: Tensor, others: list[Tensor]) -> Trajectory:

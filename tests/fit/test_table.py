@@ -117,7 +117,24 @@ def test_rows_and_series_with_nothing_to_say_are_left_out_and_said_so(read):
     assert any("1 row without any measurement" in n for n in table.notes)
 
 
+def test_cycles_are_a_time(read):
+    table = read("cell,cycle,capacity\nB5,1,1.8\nB5,2,1.7\nB6,1,2.0\nB6,2,1.9\n")
+    assert table.time.name == "cycle" and [s.id for s in table.series] == ["B5", "B6"]
+
+
 # ---- faults -----------------------------------------------------------------------------------------------------------
+def strains(names, doses, replicates):
+    """A table whose series several columns tell apart."""
+    rows = [
+        f"{s},{r},{d},{t},{len(s) + d + r + 0.1 * t**2}"
+        for s in names
+        for r in replicates
+        for d in doses
+        for t in range(6)
+    ]
+    return "\n".join(["strain,replicate,dose,time,x", *rows, ""])
+
+
 @pytest.mark.parametrize(
     ("text", "roles", "message"),
     [
@@ -133,6 +150,8 @@ def test_rows_and_series_with_nothing_to_say_are_left_out_and_said_so(read):
         ("t,x\n0,1\n2,2\n1,3\n", {}, r"line 4, column 't': time 1 comes after 2 \(line 3\).*sort the rows"),
         ("run,t,x\n1,0,1\n1,0,2\n2,0,3\n", {}, r"line 3, column 't': time 0 of series '1' is repeated \(first in line 2\)"),
         ("run,t,x\n1,0,1\n1,2,2\n2,0,3\n1,0,4\n1,2,5\n", {}, "time 0 of series '1' comes after 2.*'run' alone does not tell series apart"),
+        (strains(("T", "D"), (0, 1), (1, 2)), {}, r"within each 'replicate' and 'strain' and 'dose': .*--id replicate --id strain --id dose$"),
+        (strains(("T", "D"), (0,), (1, 2)).replace("replicate", "of plate"), {}, "within each 'strain' and 'of plate': .*--id strain --id 'of plate'$"),
         ("year,season,x\n1958,3,1\n1958,4,2\n", {}, "time 1958 is repeated.*keep one row a time"),
         ("date,x\n01/02/2024,1\n02/02/2024,2\n", {}, "column 'date', the time, holds '01/02/2024'.*2024-05-31"),
         ("date,x\n2024-01-01,1\n2024-01-02,2\nlater,3\n", {}, "line 4, column 'date': 'later'; expected a date"),

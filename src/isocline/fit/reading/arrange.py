@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -19,13 +20,17 @@ from isocline.fit.reading.reader import FILE
 
 TIME_NAMES = (
     "time", "t", "ds", "timestamp", "datetime", "date", "year", "years", "month", "months", "week", "weeks", "day", "days",
-    "hour", "hours", "minute", "minutes", "min", "second", "seconds", "sec", "s", "h", "age",
+    "hour", "hours", "minute", "minutes", "min", "second", "seconds", "sec", "s", "h", "age", "cycle", "cycles",
 )  # fmt: skip
 SHORT_NAMES = ("t", "s", "h", "min")  # a temperature, susceptibles, a height, a minimum: beside another time, states
 ID_NAMES = (
     "id", "unique_id", "item_id", "series_id", "series", "run", "run_id", "subject", "subject_id", "patient", "trajectory",
-    "experiment", "simulationconditionid", "experimentid", "trial", "group", "sample_id",
+    "experiment", "simulationconditionid", "experimentid", "trial", "group", "sample_id", "recordid", "record_id",
 )  # fmt: skip
+MOST_APART, ROWS_APART = (
+    3,
+    3,
+)  # columns that together may tell series apart; rows a series then has at least, on average
 REPLICATE = "replicate"
 REPLICATE_NAMES = (REPLICATE, "rep", "replica", "replicate_id", "replicates", "repeat", "repetition")
 
@@ -112,7 +117,7 @@ class Candidates:
         columns = [*ids, *([self.long.variable] if self.long else []), *self.averaged]
         if not columns:
             return np.zeros(len(self.cells.lines), dtype=np.int64)
-        return pd.MultiIndex.from_arrays([self.cells.text(c) for c in columns]).factorize()[0]
+        return _numbered([self.cells.text(c) for c in columns])
 
     def _id_by_content(self, times: Times, base: list[str]) -> str | None:
         """The one text column that makes times increase where without it they do not."""
@@ -129,6 +134,24 @@ class Candidates:
             return None
         self.notes.append(f"series are told apart by {fitting[0]!r}: within each, times increase")
         return fitting[0]
+
+    def apart(self, times: Times, base: list[str]) -> list[str]:
+        """The fewest columns besides, up to three, with which times increase where with `base` alone they do not; nothing where
+        there are none, or several choices. For a hint: they may say what was measured as well as of whom."""
+        rows = len(times.t)
+        few = [c for c in self.free if c not in (*times.parts, *base) and not says_time(c)]
+        few = [c for c in few if 1 < self.cells.text(c).nunique() <= rows / ROWS_APART]
+        for size in range(1, MOST_APART + 1):
+            found = []
+            for columns in combinations(few, size):
+                series = _numbered([self.cells.text(c) for c in (*base, *columns)])
+                count = series.max() + 1
+                in_blocks = 1 + np.count_nonzero(np.diff(series)) == count <= rows / ROWS_APART
+                if in_blocks and not len(disorder(times.t, self.codes([*base, *columns]))[0]):
+                    found.append(list(columns))
+            if found:
+                return found[0] if len(found) == 1 else []
+        return []
 
     def _time_candidates(self, codes: np.ndarray) -> list[list[str]]:
         """Columns that may be the time, each with those it is made of, the likeliest first."""
@@ -188,6 +211,11 @@ class Candidates:
             if first:
                 raise
             return None
+
+
+def _numbered(columns: list[pd.Series]) -> np.ndarray:
+    """(n,) of each row the number of what stands there, in the order of appearance."""
+    return pd.MultiIndex.from_arrays(columns).factorize()[0]
 
 
 def says_time(column: str) -> bool:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from isocline.fit.errors import UserError
-from isocline.fit.reading.cells import Cells
+from isocline.fit.reading.cells import Cells, parted
 from isocline.fit.reading.clock import Clock
+from isocline.fit.reading.reader import FILE
 
 LARGEST, SMALLEST = 1e100, 1e-100  # sizes whose squares, and ratios of which, are numbers, too
 UNIT = "so that one can calculate with squares: give the column in another unit"
@@ -25,6 +27,10 @@ class Placed(Protocol):
     id: str | None
     groups: tuple[np.ndarray, list[str]]
     ignored: list[tuple[str, str]]
+
+    def apart(self) -> list[str]:
+        """Columns that tell series apart."""
+        ...
 
 
 def disorder(t: np.ndarray, codes: np.ndarray, strictly: bool = True) -> tuple[np.ndarray, np.ndarray]:
@@ -65,7 +71,12 @@ def refuse_unordered(placed: Placed, t: np.ndarray, codes: np.ndarray, strictly:
         what, hint = f"comes after {first} ({before})", "sort the rows"
         if placed.clock.daytime:
             hint += ", or give the date too, as a column of its own, if a new day begins here"
-    if placed.id is None:
+    apart = placed.apart() if t[a] > t[b] else []
+    if apart:
+        apart = [*(c for c in parted(placed.id) if c != FILE), *apart] if placed.id else apart
+        flags = " ".join(f"--id {shlex.quote(c)}" for c in apart)
+        hint = f"they do within each {' and '.join(map(repr, apart))}: if these are series of their own, say {flags}"
+    elif placed.id is None:
         hint += "; or, if the table holds several series, name the column that tells them apart with --id"
     elif t[a] > t[b]:
         hint += f"; or, if {placed.id!r} alone does not tell series apart, name every column that does, each with --id"

@@ -38,6 +38,7 @@ class Roles:
         cells: as read; of a long table, turned to one row a time.
         time, id: headers; of several columns together, joined by "+".
         clock, t: how times are written, and the times (n,) as numbers.
+        chosen: the columns of both, as found.
         groups: (codes (n,), names) of the series, in the order they appear.
         states, inputs: headers; `values` and `bad` by header, as `Cells.numbers`.
         others: (header, role) of columns that play another role, or part of one.
@@ -60,7 +61,7 @@ class Roles:
         times, ids = self.candidates.best()
         tried = [c for c in self.cells.columns if c not in (*before, times.header)]
         self.cells.frame = self.cells.frame.drop(columns=tried)
-        self.time, self.clock, self.t = times.header, times.clock, times.t
+        self.time, self.clock, self.t, self.chosen = times.header, times.clock, times.t, (times, ids)
         self.notes += [*self.candidates.notes, *times.notes]
         if asked.time_unit and not self.clock.origin:
             raise UserError(
@@ -82,6 +83,10 @@ class Roles:
         self.inputs = self._given_inputs()
         self.states = self._given_states() if self.asked.states else self._guessed_states()
         self._check_log()
+
+    def apart(self) -> list[str]:
+        """The columns that tell series apart where those that were taken for it do not, as far as the contents show that."""
+        return self.candidates.apart(*self.chosen)
 
     # ---- what was asked for -----------------------------------------------------------------------------------------
     def _require(self) -> None:

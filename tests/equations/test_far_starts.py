@@ -113,32 +113,19 @@ def test_another_optimum_that_is_as_likely_is_told_of():
     assert max(a, b) / min(a, b) > 5 and message.startswith(f"a = {b:.3g}"[:6])
 
 
-def test_without_starts_an_effect_model_is_found_that_has_none_at_the_default_ones(rows):
+def test_without_starts_an_effect_model_is_found_that_has_none_at_the_default_ones(warfarin):
     """Warfarin, concentration and effect together (published: clearance 0.13, volume 8.1, turnover 0.055, level 96.5)."""
     pytest.importorskip("scipy")
     text = """
     dgut = -ka*gut; dcentral = ka*gut - cl*(wt/70)^0.75*cp; dpca = kout*(e0*(1 - emax*cp/(ec50 + cp)) - pca)
     cp = central/(v*wt/70); gut(0) = amt; central(0) = 0; pca(0) = e0
     """
-    by = {}
-    for row in rows("pk_warfarin", "warfarin.csv"):
-        by.setdefault(row["id"], []).append(row)
-    data = []
-    for name, group in by.items():
-        seen = [r for r in group if r["evid"] == "0"]
-        columns = {
-            k: [float(r["dv"]) if r["dvid"] == k and (k == "pca" or float(r["dv"]) > 0) else math.nan for r in seen]
-            for k in ("cp", "pca")
-        }
-        dose = next(float(r["amt"]) for r in group if r["evid"] == "1")
-        covariates = {"amt": dose, "wt": float(group[0]["wt"])}
-        data.append(Measured([float(r["time"]) for r in seen], columns, covariates, id=name))
     parameters = [
         "ka > 0 per series", "cl > 0 per series", "v > 0 per series", "emax in [0, 1]", "ec50 > 0", "kout > 0",
         "e0 = 100 > 0 per series",
     ]  # fmt: skip
     noise = {"cp": "combined", "pca": "additive"}
-    fit = population(Equations(text, covariates=["amt", "wt"], parameters=parameters), data, noise=noise, rtol=1e-6)
+    fit = population(Equations(text, covariates=["amt", "wt"], parameters=parameters), warfarin, noise=noise, rtol=1e-6)
     assert fit["ka"].value > 0.3
     for name, published in {"cl": 0.131, "v": 8.06, "e0": 96.5}.items():
         assert fit[name].low < published < fit[name].high, name

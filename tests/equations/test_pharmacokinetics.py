@@ -66,22 +66,8 @@ def test_theophylline_of_all_subjects_foretells_one_that_was_left_out(rows):
     assert sum(inside) >= 9
 
 
-def test_warfarin_has_the_published_clearance_volume_and_turnover(rows):
+def test_warfarin_has_the_published_clearance_volume_and_turnover(warfarin):
     """nlmixr2's multiple-endpoints article and Holford's NONMEM models of the same data (population fits)."""
-    by = {}
-    for row in rows("pk_warfarin", "warfarin.csv"):
-        by.setdefault(row["id"], []).append(row)
-    data = []
-    for name, group in by.items():
-        seen = [r for r in group if r["evid"] == "0"]
-        columns = {
-            k: [float(r["dv"]) if r["dvid"] == k and (k == "pca" or float(r["dv"]) > 0) else math.nan for r in seen]
-            for k in ("cp", "pca")
-        }
-        dose = next(float(r["amt"]) for r in group if r["evid"] == "1")
-        data.append(
-            Measured([float(r["time"]) for r in seen], columns, {"amt": dose, "wt": float(group[0]["wt"])}, id=name)
-        )
     field = Equations(
         WARFARIN,
         covariates=["amt", "wt"],
@@ -90,7 +76,7 @@ def test_warfarin_has_the_published_clearance_volume_and_turnover(rows):
             "ec50 = 0.5 in [0, inf] unit mg/L", "kout = 0.05 in [0, inf] unit 1/h", "e0 = 100 in [0, inf] unit %",
         ],
     )  # fmt: skip
-    fit = estimate(field, data, noise={"cp": "log"})
+    fit = estimate(field, warfarin, noise={"cp": "log"})
     published = {"cl": 0.131, "v": 8.06, "kout": 0.055, "e0": 96.5}
     for name, value in published.items():
         assert fit[name].value == pytest.approx(value, abs=2.5 * fit[name].error), name

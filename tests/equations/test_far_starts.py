@@ -113,6 +113,7 @@ def test_another_optimum_that_is_as_likely_is_told_of():
     assert max(a, b) / min(a, b) > 5 and message.startswith(f"a = {b:.3g}"[:6])
 
 
+@pytest.mark.slow
 def test_without_starts_an_effect_model_is_found_that_has_none_at_the_default_ones(warfarin):
     """Warfarin, concentration and effect together (published: clearance 0.13, volume 8.1, turnover 0.055, level 96.5)."""
     pytest.importorskip("scipy")

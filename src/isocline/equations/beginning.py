@@ -13,6 +13,7 @@ from isocline.equations.inference import Search
 from isocline.equations.laplace import Laplace
 from isocline.equations.misfit import Misfit
 from isocline.equations.module import Equations
+from isocline.equations.parameters import Parameter
 from isocline.equations.tree import names
 
 INSIDE = 4.0  # logit of how near a bound a second search begins: 2 % of the way between two
@@ -21,9 +22,11 @@ SWEEPS = 6  # of the linearised model, before the search
 LAGS = (0.0, -0.7, 0.7)
 TRIES, AWAY = 6, 2.5  # starts drawn for parameters of which none is said, and how far away at most, unbounded
 MIRRORS = 150  # places at which some of them are exchanged that are looked at
-OTHER = 0.7  # in an unbounded coordinate, by which optima are told apart: a factor of two
+# By which optima are told apart: in an unbounded coordinate a factor of two; and of the larger value, as near a bound the
+# coordinate may move without end.
+OTHER, OF_LARGER = 0.7, 0.4
 AS_GOOD = 1.2  # times the least mean square of all series taken for one, up to which an optimum is one
-OTHERS = 3  # of such optima that a search begins at
+OTHERS = 2  # of such optima that a search begins at
 
 
 def as_one(misfit: Misfit, raw: Tensor) -> tuple[float, Tensor] | None:
@@ -38,45 +41,84 @@ def as_one(misfit: Misfit, raw: Tensor) -> tuple[float, Tensor] | None:
         optimum = Search(misfit).run(start)
     except (ImportError, ValueError):
         return None
-    found = optimum.x[: len(free)]
+    return optimum.loss, _inside(free, optimum.x[: len(free)])
+
+
+def _inside(free: Sequence[Parameter], raw: Tensor) -> Tensor:
+    """Off the bounds, where nothing would move a parameter any more."""
     between = torch.tensor([p.kind == "between" for p in free], dtype=torch.bool)
-    # At a bound nothing would move it any more.
-    return optimum.loss, torch.where(between, found.clamp(-INSIDE, INSIDE), found)
+    return torch.where(between, raw.clamp(-INSIDE, INSIDE), raw)
 
 
-def elsewhere(misfit: Misfit, raw: Tensor, found: Tensor, stop: Callable[[], bool]) -> list[Tensor]:
-    """Other raw parameters with which all series, taken for one, are fitted about as well: where parameters of which nobody said
-    where they start have changed places, and what is found from starts drawn by lot.
+def drawn(misfit: Misfit, raw: Tensor, found: Tensor, stop: Callable[[], bool]) -> list[Tensor]:
+    """Other raw parameters with which all series, taken for one, are fitted about as well as they can be, from starts drawn by
+    lot; the best first.
 
     Args:
-        raw: where a search began.
+        raw: where a search began; parameters of which nobody said where they start are moved from there.
         found: where it ended.
-        stop: asked before every solve.
+        stop: asked before every start.
     """
-    free, search, count = misfit.field.free, Search(misfit), len(found)
+    free = misfit.field.free
     moved = [i for i, p in enumerate(free) if p.start is None]
-
-    def loss(there: Tensor) -> float:
-        x = misfit.start()
-        x[:count] = there
-        result = None if stop() else misfit(x)
-        return math.inf if result is None else search.loss(x, search.variances(result[0]))
-
-    mirrored = list(islice(exchanged(found, [i for i in moved if free[i].logarithmic]), MIRRORS))
-    least = loss(found) if mirrored else math.inf
-    first = [(value, x) for x in mirrored if math.isfinite(value := loss(x))]
-    draw, second = torch.Generator().manual_seed(0), []
+    draw, optima = torch.Generator().manual_seed(0), []
     for _ in range(TRIES if moved else 0):
         shift = torch.zeros_like(raw)
         shift[moved] = AWAY * (2 * torch.rand(len(moved), generator=draw, dtype=raw.dtype) - 1)
-        second += [optimum] if not stop() and (optimum := as_one(misfit, raw + shift)) else []
+        optima += [optimum] if not stop() and (optimum := as_one(misfit, raw + shift)) else []
+    optima.sort(key=lambda one: one[0])
+    return _others(misfit, found, [there for loss, there in optima if loss <= optima[0][0] + _as_good(misfit)])
+
+
+def mirrored(misfit: Misfit, found: Tensor, stop: Callable[[], bool]) -> list[Tensor]:
+    """Raw parameters, of which those that nobody said the start of have changed places, and which fit all series, taken for one,
+    about as well as where a search ended; those first that fit them most nearly as well.
+
+    Args:
+        found: where it ended.
+        stop: asked before every solve.
+    """
+    free, search = misfit.field.free, Search(misfit)
+
+    def loss(there: Tensor) -> float:
+        x = misfit.start()
+        x[: len(there)] = there
+        result = None if stop() else misfit(x)
+        return math.inf if result is None else search.loss(x, search.variances(result[0]))
+
+    moved = [i for i, p in enumerate(free) if p.start is None and p.logarithmic]
+    places = list(islice(exchanged(found, moved), MIRRORS))
+    here = loss(found) if places else math.inf
+    near = sorted(((abs(loss(x) - here), x) for x in places if math.isfinite(here)), key=lambda one: one[0])
+    return _others(misfit, found, [_inside(free, x) for further, x in near if further <= _as_good(misfit)])
+
+
+def _as_good(misfit: Misfit) -> float:
+    return float(misfit.data.counts.sum()) * math.log(AS_GOOD)
+
+
+def _others(misfit: Misfit, found: Tensor, places: list[Tensor]) -> list[Tensor]:
+    """The first that are neither `found` nor each other."""
     others = [found]
-    for optima in (first, second):
-        worst = min([least, *(x for x, _ in optima)]) + float(misfit.data.counts.sum()) * math.log(AS_GOOD)
-        for value, there in sorted(optima, key=lambda one: one[0]):
-            if value <= worst and all(bool((there - one).abs().max() > OTHER) for one in others):
-                others.append(there)
+    for there in places:
+        if all(apart(misfit.field.free, there, one) for one in others):
+            others.append(there)
     return others[1 : 1 + OTHERS]
+
+
+def apart(free: Sequence[Parameter], raw: Tensor, other: Tensor) -> bool:
+    """Whether some parameter has another value.
+
+    Example:
+        >>> share = Parameter.read("share in [0, 1]")
+        >>> apart([share], torch.tensor([0.0]), torch.tensor([2.0])), apart([share], torch.tensor([9.0]), torch.tensor([12.0]))
+        (True, False)
+    """
+    for p, x, y in zip(free, raw, other, strict=True):
+        a, b = p.natural(x), p.natural(y)
+        if abs(x - y) > OTHER and abs(a - b) > OF_LARGER * max(abs(a), abs(b)):
+            return True
+    return False
 
 
 def exchanged(raw: Tensor, which: Sequence[int]) -> Iterator[Tensor]:

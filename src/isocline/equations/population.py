@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from isocline.equations.beginning import OTHER, as_one, begun, elsewhere
+from isocline.equations.beginning import apart, as_one, begun, drawn, mirrored
 from isocline.equations.course import Settings
 from isocline.equations.errors import meant
 from isocline.equations.individuals import Individuals
@@ -25,6 +26,7 @@ SHARE = 0.3  # of the start of a parameter without bounds
 FLAT = 1e-6  # decrease of -2 log-likelihood below which the search ends
 STALLED = (5, 1e-3)  # iterations, and what they must gain together: less is a correlation on its way to one
 LIKELY = 3.84  # of -2 log-likelihood, up to which another optimum is told of
+MIRRORINGS = 2  # of the likeliest end
 ROUNDS = 3  # of a search, where other minima of the series are looked for between
 APART = 0.1  # standard errors between the gradients that give second derivatives
 
@@ -86,7 +88,7 @@ def population(
     kinds = noises(data_.columns, noise, NOISES)
     varying = tuple(i for i, p in enumerate(field.free) if p.per_series)
     assert field.raw is not None
-    raw = field.raw.detach().double()
+    raw = field.raw.detach().double().clone()  # a misfit gives the field other numbers
     settings = Settings(solver, rtol, rtol / 10)
     individuals = Individuals(field, series, data_.ts, data_.columns, settings, raw)
     laplace = Laplace(individuals, data_, Layout(len(field.free), varying, kinds, together(field, correlated)))
@@ -110,8 +112,12 @@ def population(
     if not (found and found.converged) and not stop() and (again := as_one(misfit, raw)):
         last = again[1]
         ends += [end] if (end := searched(last)) else []
-    for start in elsewhere(misfit, raw, _likeliest(ends).theta(field) if ends else last, stop):
-        ends += [end] if (end := searched(start)) else []
+    for others in (partial(drawn, misfit, raw), *[partial(mirrored, misfit)] * MIRRORINGS):
+        best = _likeliest(ends).theta(field) if ends else last
+        for start in others(best, stop):
+            ends += [end] if (end := searched(start)) else []
+        if others.func is mirrored and ends and torch.equal(best, _likeliest(ends).theta(field)):
+            break
     if not ends:
         values = ", ".join(f"{k} = {v:.4g}" for k, v in field.values.items())
         if trouble:
@@ -125,11 +131,13 @@ def population(
     with torch.no_grad():
         field.raw.copy_(best)
     fit = Population.of(field, laplace, ended.psi, ended.found, ended.hessian, ended.converged)
-    for end in ends:
+    told = [best]
+    for end in sorted(ends, key=lambda end: end.found.loss):
         there, more = end.theta(field), end.found.loss - ended.found.loss
-        if more < LIKELY and bool((there - best).abs().max() > OTHER):
+        if more < LIKELY and all(apart(field.free, there, one) for one in told):
             values = ", ".join(f"{p.name} = {p.value(float(x)):.4g}" for p, x in zip(field.free, there, strict=True))
             fit.messages.append(f"{values} is about as likely (-2 log-likelihood {more:.2g} higher)")
+            told.append(there)
     return fit
 
 

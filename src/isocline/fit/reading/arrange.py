@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from itertools import combinations
+from itertools import combinations, islice
 
 import numpy as np
 import pandas as pd
@@ -27,10 +27,8 @@ ID_NAMES = (
     "id", "unique_id", "item_id", "series_id", "series", "run", "run_id", "subject", "subject_id", "patient", "trajectory",
     "experiment", "simulationconditionid", "experimentid", "trial", "group", "sample_id", "recordid", "record_id",
 )  # fmt: skip
-MOST_APART, ROWS_APART = (
-    3,
-    3,
-)  # columns that together may tell series apart; rows a series then has at least, on average
+# Columns that together may tell series apart, and how many such sets are tried; rows a series then has at least, on average.
+MOST_APART, MOST_TRIED, ROWS_APART = 3, 200, 3
 REPLICATE = "replicate"
 REPLICATE_NAMES = (REPLICATE, "rep", "replica", "replicate_id", "replicates", "repeat", "repetition")
 
@@ -117,7 +115,11 @@ class Candidates:
         columns = [*ids, *([self.long.variable] if self.long else []), *self.averaged]
         if not columns:
             return np.zeros(len(self.cells.lines), dtype=np.int64)
-        return _numbered([self.cells.text(c) for c in columns])
+        return _numbered([self._codes_of(c) for c in columns])
+
+    def _codes_of(self, column: str) -> np.ndarray:
+        """(n,) of each row the number of what stands in a column, in the order of appearance."""
+        return self.cells.text(column).factorize()[0]
 
     def _id_by_content(self, times: Times, base: list[str]) -> str | None:
         """The one text column that makes times increase where without it they do not."""
@@ -138,15 +140,16 @@ class Candidates:
     def apart(self, times: Times, base: list[str]) -> list[str]:
         """The fewest columns besides, up to three, with which times increase where with `base` alone they do not; nothing where
         there are none, or several choices. For a hint: they may say what was measured as well as of whom."""
-        rows = len(times.t)
-        few = [c for c in self.free if c not in (*times.parts, *base) and not says_time(c)]
-        few = [c for c in few if 1 < self.cells.text(c).nunique() <= rows / ROWS_APART]
+        most = len(times.t) / ROWS_APART  # series, and changes of what tells them apart: each is one block of rows
+        codes = {c: self._codes_of(c) for c in self.free if c not in (*times.parts, *base) and not says_time(c)}
+        few = [c for c, x in codes.items() if x.any() and x.max() < most and np.count_nonzero(np.diff(x)) < most]
+        fixed = [self._codes_of(c) for c in base]
         for size in range(1, MOST_APART + 1):
             found = []
-            for columns in combinations(few, size):
-                series = _numbered([self.cells.text(c) for c in (*base, *columns)])
+            for columns in islice(combinations(few, size), MOST_TRIED):
+                series = _numbered([*fixed, *(codes[c] for c in columns)])
                 count = series.max() + 1
-                in_blocks = 1 + np.count_nonzero(np.diff(series)) == count <= rows / ROWS_APART
+                in_blocks = 1 + np.count_nonzero(np.diff(series)) == count <= most
                 if in_blocks and not len(disorder(times.t, self.codes([*base, *columns]))[0]):
                     found.append(list(columns))
             if found:
@@ -213,8 +216,8 @@ class Candidates:
             return None
 
 
-def _numbered(columns: list[pd.Series]) -> np.ndarray:
-    """(n,) of each row the number of what stands there, in the order of appearance."""
+def _numbered(columns: list[np.ndarray]) -> np.ndarray:
+    """(n,) of each row the number of what stands in all of these, in the order of appearance."""
     return pd.MultiIndex.from_arrays(columns).factorize()[0]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -106,17 +105,23 @@ def population(
             ended = Search(laplace, max_iterations, tell, stop).run(ended.psi, other.eta)
         return ended
 
+    def ended_from(starts: list[Tensor]) -> list[Ended]:
+        return [end for start in starts if (end := searched(start))]
+
+    def best() -> Tensor:
+        return _likeliest(ends).theta(field) if ends else last
+
     found = searched(raw)
     trouble = individuals.course.trouble if found is None else ""
     ends, last = [found] if found else [], raw
     if not (found and found.converged) and not stop() and (again := as_one(misfit, raw)):
         last = again[1]
-        ends += [end] if (end := searched(last)) else []
-    for others in (partial(drawn, misfit, raw), *[partial(mirrored, misfit)] * MIRRORINGS):
-        best = _likeliest(ends).theta(field) if ends else last
-        for start in others(best, stop):
-            ends += [end] if (end := searched(start)) else []
-        if others.func is mirrored and ends and torch.equal(best, _likeliest(ends).theta(field)):
+        ends += ended_from([last])
+    ends += ended_from(drawn(misfit, raw, best(), stop))
+    for _ in range(MIRRORINGS):
+        before = best()
+        ends += ended_from(mirrored(misfit, before, stop))
+        if torch.equal(best(), before):
             break
     if not ends:
         values = ", ".join(f"{k} = {v:.4g}" for k, v in field.values.items())
@@ -127,16 +132,15 @@ def population(
             f"predict is 0 where the noise is proportional; give other starting values, or noise='combined'"
         )
     ended = _likeliest(ends)
-    best = ended.theta(field)
     with torch.no_grad():
-        field.raw.copy_(best)
+        field.raw.copy_(best())
     fit = Population.of(field, laplace, ended.psi, ended.found, ended.hessian, ended.converged)
-    told = [best]
+    told = [best()]
     for end in sorted(ends, key=lambda end: end.found.loss):
         there, more = end.theta(field), end.found.loss - ended.found.loss
         if more < LIKELY and all(apart(field.free, there, one) for one in told):
             values = ", ".join(f"{p.name} = {p.value(float(x)):.4g}" for p, x in zip(field.free, there, strict=True))
-            fit.messages.append(f"{values} is about as likely (-2 log-likelihood {more:.2g} higher)")
+            fit.messages.append(f"{values} is about as likely (-2 log-likelihood {more:.1f} higher)")
             told.append(there)
     return fit
 

@@ -128,7 +128,8 @@ def period_of(series: Sequence[Series], scales: Scales) -> int | None:
     """Rows after which a record with equal steps repeats itself, from its autocorrelation; None where it does not.
 
     The first lag with nearly the highest autocorrelation (the mean of all columns) once it has been negative: before that,
-    neighbouring rows are merely alike. Two whole periods must have been seen.
+    neighbouring rows are merely alike. Two whole periods must have been seen. Where there is none, a trend may hide it: then of
+    the changes from row to row, which of a random walk are noise.
 
     Args:
         series: the training part, with equal steps.
@@ -139,11 +140,19 @@ def period_of(series: Sequence[Series], scales: Scales) -> int | None:
         >>> scales, t = Scales((StateScale("linear", 0.0, 1.0),), 1.0), np.arange(60.0)
         >>> period_of([Series("", t, np.cos(2 * np.pi * t / 12)[:, None])], scales)
         12
+        >>> period_of([Series("", t, (t**2 + np.cos(2 * np.pi * t / 12))[:, None])], scales)
+        12
         >>> period_of([Series("", t, t[:, None])], scales) is None
         True
     """
     seen = ~np.all([s.hidden for s in series], 0)
     records = [scales.scaled(s.y)[:, seen] for s in series]
+    found = _repeating(records)
+    return _repeating([np.diff(r, axis=0) for r in records]) if found is None else found
+
+
+def _repeating(records: Sequence[np.ndarray]) -> int | None:
+    """`period_of` records (n, d) as they are."""
     most = max(len(r) for r in records) // 2
     values = autocorrelations(records, most).mean(1)
     below = np.flatnonzero(values < 0)

@@ -17,6 +17,7 @@ from isocline.fit.season import TIMES, of_calendar, periods_of
 HARMONICS, TRIED = 2, 61  # of the wave whose period is looked for between those of whole rows, and how many of them
 AROUND = 0.75  # rows on either side of a whole number that are looked at
 FINE, OFTEN = 8, 3  # rows that a day, week or year has at least, and how many of them a record
+SAME = 0.98  # of what a wave explains, that is about as much
 SEEN = 0.05  # share of the squares that its wave explains
 FOUND = 2 / 3  # of the error without a clock, below which one is worth having whose period was found in the record
 KNOWN = 0.9  # the same of one of the calendar
@@ -62,17 +63,37 @@ def helps(period: float, error: float, without: float, seconds: float | None) ->
 
 
 def repeated(folds: Sequence[Fold], rows: int, scales: Scales) -> float:
-    """Root mean square error (scaled) on the blocks of what was measured so many rows ago."""
-    errors = []
+    """Root mean square error (scaled) on the blocks of what was measured so many rows ago, or of that and what has changed
+    since: the lower one."""
+    errors: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     for fold in folds:
         for before, block in zip(fold.before, fold.blocks, strict=True):
-            path = season_ago(scales.scaled(before.y), rows, len(block.t))
-            errors.append(np.where(np.isnan(block.compared), np.nan, np.abs(path - scales.scaled(block.y))).ravel())
-    return root_mean_square(np.concatenate(errors))
+            known, n = scales.scaled(before.y), len(block.t)
+            path = season_ago(known, rows, n)
+            changed = (1 + np.arange(n) // rows)[:, None] * _change(known, rows)
+            for found, forecast in zip(errors, (path, path + changed), strict=True):
+                miss = np.abs(forecast - scales.scaled(block.y))
+                found.append(np.where(np.isnan(block.compared), np.nan, miss).ravel())
+    return min(root_mean_square(np.concatenate(found)) for found in errors)
+
+
+def _change(y: np.ndarray, rows: int) -> np.ndarray:
+    """What a record (n, d) has changed by from one period to the last, in the mean; 0 where two have not been seen.
+
+    Example:
+        >>> _change(np.array([[0.0], [1.0], [0.0], [3.0], [4.0], [3.0]]), 3).tolist()
+        [3.0]
+    """
+    last, before = y[len(y) - rows :], y[max(0, len(y) - 2 * rows) : max(0, len(y) - rows)]
+    if len(before) < rows:
+        return np.zeros(y.shape[1])
+    seen = ~np.isnan(last - before)
+    return np.nansum(last - before, 0) / np.maximum(seen.sum(0), 1)
 
 
 def refined(series: Sequence[Series], rows: int, scales: Scales) -> float:
-    """The period near so many rows whose wave explains most of the record.
+    """The period near so many rows whose wave explains most of the record, or that many rows where theirs explains about as
+    much.
 
     Example:
         >>> from isocline.fit.scale import StateScale
@@ -82,7 +103,10 @@ def refined(series: Sequence[Series], rows: int, scales: Scales) -> float:
     """
     step = float(np.median(np.concatenate([np.diff(s.t) for s in series])))
     tried = step * np.linspace(rows - AROUND, rows + AROUND, TRIED)
-    return float(tried[int(np.argmax([explained(series, period, scales) for period in tried]))])
+    shares = [explained(series, period, scales) for period in tried]
+    best = int(np.argmax(shares))
+    whole = rows * step  # what is counted in rows mostly has a season of rows: a wave that moves on by little is noise's
+    return whole if explained(series, whole, scales) >= SAME * shares[best] else float(tried[best])
 
 
 def explained(series: Sequence[Series], period: float, scales: Scales) -> float:

@@ -132,7 +132,7 @@ def fit(
 
 def _seconds(table: Table) -> float | None:
     """In a unit of the table's time."""
-    return seconds_in(table.clock.unit or table.time.unit, table.time.name)
+    return seconds_in(table.clock.unit or table.time.unit, table.time.name, table.series[0].t if table.series else None)
 
 
 def _check_search(config: Config, group: Group) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,6 +21,8 @@ WORDS = {
     "month": UNITS["y"] / 12, "year": UNITS["y"],
 }  # fmt: skip
 TIMES, ABOUT = 3, 0.02  # periods of the calendar that a found one may be, and how near to one it is
+CALENDAR = 1600, 2100  # years that a table may count in
+PARTS, CLOSE = (4, 12, 52.18, 365.25), 0.01  # of a year: how many it has, and how near a step is to one
 FREE = ("auto", "none")  # settings that say no period
 NAMED = {"day": UNITS["d"], "week": UNITS["w"], "year": UNITS["y"]}  # seconds
 
@@ -67,18 +70,30 @@ def named_or_period(given: float | str) -> float | str:
     return period
 
 
-def seconds_in(unit: str, name: str) -> float | None:
+def seconds_in(unit: str, name: str, t: np.ndarray | None = None) -> float | None:
     """How long a unit of the table's time is; None where nobody knows.
 
     Args:
         unit: of its dates, or in its header: "w", "min", ….
         name: of its column: without a unit, "weeks" says one.
+        t: times of a series: 1949.083 and 1949.167 are of years, in months.
 
     Example:
         >>> seconds_in("d", "time"), seconds_in("", "weeks"), seconds_in("", "time")
         (86400.0, 604800.0, None)
+        >>> seconds_in("", "time", 1949 + np.arange(24) / 12) == seconds_in("y", "time")
+        True
     """
-    return UNITS.get(unit) or WORDS.get(name.lower().removesuffix("s"))
+    known = UNITS.get(unit) or WORDS.get(name.lower().removesuffix("s"))
+    return known or (UNITS["y"] if t is not None and _of_years(t) else None)
+
+
+def _of_years(t: np.ndarray) -> bool:
+    """Whether times are years of our calendar, in equal parts of one."""
+    if len(t) < 2 or t.min() < CALENDAR[0] or t.max() > CALENDAR[1]:
+        return False
+    step = float(np.median(np.diff(t)))
+    return any(abs(step * parts - 1) < CLOSE for parts in PARTS) and not bool((t == t.round()).all())
 
 
 def read_season(given: float | str, seconds: float | None) -> float | str:

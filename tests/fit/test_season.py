@@ -11,14 +11,18 @@ from series import csv_of
 
 from isocline.cli.show import show_command
 from isocline.fit import Config, UserError, fit, predict, resume
+from isocline.fit.baselines import period_of
+from isocline.fit.batch import Batch
 from isocline.fit.bifurcation import bifurcation
+from isocline.fit.blocks import Fold
 from isocline.fit.equation_rows import layout_of, networks_of
 from isocline.fit.export import source
 from isocline.fit.fitted import Fitted
 from isocline.fit.networks import Field, Networks
+from isocline.fit.objective import Objective
 from isocline.fit.reach import LINEAR, REST, refuge
 from isocline.fit.reading.table import Series
-from isocline.fit.repeats import period_to_try, refined
+from isocline.fit.repeats import period_to_try, refined, repeated
 from isocline.fit.rollout import program_of, step_of
 from isocline.fit.scale import Scales, StateScale
 from isocline.fit.season import Season, named_or_period, of_calendar, read_season, seconds_in
@@ -225,6 +229,81 @@ def test_periods_between_rows_are_found(period):
     gaps = forced(t, period)
     gaps[50:60] = np.nan
     assert refined([Series("", t, gaps)], 12, PLAIN) == pytest.approx(period, abs=0.03)
+
+
+@pytest.mark.parametrize("trend", [lambda t: 0.3 * t, lambda t: np.exp(t / 40)], ids=["line", "growth"])
+def test_a_trend_does_not_hide_a_season(trend):
+    y = forced(T) + trend(T)[:, None]
+    assert period_of([Series("", T, y)], PLAIN) == 12
+    before, block = Series("", T[:90], y[:90]), Series("", T[90:], y[90:])
+    assert repeated([Fold([before], [before], [block])], 12, PLAIN) < 0.5 * np.std(y)
+
+
+def test_changes_of_a_random_walk_have_no_season():
+    walks = np.cumsum(np.random.default_rng(0).standard_normal((40, 120)), 1)
+    found = [period_of([Series("", T, walk[:, None])], PLAIN) for walk in walks]
+    assert sum(rows is not None for rows in found) <= 4  # by chance
+
+
+def test_a_period_of_rows_is_kept_where_a_finer_one_explains_no_more():
+    t = np.arange(60) / 4
+    y = np.tile([2.0, 0.5, 0.2, 1.0], 15) * (1 + 0.05 * np.arange(60))
+    assert refined([Series("", t, y[:, None])], 4, PLAIN) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("t", "years"),
+    [
+        (1949 + np.arange(24) / 12, True),
+        (np.round(1949 + np.arange(24) / 12, 3), True),
+        (1960 + np.arange(9) / 4, True),
+        (2001 + np.arange(60) / 52, True),
+        (1990.0 + np.arange(30), False),
+        (np.arange(24) / 12, False),
+        (1700 + np.arange(24) / 10, False),
+        (np.array([2000.5]), False),
+    ],
+    ids=["months", "rounded months", "quarters", "weeks", "years", "from 0", "tenths", "one"],
+)
+def test_times_that_are_years_in_parts_are_known(t, years):
+    assert (seconds_in("", "time", t) == seconds_in("y", "time")) is years
+    assert seconds_in("d", "time", t) == 86400.0
+
+
+def test_of_two_fields_with_the_same_path_the_one_that_returns_to_it_costs_less():
+    """dx/dt = ∓a x + what makes x = sin(2πt/P) a path: from a free start no observation tells the signs apart."""
+    season, a, w = Season(12.0, tau=1.0), 0.1, 2 * math.pi / 12
+    record = Record.of([Series("", T[:40], np.sin(w * T[:40])[:, None])], PLAIN, 5)
+    networks = Networks(1, (), season=season)
+    batch = Batch([record] * 2)
+    objective = Objective(networks, batch, torch.zeros(2, dtype=torch.float64), 1.0, learn_noise=False)
+    rows = torch.tensor([[0.0] * 4 + [rate, w, -rate] for rate in (-a, a)], dtype=torch.float64)
+    theta = objective.begin(rows)
+    objective.starts(theta)[:, 0] = 0.0
+    losses, misfit = objective.losses(theta, torch.arange(2), batch.windows(record.levels - 1))
+    assert misfit.max() < 1e-3
+    assert losses[1] > losses[0] + 10
+
+
+def test_the_gradient_of_networks_with_a_clock_is_that_of_their_loss():
+    y = np.stack([np.sin(T[:40] / 2), np.cos(T[:40] / 2)], 1) + 0.1 * np.random.default_rng(0).standard_normal((40, 2))
+    record = Record.of([Series("", T[:40], y)], Scales((StateScale("linear", 0.0, 1.0),) * 2, 2.0), 5)
+    batch = Batch([record, record.perturbed(record.noise(), 1)])
+    networks = Networks(2, (4,), season=Season(12.0, tau=2.0))
+    objective = Objective(networks, batch, torch.tensor([1e-3, 1e-2], dtype=torch.float64), 1.0)
+    theta = objective.begin(networks.begin([0, 1]))
+    theta += 0.05 * torch.randn(theta.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    windows, members, step = batch.windows(1), torch.arange(2), 1e-5
+    _, gradient, _ = objective.value(theta, members, windows)
+    noise = range(networks.size, networks.size + 2)  # held where starts are moved by it
+    for i in (i for i in range(0, theta.shape[1], 5) if i not in noise):
+        moved = torch.zeros_like(theta)
+        moved[:, i] = step
+        up, down = (objective.losses(theta + sign * moved, members, windows)[0] for sign in (1, -1))
+        assert torch.allclose((up - down) / (2 * step), gradient[:, i], rtol=1e-6, atol=1e-6)
+    alone, part, _ = objective.value(theta[1:], members[1:], windows)
+    assert torch.equal(part[0], gradient[1])
+    assert torch.allclose(alone[0], objective.losses(theta, members, windows)[0][1])
 
 
 def test_periods_of_the_calendar_are_exact():

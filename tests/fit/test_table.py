@@ -51,6 +51,24 @@ def test_series_are_told_apart_by_the_text_that_makes_times_increase(read):
     assert ("comment", "not numeric") in table.ignored
 
 
+NUMBERED = "year,firm,invest\n" + "".join(f"{1935 + i},{firm},{i * firm + 1}\n" for firm in (4, 7) for i in range(4))
+
+
+def test_series_are_told_apart_by_the_numbers_that_stand_in_blocks(read):
+    table = read(NUMBERED)
+    assert names(table) == ("year", "firm", ["invest"])
+    assert table.notes == ["series are told apart by 'firm': within each, times increase"]
+    twice = read(
+        "\n".join([f"{line},{line.split(',')[1]}0" for line in NUMBERED.splitlines()])
+    )  # the same by other numbers
+    assert names(twice) == ("year", "firm", ["invest"])
+
+
+def test_a_measurement_that_stands_in_blocks_is_not_taken_for_a_series(read):
+    with pytest.raises(UserError, match="they do within each 'firm': if these are series of their own, say --id firm"):
+        read(NUMBERED.replace(",4,", ",2.5,"))
+
+
 def test_an_id_that_never_repeats_is_no_id(read):
     assert read("id,t,x\n1,0,5\n2,1,6\n3,2,8\n").id is None
 
@@ -69,6 +87,12 @@ def test_columns_that_play_no_role_are_ignored_and_said_so(read, column, values,
     table = read(f"t,x,{column}\n" + "".join(f"{i},{i * i},{v}\n" for i, v in enumerate(values)))
     assert names(table)[2] == ["x"]
     assert [w for _, w in table.ignored] == [why]
+
+
+def test_a_first_column_without_a_name_numbers_the_rows_also_of_a_part_of_a_table(read):
+    table = read('"",t,x\n12,0,1.5\n3,1,2.5\n7,2,4\n')
+    assert names(table) == ("t", None, ["x"]) and table.ignored == [("column 1", "row numbers")]
+    assert names(read('"",t,x\n12,0,1.5\n3,1,2.5\n3,2,4\n'))[2] == ["column 1", "x"]
 
 
 def test_what_does_not_change_within_a_series_is_no_state(read):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from isocline.fit.batch import Batch, of_members
+from isocline.fit.forecast import ROWS
 from isocline.fit.group import ALONE, Group
 from isocline.fit.networks import BOUND, Networks
 from isocline.fit.windows import Windows
@@ -26,9 +28,14 @@ class Objective:
     With residuals e of the observations, σ the noise of their column, gaps g between where a window ends and where the
     next begins, and weights w:
 
-        mean (e/σ)² + 2 mean log σ + continuity · mean (g/σ)² + penalty · Σ w²
+        mean (e/σ)² + 2 mean log σ + continuity · mean (g/σ)² + penalty · Σ w² [+ mean (c/σ)²]
 
     the first two terms being twice the negative log-likelihood of an observation. σ = σ₀ exp(2.3 tanh s), s learned.
+
+    The last is of networks with a clock. What a season does to a state that returns to it, and to one that leaves it, may be the
+    same path: from a start that is free no window tells them apart, and only the forecasts of the one come true. So windows run
+    from either side of their starts, as far as those of a forecast are uncertain (of `ROWS` observations), and c is how far from
+    the path between them these are then.
 
     Args:
         networks: their layout.
@@ -114,8 +121,12 @@ class Objective:
         lead = float(self.group.leads)  # what no window has part in is the first process's
         network, noise = self.network(theta), self.noise(theta, members)
         starts, variance = self.starts(theta).flatten(0, 1), noise.square()
-        solved, sources = self._paths(network, starts, windows, common, derivative)
-        ys = solved.detach().nan_to_num(BOUND, BOUND, -BOUND)
+        aside = self._aside(noise, windows) if self.networks.season else None
+        solved, sources = self._paths(network, starts, windows, common, derivative, aside)
+        ys, apart = solved.detach().nan_to_num(BOUND, BOUND, -BOUND), None
+        if aside is not None:
+            one, other = ys.chunk(2, 1)
+            ys, apart = (one + other) / 2, (one - other) / 2 * windows.seen
         error = (ys - windows.observed) * windows.seen
         squares = self._sum(error.square().sum(0), windows.member, len(theta))
         share, ratio = 1 / total[:, None], squares / variance
@@ -125,10 +136,14 @@ class Objective:
         by_starts = torch.zeros_like(starts)
         end, knot, _ = windows.joints
         if len(end) and self.continuity:
-            apart, by_end = self._gaps(ys, starts, noise, windows, gaps)
-            loss += apart
+            by_gaps, by_end = self._gaps(ys, starts, noise, windows, gaps)
+            loss += by_gaps
             by_ys.flatten(0, 1).index_add_(0, end, by_end)
             by_starts.index_add_(0, knot, by_end, alpha=-1)
+        if apart is not None:
+            loss += (self._sum(apart.square().sum(0), windows.member, len(theta)) / variance).sum(1) / total
+            by_apart = apart * (share / variance).index_select(0, windows.member)
+            by_ys = torch.cat([by_ys / 2 + by_apart, by_ys / 2 - by_apart], 1)
         penalty, shrunk = lead * self._finite[members], self.networks.shrunk
         loss += penalty * (shrunk * network.square()).sum(1)
         if not derivative:
@@ -137,8 +152,9 @@ class Objective:
         by_network = torch.zeros_like(network)
         if sources:
             by_rows, by_begin = _pulled(solved, by_ys * solved.isfinite(), sources)
-            by_network.index_add_(0, windows.member, by_rows)
-            by_starts.index_add_(0, windows.start, by_begin)
+            times = len(by_rows) // len(windows.start)
+            by_network.index_add_(0, windows.member.repeat(times), by_rows)
+            by_starts.index_add_(0, windows.start.repeat(times), by_begin)
         by_network += penalty[:, None] * shrunk * (2 * network)
         gradient = torch.cat(
             [
@@ -178,18 +194,34 @@ class Objective:
         weight = (self.continuity / count).index_select(0, member)[:, None] / gap.shape[1]
         return self.continuity * mean / count, 2 * gap * weight / sd
 
+    def _aside(self, noise: Tensor, windows: Windows) -> Tensor:
+        """(W, d): how far from its start a window is begun, on either side; signs of the states by the number of its knot."""
+        knot = windows.start - windows.member * self.batch.knots
+        sign = 1 - 2 * (knot[:, None] >> torch.arange(noise.shape[1])).bitwise_and(1)
+        return sign * noise.index_select(0, windows.member) / math.sqrt(ROWS)
+
     def _paths(
-        self, network: Tensor, starts: Tensor, windows: Windows, common: Tensor | None, derivative: bool
+        self,
+        network: Tensor,
+        starts: Tensor,
+        windows: Windows,
+        common: Tensor | None,
+        derivative: bool,
+        aside: Tensor | None,
     ) -> tuple[Tensor, list[Tensor]]:
         """(T, W, d), and the networks (W, size) and starts (W, d) that autograd leads them back to; none without windows.
 
         Args:
             network, starts: (B, size), and (B·knots, d).
             common: as of the windows of all processes, so that all step alike.
+            aside: of the starts; then (T, 2 W, d), those on one side and those on the other.
         """
         if not len(windows.start):
             return network.new_zeros(*windows.y.shape), []
         rows, begin = network.index_select(0, windows.member), starts.index_select(0, windows.start)
+        if aside is not None:
+            windows, rows = windows.twice, rows.repeat(2, 1)
+            begin = torch.cat([begin + aside, begin - aside])
         # The graphs of these short solves fit in memory, and stepping together saves half the time where it can be done.
         options: dict[str, Any] = {
             "solver": "rk4",

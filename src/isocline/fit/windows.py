@@ -97,6 +97,11 @@ class Windows:
         apart = (self.ts - longest).abs().nan_to_num(0.0).max()
         return longest if apart <= 1e-6 * longest.diff().min() else None
 
+    @cached_property
+    def twice(self) -> Windows:
+        """All of them, and all of them again."""
+        return self.pick(torch.arange(len(self.start)).repeat(2))
+
     def pick(self, rows: Tensor) -> Windows:
         """Some of them."""
         start, end, last, member = (x[rows] for x in (self.start, self.end, self.last, self.member))

@@ -122,7 +122,8 @@ class Candidates:
         return self.cells.text(column).factorize()[0]
 
     def _id_by_content(self, times: Times, base: list[str]) -> str | None:
-        """The one text column that makes times increase where without it they do not."""
+        """The one text column that makes times increase where without it they do not; else the one of whole numbers, each in a
+        block of rows of its own."""
         if len(base) > (self.cells.file is not None):
             return None
         fitting = []
@@ -132,28 +133,36 @@ class Candidates:
             text = self.cells.text(column)
             if text.nunique() <= len(text) / 2 and not len(disorder(times.t, self.codes([*base, column]))[0]):
                 fitting.append(column)
+        if not fitting:
+            blocks = self.apart(times, base)
+            fitting = [c for c in blocks if len(blocks) == 1 and self._counts(c)]
         if len(fitting) != 1:
             return None
         self.notes.append(f"series are told apart by {fitting[0]!r}: within each, times increase")
         return fitting[0]
 
+    def _counts(self, column: str) -> bool:
+        """Whether it holds whole numbers, and nothing else."""
+        values, _ = self.cells.numbers(column)
+        return bool((values == values.round()).all())
+
     def apart(self, times: Times, base: list[str]) -> list[str]:
         """The fewest columns besides, up to three, with which times increase where with `base` alone they do not; nothing where
-        there are none, or several choices. For a hint: they may say what was measured as well as of whom."""
+        there are none, or several choices. Several are but a hint: they may say what was measured as well as of whom."""
         most = len(times.t) / ROWS_APART  # series, and changes of what tells them apart: each is one block of rows
         codes = {c: self._codes_of(c) for c in self.free if c not in (*times.parts, *base) and not says_time(c)}
         few = [c for c, x in codes.items() if x.any() and x.max() < most and np.count_nonzero(np.diff(x)) < most]
         fixed = [self._codes_of(c) for c in base]
         for size in range(1, MOST_APART + 1):
-            found = []
+            found: dict[bytes, list[str]] = {}  # by how they part the rows: of two that say the same, the first
             for columns in islice(combinations(few, size), MOST_TRIED):
                 series = _numbered([*fixed, *(codes[c] for c in columns)])
                 count = series.max() + 1
                 in_blocks = 1 + np.count_nonzero(np.diff(series)) == count <= most
                 if in_blocks and not len(disorder(times.t, self.codes([*base, *columns]))[0]):
-                    found.append(list(columns))
+                    found.setdefault(series.tobytes(), list(columns))
             if found:
-                return found[0] if len(found) == 1 else []
+                return next(iter(found.values())) if len(found) == 1 else []
         return []
 
     def _time_candidates(self, codes: np.ndarray) -> list[list[str]]:

@@ -28,7 +28,7 @@ from isocline.fit.reading.order import LARGEST, SMALLEST, UNIT, disorder, refuse
 from isocline.fit.reading.reader import FILE
 
 FINITE = "a finite number, or an empty cell where nothing was measured"
-ROW_NUMBER = re.compile(r"index|row|unnamed: \d+|column \d+")
+ROW_NUMBER, NAMELESS = re.compile(r"index|row|unnamed: \d+|column \d+"), ("column 1", "unnamed: 0")
 
 
 class Roles:
@@ -241,7 +241,7 @@ class Roles:
                 self.ignored.append((column, why))
                 continue
             self._check(column)
-            if ROW_NUMBER.fullmatch(Column.of(column).key) and (np.diff(values) == 1).all():
+            if _numbers_rows(Column.of(column).key, values):
                 self.ignored.append((column, "row numbers"))
             elif self._constant(values):
                 constant.append(column)
@@ -294,3 +294,13 @@ class Roles:
             f"{self.cells.path}: column {column!r} is {np.nanmax(self.values[column]):g} in every row: "
             f"expected a state that changes; there is no dynamics in this one to learn"
         )
+
+
+def _numbers_rows(key: str, values: np.ndarray) -> bool:
+    """Whether a column counts rows: one after the other, or, where the first column has no name, as they were numbered in a
+    table that these are a part of."""
+    if not ROW_NUMBER.fullmatch(key):
+        return False
+    if (np.diff(values) == 1).all():
+        return True
+    return key in NAMELESS and len(np.unique(values)) == len(values) and bool((values == values.round()).all())

@@ -21,6 +21,16 @@ def column(header, cells):
         (["2/28/2024", "2/29/2024", "3/2/2024"], "2024-02-28", [0, 1, 3]),
         (["20240228", "20240229", "20240302"], "2024-02-28", [0, 1, 3]),
         (["202401", "202402", "202404"], "2024-01-01", [0, 31, 91]),
+        (["Feb-28-2024", "Feb-29-2024", "Mar-2-2024"], "2024-02-28", [0, 1, 3]),
+        (["28 February 2024", "29 Feb. 2024", "2nd March 2024"], "2024-02-28", [0, 1, 3]),
+        (['"February 28, 2024"', '"February 29, 2024"', '"March 2, 2024"'], "2024-02-28", [0, 1, 3]),
+        (["2024-Feb-28", "2024-Feb-29", "2024-Mar-2"], "2024-02-28", [0, 1, 3]),
+        (["28 Feb 2024 11:30", "28 Feb 2024 12:30", "28 Feb 2024 2:30 PM"], "2024-02-28T11:30:00", [0, 1, 3]),
+        (["Jan 2024", "Feb 2024", "Apr 2024"], "2024-01-01", [0, 31, 91]),
+        (["2024 January", "2024-Feb", "2024/apr"], "2024-01-01", [0, 31, 91]),
+        (["2024M01", "2024M02", "2024M04"], "2024-01-01", [0, 31, 91]),
+        (["2024Q1", "2024-Q2", "2024 Q3"], "2024-01-01", [0, 91, 182]),
+        (["Q1 2024", "Q2 2024", "Q3 2024"], "2024-01-01", [0, 91, 182]),
         (["2/28/2024 11:30 AM", "2/28/2024 12:30 PM", "2/28/2024 2:30 PM"], "2024-02-28T11:30:00", [0, 1, 3]),
     ],
 )
@@ -28,6 +38,17 @@ def test_dates_in_the_one_order_that_is_possible(read, cells, origin, expected):
     table = read(column("date", cells))
     assert table.clock.origin == origin
     np.testing.assert_allclose(table.series[0].t, expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("wrong", ["31 Feb 2024", "3 Thermidor 2024", "Q5 2024"])
+def test_a_date_in_words_that_is_none_is_named_with_its_line(read, wrong):
+    with pytest.raises(UserError, match=f"line 3, column 'date': '{wrong}'; expected a date such as 2024-05-31"):
+        read(column("date", ["28 Feb 2024", wrong, "1 Mar 2024", "2 Mar 2024"]))
+
+
+def test_a_month_says_more_than_a_quarter_beside_it(read):
+    table = read("year,quarter,month,x\n2020,1,1,4\n2020,1,2,5\n2020,1,3,7\n2020,2,4,6\n")
+    assert table.time.header == "year+month"
 
 
 def test_eight_digits_that_are_no_day_are_numbers(read):
@@ -39,6 +60,8 @@ def test_eight_digits_that_are_no_day_are_numbers(read):
     [
         ("year,month", ["1958,11", "1958,12", "1959,1"], [0, 30, 61], "days since 1958-11-01"),
         ("year,month", ["1958,Nov", "1958,december", "1959,Jan"], [0, 30, 61], "days since 1958-11-01"),
+        ("year,quarter", ["1958,3", "1958,4", "1959,1"], [0, 92, 184], "days since 1958-07-01"),
+        ("Year,qtr", ["1958,Q3", "1958,Q4", "1959,Q1"], [0, 92, 184], "days since 1958-07-01"),
         ("year,month,day", ["1958,11,3", "1958,11,4", "1959,1,1"], [0, 1, 59], "days since 1958-11-03"),
         ("year,month,day,hour", ["1958,1,1,6", "1958,1,1,12", "1958,1,2,0"], [0, 6, 18], "hours since 1958-01-01T06:00:00"),
         ("date,time", ["2024-01-01,08:30", "2024-01-01,09:30", "2024-01-02,08:30"], [0, 1, 24], "hours since 2024-01-01T08:30:00"),

@@ -13,7 +13,7 @@ from isocline.fit.errors import UserError
 from isocline.fit.reading.cells import Cells, listed, parted
 from isocline.fit.reading.clock import Clock
 from isocline.fit.reading.column import Column
-from isocline.fit.reading.dates import dates, part_of
+from isocline.fit.reading.dates import QUARTERS, dates, part_of, says_quarter
 from isocline.fit.reading.long import Long
 from isocline.fit.reading.order import LARGEST, UNIT, disorder
 from isocline.fit.reading.reader import FILE
@@ -21,6 +21,7 @@ from isocline.fit.reading.reader import FILE
 TIME_NAMES = (
     "time", "t", "ds", "timestamp", "datetime", "date", "year", "years", "month", "months", "week", "weeks", "day", "days",
     "hour", "hours", "minute", "minutes", "min", "second", "seconds", "sec", "s", "h", "age", "cycle", "cycles",
+    *QUARTERS,
 )  # fmt: skip
 SHORT_NAMES = ("t", "s", "h", "min")  # a temperature, susceptibles, a height, a minimum: beside another time, states
 ID_NAMES = (
@@ -196,8 +197,9 @@ class Candidates:
         return [[d, c] for d in days for c in clocks if dates(text[d]).notna().mean() > 0.5][:1]
 
     def _calendar(self, named: list[str]) -> list[list[str]]:
-        """Year and month, then day, hour, …; a date and hours, then minutes, …: as far as there are such columns."""
-        parts = {part_of(c): c for c in reversed(self.free) if part_of(c) is not None}
+        """Year and month (or quarter), then day, hour, …; a date and hours, then minutes, …: as far as there are such columns."""
+        likeliest_last = sorted(reversed(self.free), key=says_quarter, reverse=True)  # a month rather than a quarter
+        parts = {part_of(c): c for c in likeliest_last if part_of(c) is not None}
         out = []
         for first in (0, 3):
             run = [] if first == 0 else [c for c in named if Column.of(c).key in ("date", "ds")][:1]

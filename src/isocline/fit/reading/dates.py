@@ -20,18 +20,38 @@ _PARTS = (
     ("minute", "minutes", "min"),
     ("second", "seconds", "sec", "s"),
 )
-_MONTHS = {name: str(1 + i) for i, name in enumerate(re.findall("...", "janfebmaraprmayjunjulaugsepoctnovdec"))}
+QUARTERS = ("quarter", "quarters", "qtr")
+MONTHS = {
+    name[:3]: name for name in (
+        "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november", "december",
+    )
+}  # fmt: skip
+_NUMBERS = {name: str(1 + i) for i, name in enumerate(MONTHS)}
+_MONTH, _APART = rf"(?P<month>(?:{'|'.join(MONTHS)})[a-z]*)\.?", r"[ ,./-]\s*"
+_YEAR, _DAY = r"(?P<year>1[5-9]\d\d|20\d\d|21\d\d)", r"(?P<day>\d{1,2})(?:st|nd|rd|th)?"
+# Months by name; months and quarters with their letter, a quarter being its first month. Of these, the first that fits a cell.
+_WORDED = (
+    rf"{_DAY}{_APART}{_MONTH}{_APART}{_YEAR}", rf"{_MONTH}{_APART}{_DAY}{_APART}{_YEAR}",
+    rf"{_YEAR}{_APART}{_MONTH}{_APART}{_DAY}", rf"{_MONTH}{_APART}{_YEAR}", rf"{_YEAR}{_APART}{_MONTH}",
+    rf"{_YEAR}[ -]?m(?P<month>\d{{1,2}})", rf"{_YEAR}[ ./-]?q(?P<quarter>[1-4])", rf"q(?P<quarter>[1-4])[ ./-]?{_YEAR}",
+)  # fmt: skip
 SECONDS = 86_400  # of a day
 
 
 def dates(text: pd.Series, zone: str = "") -> pd.Series:
     """Dates and times in UTC, NaT where a cell is none: with an offset from UTC, or taken as in `zone` ("" for UTC).
 
-    ISO 8601; else day, month and year in the one order that all cells allow (between points the day comes first).
+    ISO 8601; months by name, in English, and quarters; else day, month and year in the one order that all cells allow (between
+    points the day comes first).
     """
     stamps = _iso(text, zone)
     if stamps.notna().mean() > 0.5:
         return stamps
+    parts = text.str.extract(rf"^(.*?)(?:,? +{_DAYTIME})?$")
+    parts.columns = ["day", "hour", "minute", "second", "half"]
+    worded = _worded(parts["day"].fillna(""))
+    if (worded != "").mean() > 0.5:
+        return _iso(worded, zone) + _clock(parts)
     parts = text.str.extract(rf"^{_LAYOUT}$")
     parts.columns = ["a", "separator", "b", "c", "hour", "minute", "second", "half"]
     seen = parts["a"].notna()
@@ -39,9 +59,14 @@ def dates(text: pd.Series, zone: str = "") -> pd.Series:
     if order is None:
         return stamps
     year, month, day = (parts[name] for name in order)
-    clock = _seconds(parts[["hour", "minute", "second", "half"]].fillna({"hour": "0", "minute": "0"}))
     whole = year + "-" + month.str.zfill(2) + "-" + day.str.zfill(2)
-    return _iso(whole.fillna(""), zone) + pd.to_timedelta(clock, unit="s")
+    return _iso(whole.fillna(""), zone) + _clock(parts)
+
+
+def _clock(parts: pd.DataFrame) -> pd.Series:
+    """The time of day behind dates, 0:00 where there is none."""
+    cells = parts[["hour", "minute", "second", "half"]].fillna({"hour": "0", "minute": "0"})
+    return pd.to_timedelta(_seconds(cells), unit="s")
 
 
 def ambiguous(text: pd.Series) -> bool:
@@ -59,6 +84,27 @@ def compact(text: pd.Series) -> pd.Series | None:
             stamps = pd.to_datetime(text, format=form, errors="coerce")
             return None if stamps.isna().any() else stamps.dt.strftime("%Y-%m-%d")
     return None
+
+
+def _worded(text: pd.Series) -> pd.Series:
+    """31 May 2024, May-31-2024, May 2024, 2024M05, 2024Q2 or Q2 2024 as ISO 8601; "" where a cell is none of these."""
+    out, rest = pd.Series("", index=text.index), text.str.lower()
+    for layout in _WORDED:
+        found = rest.str.extract(f"^{layout}$").dropna(how="all")
+        if not len(found):
+            continue
+        month = first_months(found["quarter"]) if "quarter" in found else found["month"].str[:3].map(_NUMBERS)
+        month = month.fillna(found.get("month", "")).str.zfill(2)
+        day = found["day"].str.zfill(2) if "day" in found else "01"
+        out[found.index] = found["year"] + "-" + month + "-" + day
+        rest = rest.drop(found.index)
+    return out
+
+
+def first_months(quarters: pd.Series) -> pd.Series:
+    """1, 4, 7 or 10 of quarters written 1 or Q1; what is none stays as it is."""
+    number = quarters.str.lower().str.removeprefix("q").str.replace(r"\.0+$", "", regex=True)
+    return number.map({str(1 + q): str(1 + 3 * q) for q in range(4)}).fillna(quarters)
 
 
 def times_of_day(text: pd.Series) -> pd.Series:
@@ -79,6 +125,7 @@ def joined(headers: list[str], texts: list[pd.Series]) -> pd.Series | None:
     None where they are not such columns. Of a row that makes no date, its cells as they are.
     """
     parts = [part_of(h) for h in headers]
+    texts = [first_months(x) if says_quarter(h) else x for h, x in zip(headers, texts, strict=True)]
     if parts[:2] == [0, 1] and parts == list(range(len(parts))):
         day, seconds = _calendar_day(texts[:3]), _of_numbers(texts[3:]) if len(parts) > 3 else None
     else:
@@ -110,15 +157,20 @@ def side_by_side(texts: list[pd.Series], between: str) -> pd.Series:
 def _calendar_day(texts: list[pd.Series]) -> pd.Series:
     """Dates of columns of years, months (numbers, or English names) and days; without days the first of the month."""
     year, month, *day = (t.str.replace(r"\.0+$", "", regex=True).str.lower() for t in texts)
-    month = month.str[:3].map(_MONTHS).fillna(month)
+    month = month.str[:3].map(_NUMBERS).fillna(month)
     iso = year.str.zfill(4) + "-" + month.str.zfill(2) + "-" + (day[0].str.zfill(2) if day else "01")
     return pd.to_datetime(iso, format="%Y-%m-%d", errors="coerce")
 
 
 def part_of(header: str) -> int | None:
-    """Which part of a date a header names: 0 for the year to 5 for the second."""
+    """Which part of a date a header names: 0 for the year, 1 for a month or quarter, to 5 for the second."""
     key = Column.of(header).key
-    return next((i for i, names in enumerate(_PARTS) if key in names), None)
+    return 1 if says_quarter(header) else next((i for i, names in enumerate(_PARTS) if key in names), None)
+
+
+def says_quarter(header: str) -> bool:
+    """By its name."""
+    return Column.of(header).key in QUARTERS
 
 
 def _iso(text: pd.Series, zone: str) -> pd.Series:

@@ -15,6 +15,7 @@ from isocline.fit.reading.clock import UNITS, Clock
 from isocline.fit.reading.column import Column
 from isocline.fit.reading.given import Doses, Given, amounts_of
 from isocline.fit.reading.long import means
+from isocline.fit.reading.months import unrolled
 from isocline.fit.reading.order import refuse_unordered
 from isocline.fit.reading.reader import Source, read_source
 from isocline.fit.reading.roles import Roles
@@ -208,14 +209,15 @@ def read_table(
     """
     if time_unit is not None and time_unit not in UNITS:
         raise UserError(f"--time-unit {time_unit}: expected one of {', '.join(UNITS)}")
+    said = [c for header in (time, id) if header for c in (header, *parted(header))]
+    said += [*states, *ignore, *inputs, *filter(None, [variable, value])]
     cells, digest = read_source(source, sheet)
+    cells = unrolled(cells, said)
     rows = len(cells.lines)
     if rows < 2:
         raise UserError(
             f"{cells.path}: {rows} row{'s' * (rows != 1)} of data, expected at least two times to learn from"
         )
-    said = [c for header in (time, id) if header for c in (header, *parted(header))]
-    said += [*states, *ignore, *inputs, *filter(None, [variable, value])]
     guessed = amounts_of(cells, said) if given is None else None
     given, doses = given or guessed is not None, doses or tuple(filter(None, [guessed]))
     taken = Doses(cells, doses, (*states, *filter(None, [value]))) if given else None

@@ -9,7 +9,7 @@ from isocline.fit import Config
 from isocline.fit.flow import flow_of_rows
 from isocline.fit.forecast import forecast
 from isocline.fit.networks import Networks
-from isocline.fit.reach import LINEAR, REST, holding, refuge
+from isocline.fit.reach import LINEAR, REST, FreeRuns, refuge
 from isocline.fit.recipe import Recipe
 from isocline.fit.scale import Scales
 from isocline.fit.windows import Record
@@ -39,12 +39,37 @@ T = np.arange(60) * 0.4
 def test_what_grows_beyond_the_range_of_the_data_does_not_hold(scale):
     series, scales = made(T, scale * rotation(T, 0.0))
     networks = Networks(2, (4,))
-    assert holding(networks, growing(networks, [-1.0, 0.0, 1.0, 5.0]), series, scales).tolist() == [
+    assert FreeRuns(networks, growing(networks, [-1.0, 0.0, 1.0, 5.0]), series, scales).holds.tolist() == [
         True,
         True,
         False,
         False,
     ]
+
+
+def test_the_network_that_runs_as_most_do_is_typical():
+    series, scales = made(T, rotation(T, 0.0))
+    networks = Networks(2, (4,))
+    runs = FreeRuns(networks, growing(networks, [-0.5, -0.05, -0.06, -0.055, -0.07]), series, scales)
+    everyone, leads = torch.ones(5, dtype=torch.bool), torch.tensor([True, True, False, False, False])
+    assert runs.holds.all()
+    assert runs.typical(leads, everyone) == 1
+    assert runs.typical(torch.tensor([True, False, False, False, False]), everyone) == 0  # nobody else was asked for
+
+
+def test_of_starts_that_fit_alike_the_typical_one_is_the_model():
+    recipe, *_ = recipe_of_rotation()
+    trainer, leads = recipe.trainer, recipe.config.starts
+    misfit, theta = trainer.misfit.clone(), trainer.theta.clone()
+    trainer.misfit[:] = misfit.min()
+    trainer.loss[:leads] = torch.arange(leads).to(misfit)  # the first is the best, but alone with what it says
+    matrix = slice(trainer.networks.size - 4, trainer.networks.size)
+    trainer.theta[0, matrix] = theta[0, matrix] - 0.4 * torch.eye(2, dtype=torch.float64).flatten()
+    recipe._look_ahead()
+    assert recipe.holds.all() and trainer.best != 0
+    trainer.misfit[0] /= 1.5**2  # where the others fit worse, it is
+    recipe._look_ahead()
+    assert trainer.best == 0
 
 
 def test_growth_that_the_record_shows_may_go_on():
@@ -113,4 +138,4 @@ def test_a_free_run_is_not_lost_for_being_long():
     networks = Networks(2, (4,))
     theta = torch.zeros(1, networks.size, dtype=torch.float64)
     theta[0, -4:] = scales.tau * torch.tensor([0.0, -1.0, 1.0, 0.0], dtype=torch.float64)
-    assert holding(networks, theta, series, scales).tolist() == [True]
+    assert FreeRuns(networks, theta, series, scales).holds.tolist() == [True]

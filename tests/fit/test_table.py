@@ -194,6 +194,58 @@ def test_a_fault_is_named_with_its_place(read, text, roles, message):
         read(text, **roles)
 
 
+# ---- a column a month --------------------------------------------------------------------------------------------------
+MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
+
+
+def climate(header, *rows):
+    return "\n".join(",".join(map(str, row)) for row in [header, *rows]) + "\n"
+
+
+def test_a_column_a_month_is_read_as_one_state(read):
+    last = [*range(13, 19), *[""] * 6]
+    table = read(climate(["YEAR", *MONTHS, "Annual"], [1950, *range(1, 13), 6.5], [1951, *last, ""]))
+    assert names(table) == ("YEAR", None, ["value"])
+    assert table.clock.origin == "1950-01-01"
+    np.testing.assert_allclose(table.series[0].t[:4], [0, 31, 59, 90])
+    np.testing.assert_array_equal(table.series[0].y[:, 0], np.arange(1, 19))
+    assert (
+        "'Jan' to 'Dec' are the months of 'YEAR'" in table.notes[0]
+        and "left out beside them: 'Annual'" in table.notes[0]
+    )
+
+
+def test_stations_with_a_column_a_month_are_series(read):
+    full = [m.upper() for m in ("january", "february", "march", "april", "may", "june", "july", "august")]
+    header = ["station", "year", *full, "SEPTEMBER", "OCTOBER", "NOVEMBER", "DECEMBER"]
+    rows = [[name, year, *range(k, k + 12)] for name, k in (("Bath", 1), ("York", 5)) for year in (1950, 1951)]
+    table = read(climate(header, *rows))
+    assert names(table) == ("year", "station", ["value"])
+    assert [s.id for s in table.series] == ["Bath", "York"] and len(table.series[1].t) == 24
+
+
+def test_months_that_are_asked_for_stay_columns(read):
+    table = read(climate(["year", *MONTHS], *([1950 + i, *range(i, i + 12)] for i in range(4))), states=["Jul"])
+    assert names(table) == ("year", None, ["Jul"])
+
+
+@pytest.mark.parametrize("header", [["year", *MONTHS[:-1]], ["year", *MONTHS[:-1], "jan"], ["t", *MONTHS]])
+def test_less_than_the_months_of_years_stay_columns(read, header):
+    table = read(climate(header, *([1950 + i, *(k * k + i for k in range(len(header) - 1))] for i in range(4))))
+    assert table.states[0].header == "Jan" and len(table.series[0].t) == 4
+
+
+@pytest.mark.parametrize(
+    ("year", "july", "message"),
+    [("MCML", 7, "line 3, column 'year': 'MCML'"), (1951, "high", "line 3, the column of a month: 'high'; expected a finite number")],
+)  # fmt: skip
+def test_a_fault_in_a_column_of_a_month_is_named_with_its_line(read, year, july, message):
+    rows = [[1950 + i, *range(1, 13)] for i in range(4)]
+    rows[1] = [year, *range(1, 7), july, *range(8, 13)]
+    with pytest.raises(UserError, match=message):
+        read(climate(["year", *MONTHS], *rows))
+
+
 def test_a_million_rows_are_read(tmp_path):
     t = np.arange(1_000_000) * 0.1
     lines = [f"{a:.1f},{b:.4f}" for a, b in zip(t.tolist(), np.sin(t).tolist(), strict=True)]

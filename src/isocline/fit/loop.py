@@ -87,6 +87,7 @@ class Trainer:
         self.stages = self._plan(share)
         self.theta = self.objective.begin(self.networks.begin(seeds))
         self.stage = self.step = self.extra = 0
+        self.chosen: int | None = None
         self.loss = torch.full((len(seeds),), torch.inf, dtype=torch.float64)
         self.misfit = self.loss.clone()
         self.history = History()
@@ -127,8 +128,8 @@ class Trainer:
 
     @property
     def best(self) -> int:
-        """The unperturbed member with the lowest loss."""
-        return int(self.loss[: self.lead].nan_to_num(torch.inf).argmin())
+        """The unperturbed member with the lowest loss, or the one that was chosen."""
+        return self.chosen if self.chosen is not None else int(self.loss[: self.lead].nan_to_num(torch.inf).argmin())
 
     def advance(self) -> None:
         """One step of the present stage."""

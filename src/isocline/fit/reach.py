@@ -25,21 +25,43 @@ TIMES, SERIES = 50, 4  # of a run at which it is looked at, and series it is tri
 LINEAR, REST = "the linear ODE", "a return to the mean"
 
 
-def holding(networks: Networks, theta: Tensor, series: Sequence[Series], scales: Scales) -> Tensor:
-    """Which networks (M,) stay within reach of what was measured: a path that leaves the data by more than their range has run
-    away, however well its windows fitted.
-
-    Each runs from the middle of a record to its end, and where no inputs drive it from there on as far as a forecast goes.
+class FreeRuns:
+    """Networks that run freely, each from the middle of a record to its end, and where no inputs drive it from there on as far as
+    a forecast goes.
 
     Args:
         networks: the layout.
         theta: (M, size), without gradient.
         series: what they were trained on; four, spread over all, are looked at.
         scales: of the run.
+
+    Attributes:
+        paths: (M, n, k) of the k states that were measured, scaled; without times where no series is long enough.
+        holds: (M,) which of them stay within reach of what was measured: a path that leaves the data by more than their range
+            has run away, however well its windows fitted.
     """
-    seen = np.concatenate([scales.scaled(s.y) for s in series])
-    measured = np.isfinite(seen).any(0)
-    low, high = _reach(np.nanmin(seen[:, measured], 0), np.nanmax(seen[:, measured], 0))
+
+    def __init__(self, networks: Networks, theta: Tensor, series: Sequence[Series], scales: Scales) -> None:
+        seen = np.concatenate([scales.scaled(s.y) for s in series])
+        measured = np.flatnonzero(np.isfinite(seen).any(0))
+        low, high = _reach(np.nanmin(seen[:, measured], 0), np.nanmax(seen[:, measured], 0))
+        records, later = _ahead(series)
+        self.paths = np.zeros((len(theta), 0, len(measured)))
+        if records:
+            layout, rows = networks.plain(theta)
+            flow = flow_of_rows(layout, rows.repeat_interleave(len(records), 0))
+            paths = forecast(flow, records * len(theta), later * len(theta), scales)
+            self.paths = np.concatenate(paths).reshape(len(theta), -1, seen.shape[1])[..., measured]
+        self.holds = torch.tensor(((self.paths >= low) & (self.paths <= high)).all((1, 2)))
+
+    def typical(self, among: Tensor, company: Tensor) -> int:
+        """Which of some networks (M,) runs nearest to the mean of a company of them (M,)."""
+        away = np.square(self.paths - self.paths[company.numpy()].mean(0)).sum((1, 2))
+        return int(np.where(among.numpy(), away, np.inf).argmin())
+
+
+def _ahead(series: Sequence[Series]) -> tuple[list[Series], list[np.ndarray]]:
+    """Records to run on from, and the times at which the runs are looked at."""
     chosen = [series[k] for k in np.unique(np.linspace(0, len(series) - 1, SERIES).round().astype(int))]
     records, later = list[Series](), list[np.ndarray]()
     for s in (s for s in chosen if len(s.t) > 3):
@@ -49,13 +71,7 @@ def holding(networks: Networks, theta: Tensor, series: Sequence[Series], scales:
         if s.u is None:
             records.append(s)
             later.append(s.t[-1] + (s.t[-1] - s.t[0]) * AHEAD * np.arange(1, TIMES + 1) / TIMES)
-    if not records:
-        return torch.ones(len(theta), dtype=torch.bool)
-    layout, rows = networks.plain(theta)
-    flow = flow_of_rows(layout, rows.repeat_interleave(len(records), 0))
-    paths = forecast(flow, records * len(theta), later * len(theta), scales)
-    inside = [bool(((p[:, measured] >= low) & (p[:, measured] <= high)).all()) for p in paths]
-    return torch.tensor(inside).view(len(theta), len(records)).all(1)
+    return records, later
 
 
 def measured_between(table: Table) -> dict[str, tuple[float, float]]:
@@ -101,5 +117,5 @@ def refuge(networks: Networks, record: Record, series: Sequence[Series], scales:
         *_, bias, matrix = row.split(networks.sizes)
         matrix.view(dim, -1)[:, : dim + networks.inputs] = found[:, :-1]
         bias.copy_(found[:, -1])
-    holds = holding(networks, rows[:1], series, scales)
+    holds = FreeRuns(networks, rows[:1], series, scales).holds
     return (rows[0], LINEAR) if bool(holds[0]) else (rows[1], REST)

@@ -27,7 +27,7 @@ from isocline.fit.errors import UserError
 from isocline.fit.files import place
 from isocline.fit.group import ALONE, Group
 from isocline.fit.loop import Trainer
-from isocline.fit.reach import holding, refuge
+from isocline.fit.reach import FreeRuns, refuge
 from isocline.fit.reading.table import Series
 from isocline.fit.repeats import helps, period_to_try
 from isocline.fit.scale import Scales
@@ -38,6 +38,7 @@ CHECKPOINT = "checkpoint.pt"
 SAVE_EVERY = 2.0  # seconds between checkpoints
 MISFIT = 3.0  # times the noise that the smoothing spline leaves, above which a fit is not good
 FEWEST = 3  # members without which there are no bands
+ALIKE = 1.1  # times the misfit (root mean square) of the best start, up to which another one fits about as well
 
 
 class Recipe:
@@ -158,13 +159,23 @@ class Recipe:
         return reason
 
     def _look_ahead(self) -> None:
-        """Starts that run away lead no longer; where all do, something simpler takes their place."""
+        """Starts that run away lead no longer; where all do, something simpler takes their place.
+
+        Of those that fit about as well as the best the one that runs on as most networks do is the model: the misfit does not say
+        which of them is right about what comes, but one that is alone with it mostly is not.
+        """
         trainer, config = self.trainer, self.config
         networks = trainer.objective.network(trainer.theta).detach()
-        self.holds = holding(trainer.networks, networks, self.series, self.scales)
-        starts = self.holds[: config.starts]
+        runs = FreeRuns(trainer.networks, networks, self.series, self.scales)
+        self.holds = runs.holds
+        starts, trainer.chosen = self.holds[: config.starts], None
         if bool(starts.any()):
             trainer.loss[: config.starts] = torch.where(starts, trainer.loss[: config.starts], torch.inf)
+            if not config.equations:
+                leads = torch.arange(len(self.holds)) < config.starts
+                alike = self.holds & leads & (trainer.misfit <= ALIKE**2 * trainer.misfit[trainer.best])
+                good = self.holds & kept(trainer.misfit) & ~leads
+                trainer.chosen = runs.typical(alike, alike | good)
         elif not config.equations and not self.record.hidden.any():
             self.refuge = refuge(trainer.networks, self.record, self.series, self.scales)
 

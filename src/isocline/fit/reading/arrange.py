@@ -198,8 +198,10 @@ class Candidates:
 
     def _calendar(self, named: list[str]) -> list[list[str]]:
         """Year and month (or quarter), then day, hour, …; a date and hours, then minutes, …: as far as there are such columns."""
-        likeliest_last = sorted(reversed(self.free), key=says_quarter, reverse=True)  # a month rather than a quarter
-        parts = {part_of(c): c for c in likeliest_last if part_of(c) is not None}
+        found = [c for c in reversed(self.free) if part_of(c) is not None]
+        parts = {
+            part_of(c): c for c in sorted(found, key=lambda c: not says_quarter(c))
+        }  # a month rather than a quarter
         out = []
         for first in (0, 3):
             run = [] if first == 0 else [c for c in named if Column.of(c).key in ("date", "ds")][:1]

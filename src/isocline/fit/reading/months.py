@@ -9,7 +9,7 @@ import pandas as pd
 
 from isocline.fit.reading.cells import Cells, listed
 from isocline.fit.reading.column import Column
-from isocline.fit.reading.dates import MONTHS, part_of
+from isocline.fit.reading.dates import MONTHS
 
 VALUE = "value"  # the header of what the months' columns hold
 
@@ -36,7 +36,9 @@ def unrolled(cells: Cells, said: Collection[str]) -> Cells:
     frame[VALUE] = np.stack([cells.text(c) for c in months], 1).reshape(-1)
     lines = np.repeat(cells.lines, each)
     file = None if cells.file is None else np.repeat(cells.file, each)
-    note = f"{months[0]!r} to {months[-1]!r} are the months of {year!r}: one state, {VALUE!r}, with twelve values a year"
+    note = (
+        f"{months[0]!r} to {months[-1]!r} are the months of {year!r}: one state, {VALUE!r}, with twelve values a year"
+    )
     if left := [c for c in beside if c not in kept]:
         note += f"; left out beside them: {listed(left, 5)}"
     places = {VALUE: (lines, "the column of a month")}

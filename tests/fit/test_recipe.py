@@ -42,7 +42,7 @@ def test_starts_and_members_that_end_badly_are_told(misfits, why):
     recipe.trainer.misfit = recipe.trainer.loss = torch.tensor([*misfits, 1.2, 1.3, 9.0, 9.0], dtype=torch.float64)
     first, second, *_ = recipe.warnings()
     other = ", all of them from other smoothings of the record than the best" if why else ""
-    assert first == f"1 of {starts} starts ended in a much worse fit{other}; the model is the best of them"
+    assert first == f"1 of {starts} starts ended in a much worse fit{other}; the model is one of the others"
     assert second == "no bands: 2 of 4 networks fitted to noisier data ended well, 3 are needed"
     assert recipe.ensemble().bands is None
 

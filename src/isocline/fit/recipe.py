@@ -253,10 +253,10 @@ class Recipe:
         bad = ~kept(starts)
         if bool(bad.any()):
             curve = torch.arange(config.starts) % len(self.records)  # as `_final` hands them out
-            others = bool((curve[bad] != curve[trainer.best]).all())
+            others = bool((curve[bad] != curve[starts.nan_to_num(torch.inf).argmin()]).all())
             why = ", all of them from other smoothings of the record than the best" if others else ""
             out.append(
-                f"{int(bad.sum())} of {config.starts} starts ended in a much worse fit{why}; the model is the best of them"
+                f"{int(bad.sum())} of {config.starts} starts ended in a much worse fit{why}; the model is one of the others"
             )
         what, noisier = ("fits", "fits to") if config.equations else ("networks", "networks fitted to")
         away = 0 if self.holds is None else int((~self.holds[: config.starts]).sum())
@@ -266,7 +266,7 @@ class Recipe:
         elif away == config.starts:
             out.append(f"all fits {left}: do not trust a forecast far beyond the record")
         elif away:
-            out.append(f"{away} of {config.starts} {what} {left}; the model is the best of the others")
+            out.append(f"{away} of {config.starts} {what} {left}; the model is one of the others")
         good = int(self._good().sum())
         if config.members > 0 and good < FEWEST:
             out.append(f"no bands: {good} of {config.members} {noisier} noisier data ended well, {FEWEST} are needed")

@@ -105,9 +105,7 @@ def refined(series: Sequence[Series], rows: int, scales: Scales) -> float:
     tried = step * np.linspace(rows - AROUND, rows + AROUND, TRIED)
     shares = [explained(series, period, scales) for period in tried]
     best = int(np.argmax(shares))
-    whole = (
-        rows * step
-    )  # what is counted in rows mostly has a season of rows: a wave that moves on by little is noise's
+    whole = rows * step  # rows mostly have a season of rows: a wave that is off by little is noise's
     return whole if explained(series, whole, scales) >= SAME * shares[best] else float(tried[best])
 
 

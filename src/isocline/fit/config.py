@@ -56,7 +56,7 @@ class Config(BaseModel):
         penalty: weight of the squared parameters of the network; of several the held-out blocks choose one, and where equations
             have networks beside laws that can do without, whether these are needed at all.
         starts: networks fitted to the data, which begin in turn with the whole, a hundredth and a ten thousandth of the
-            smoothing spline's penalty; the one with the lowest loss is the model.
+            smoothing spline's penalty; of those that fit alike the model is the one that runs on as most do.
         members: networks fitted to the data with noise added, for the bands; 0 skips them.
         tune: trials of a search, by held-out blocks of the training part, for those of hidden, penalty, window, continuity and
             learning_rate that are not given; needs optuna. 0: no search.

@@ -210,7 +210,7 @@ class Recipe:
         return "choosing" if len(self.config.penalty) > 1 else "calibrating"
 
     def ensemble(self) -> Ensemble:
-        """The best start as the model, the good members as its company."""
+        """The start that was chosen as the model, the good members as its company."""
         trainer, config = self.trainer, self.config
         networks = trainer.objective.network(trainer.theta).detach()
         model = trainer.networks.module(networks[trainer.best] if self.refuge is None else self.refuge[0])

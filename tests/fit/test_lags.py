@@ -293,3 +293,12 @@ def test_a_search_with_earlier_values_goes_on_too(tmp_path):
     begin(path, config, tmp_path / "broken", notify=notify, stop=lambda: len(told) > 0, page=False)
     again = resume(tmp_path / "broken", notify=notify, page=False)
     assert told == errors and len(told) == 2 and again["scores"] == whole["scores"]
+
+
+def test_where_what_looks_back_is_better_earlier_values_are_advised(tmp_path):
+    (tmp_path / "swing.csv").write_text(csv_of(np.arange(120) * 0.15, swings()))
+    advice = "What went before seems to tell more than what is: --lags 2 gives the network earlier values, too."
+    now = begin(tmp_path / "swing.csv", Config.make(**QUICK, season="none"), tmp_path / "now")
+    assert now["verdict"].endswith(advice)
+    before = begin(tmp_path / "swing.csv", Config.make(**QUICK, season="none", lags="2"), tmp_path / "before")
+    assert advice not in before["verdict"]

@@ -129,7 +129,7 @@ def period_of(series: Sequence[Series], scales: Scales) -> int | None:
 
     The first lag with nearly the highest autocorrelation (the mean of all columns) once it has been negative: before that,
     neighbouring rows are merely alike. Two whole periods must have been seen. Where there is none, a trend may hide it: then of
-    the changes from row to row, which of a random walk are noise.
+    the changes from row to row about a parabola, which of a random walk are noise.
 
     Args:
         series: the training part, with equal steps.
@@ -148,7 +148,18 @@ def period_of(series: Sequence[Series], scales: Scales) -> int | None:
     seen = ~np.all([s.hidden for s in series], 0)
     records = [scales.scaled(s.y)[:, seen] for s in series]
     found = _repeating(records)
-    return _repeating([np.diff(r, axis=0) for r in records]) if found is None else found
+    return _repeating([_changes(r) for r in records]) if found is None else found
+
+
+def _changes(y: np.ndarray) -> np.ndarray:
+    """(n − 1, d) from row to row, about the parabola that is nearest to them."""
+    found = np.diff(y, axis=0)
+    powers = np.vander(np.linspace(-1.0, 1.0, len(found)), 3)
+    for column in found.T:
+        seen = ~np.isnan(column)
+        if seen.sum() > powers.shape[1]:
+            column[seen] -= powers[seen] @ np.linalg.lstsq(powers[seen], column[seen], rcond=None)[0]
+    return found
 
 
 def _repeating(records: Sequence[np.ndarray]) -> int | None:

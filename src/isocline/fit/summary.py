@@ -14,6 +14,7 @@ from torch import nn
 from isocline import audit
 from isocline.fit.bands import spread_of
 from isocline.fit.compare import digest
+from isocline.fit.config import Config
 from isocline.fit.diagram import over_first_input
 from isocline.fit.drive import Drive
 from isocline.fit.ensemble import Ensemble
@@ -26,7 +27,7 @@ from isocline.fit.recipe import Recipe
 from isocline.fit.residuals import residuals
 from isocline.fit.scale import Scales
 from isocline.fit.split import Split
-from isocline.fit.verdict import reach, verdict
+from isocline.fit.verdict import looks_back, reach, verdict
 from isocline.solution import SolveError
 from isocline.solve import solve
 
@@ -34,6 +35,7 @@ MAX_POINTS = 2000  # of a series that the report carries
 MAX_SERIES, MAX_PIECES = 12, 40  # series it shows, and fitted pieces of each
 FINE, SPREAD = 600, 120  # points of a path, and of one of a member
 GRID = 22
+FEW = 4  # states of which earlier values are advised
 PASS = 400  # rows of the longest series over which the solver is watched
 
 
@@ -65,6 +67,8 @@ def summary(
             f"No network stayed within reach of the data, so {recipe.refuge[1]} takes their place. {sentence}",
             False,
         )
+    elif looks_back(scores) and _sees_the_present(recipe.config, len(table.states)):
+        sentence += " What went before seems to tell more than what is: --lags 2 gives the network earlier values, too."
     still = _undriven(model, split.train, scales)
     shown = list(zip(split.train, split.held, split.learned, strict=True))[:MAX_SERIES]
     return {
@@ -99,6 +103,11 @@ def summary(
         "seconds": round(recipe.before, 2),
         "warnings": warnings,
     }
+
+
+def _sees_the_present(config: Config, states: int) -> bool:
+    """Whether the model is given the states as they are, few enough that earlier values of all could be added."""
+    return states <= FEW and not (config.lags or config.hidden_states or config.equations or config.doses)
 
 
 def plain(values: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from isocline.fit.rivals import LAST, SEASON
+from isocline.fit.rivals import AUTO, LAST, SEASON
 
 CLOSE = 0.03  # errors that differ by less than this share count as equal, however many observations there are
 
@@ -35,7 +35,7 @@ def verdict(scores: list[dict[str, Any]], where: str = "on the held-out part") -
         )
     if best == math.inf:
         return f"The {name} wins {where}: its error ({own:.3g}) is finite, unlike the baselines'.", True
-    if abs(own - best) <= max(CLOSE, 1 / math.sqrt(count)) * best:  # both may be 0
+    if _alike(own, best, count):
         return (
             f"{where[0].upper()}{where[1:]} the {name} (error {own:.3g}) and {the(rival)} ({best:.3g}) cannot be told apart "
             f"by {count} observations: {_simpler(ours, rival)}.",
@@ -58,6 +58,26 @@ def verdict(scores: list[dict[str, Any]], where: str = "on the held-out part") -
         f"The {name} does not beat {the(rival)} {where}: its error is {own:.3g} against {best:.3g}. {advice}",
         False,
     )
+
+
+def looks_back(scores: list[dict[str, Any]]) -> bool:
+    """Whether what is better than the model, whose scores come first, is one that knows earlier values than the present.
+
+    Example:
+        >>> rows = [("neural ODE", 0.9), ("persistence", 0.8), ("autoregression", 0.5)]
+        >>> looks_back([{"model": name, "nrmse": error, "observations": 30} for name, error in rows])
+        True
+    """
+    errors = [math.inf if s["nrmse"] is None else s["nrmse"] for s in scores]
+    if len(errors) < 2 or math.inf in (errors[0], best := min(errors[1:])):
+        return False
+    rival = scores[1 + errors[1:].index(best)]["model"]
+    return rival in (AUTO, SEASON) and errors[0] > best and not _alike(errors[0], best, scores[0]["observations"])
+
+
+def _alike(own: float, best: float, count: int) -> bool:
+    """Whether so many observations cannot tell two errors apart; both may be 0."""
+    return abs(own - best) <= max(CLOSE, 1 / math.sqrt(count)) * best
 
 
 def _simpler(ours: dict[str, Any], rival: dict[str, Any]) -> str:

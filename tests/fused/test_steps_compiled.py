@@ -150,3 +150,27 @@ def test_large_fields_are_left_to_the_machine():
     assert of(MLP((2, 20, 2), dtype=F64), 2) == ("", "")
     forward, backward = of(Field(FIELDS["Lorenz"]), 3)
     assert "isocline_steps(" in forward and "isocline_steps_back(" in backward
+
+
+class Scaled(nn.Module):
+    """Slopes that are a shared number times something: of nobody else, of another slope too, twice, and of the state itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.rates = nn.Parameter(torch.tensor([0.7, -0.4, 1.3], dtype=F64))
+
+    def forward(self, t, y):
+        a, b, c, d = y.unbind(-1)
+        first, second, third = self.rates
+        read = second * (a * b)
+        return torch.stack([first * (b - a), read, read + c.sin(), third * d], -1)
+
+
+@pytest.mark.parametrize("solver", ["rk4", "bosh3", "tsit5"])
+def test_shared_factors_of_slopes_go_into_the_weights_of_a_step(solver, ran):
+    field = Scaled()
+    of_steps = steps._Steps(trace(field, torch.rand(LANES, 1, dtype=F64), numbers(LANES, 4)), RK4.tableau)
+    assert [factor is not None for factor in of_steps.factors] == [True, False, False, True]
+    assert of_steps.slopes[3] == of_steps.y[3]
+    agree(field, 0.5 * numbers(7, 4, seed=1), TIMES["ends of steps"], solver=solver, step=0.02)
+    assert ran

@@ -7,6 +7,7 @@ The machine (together.hpp) calls them for steps that nobody looks into, with til
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import product
 from textwrap import indent
 
@@ -94,6 +95,7 @@ class _Steps:
         self.back = [row for _, found in rest.program.outputs for row in found]
         read = {row for one in (*rest.plain, *rest.collects) for row in one.reads()} | set(self.back)
         self.kept = sorted(read & {row for one in self.field.plain for row in range(one.out, one.out + one.count)})
+        self.slopes, self.factors = self._apart()
         self.a = [(), *tableau.a]
         self.used = max(i for i, b in enumerate(tableau.b) if b) + 1
         self.numbers: dict[tuple[int, int], int] = {}  # of the leaves, by where they are handed over
@@ -109,6 +111,24 @@ class _Steps:
             return False
         self._slope(), self._pull()
         return len(self.numbers) <= NUMBERS and len(self.sums) <= NUMBERS
+
+    def _apart(self) -> tuple[list[int], list[Callable[[], str] | None]]:
+        """Rows of the slopes, and what they are still to be multiplied by: of a product with a number that all samples share the
+        other factor, where nobody else reads the product. Such a number goes into the weights of a step, once for all lanes."""
+        made = {one.out + i: (one, i) for one in self.field.plain for i in range(one.count)}
+        others = {row for one in (*self.field.plain, *self.field.collects) for row in one.reads()} | set(self.kept)
+        rows, factors = list[int](), list[Callable[[], str] | None]()
+        for row in self.out:
+            one, i = made.get(row, (None, 0))
+            shared = [x for x in one.operands if x.kind not in ("rows", "splat")] if one is not None else []
+            if one is None or one.op != "mul" or len(shared) != 1 or row in others or self.out.count(row) > 1:
+                rows.append(row)
+                factors.append(None)
+                continue
+            (other,) = (x for x in one.operands if x is not shared[0])
+            rows.append(other.at + (i if other.kind == "rows" else 0))
+            factors.append(partial(uniform, shared[0], i, self._entry))
+        return rows, factors
 
     # ---- the two programs -----------------------------------------------------------------------------------------
     def _entry(self, leaf: int, index: int | str) -> str:
@@ -142,7 +162,7 @@ class _Steps:
     def _slope(self) -> str:
         names = self._names()
         found = self._statements(self.field.plain, names)
-        found += [f"dy[{d}] = {names[row]};" for d, row in enumerate(self.out)]
+        found += [f"dy[{d}] = {names[row]};" for d, row in enumerate(self.slopes)]
         found += [f"kept[{i}] = {names[row]};" for i, row in enumerate(self.kept)]
         return _lines(found, 1)
 
@@ -164,13 +184,16 @@ class _Steps:
 
     # ---- the steps ------------------------------------------------------------------------------------------------
     def _combined(self, weights: Sequence[float], d: int) -> str:
-        """Number d of the state y + h Σ weights_j k_j."""
+        """Number d of the state y + h Σ weights_j k_j, the latest slope last."""
         terms = [(j, w) for j, w in enumerate(weights) if w]
-        if not terms:
-            return f"x0[{d}]"
-        by_weight = {w: [f"k{j}[{d}]" for j, v in terms if v == w] for _, w in terms}
-        parts = [f"{_times('h', w)} * {_sum(slopes)}" for w, slopes in by_weight.items()]
-        return f"x0[{d}] + {_sum(parts)}"
+        by_weight = {w: [j for j, v in terms if v == w] for _, w in terms}
+        factor = self.factors[d]
+        step = "h" if factor is None else f"(h * {factor()})"
+        parts = [
+            f"{_times(step, w)} * {_sum([f'k{j}[{d}]' for j in stages])}"
+            for w, stages in sorted(by_weight.items(), key=lambda pair: pair[1][-1])
+        ]
+        return " + ".join([f"x0[{d}]", *parts])
 
     def _stages(self, first: int, last: int, kept: str) -> list[str]:
         found = []

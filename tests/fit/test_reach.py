@@ -76,7 +76,7 @@ def test_growth_that_the_record_shows_may_go_on():
     y = np.exp(0.08 * T)[:, None]  # by a factor of seven, and of eleven a quarter later
     series, scales = made(T, y)
     networks = Networks(1, (4,))
-    row, name = refuge(networks, Record.of(series, scales, 5), series, scales)
+    row, name = refuge(networks, Config(), Record.of(series, scales, 5), series, scales)
     assert name == LINEAR
     (path,) = forecast(flow(networks, row), series, [T[-1] + np.array([3.0])], scales)
     assert scales.unscaled(path)[0, 0] == pytest.approx(np.exp(0.08 * (T[-1] + 3.0)), rel=0.02)
@@ -89,7 +89,7 @@ def test_where_the_linear_ode_runs_away_too_the_mean_is_left(monkeypatch):
         "isocline.fit.reach.LinearODE",
         lambda record: type("Away", (), {"rows": torch.tensor([[2.0, 0, 0], [0, 2.0, 0]], dtype=torch.float64)}),
     )
-    row, name = refuge(networks, Record.of(series, scales, 5), series, scales)
+    row, name = refuge(networks, Config(), Record.of(series, scales, 5), series, scales)
     assert name == REST
     (path,) = forecast(flow(networks, row), series, [T[-1] + np.array([1.0, 40.0])], scales)
     assert np.abs(path[-1]).max() < 1e-6 < np.abs(path[0]).max()

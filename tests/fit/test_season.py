@@ -18,9 +18,11 @@ from isocline.fit.blocks import Fold
 from isocline.fit.equation_rows import layout_of, networks_of
 from isocline.fit.export import source
 from isocline.fit.fitted import Fitted
+from isocline.fit.flow import flow_of_rows
+from isocline.fit.forecast import forecast
 from isocline.fit.networks import Field, Networks
 from isocline.fit.objective import Objective
-from isocline.fit.reach import LINEAR, REST, refuge
+from isocline.fit.reach import CLOCKED, refuge
 from isocline.fit.reading.table import Series
 from isocline.fit.repeats import period_to_try, refined, repeated
 from isocline.fit.rollout import program_of, step_of
@@ -98,15 +100,19 @@ def test_slopes_are_matched_at_the_time_of_their_rows():
     assert np.allclose(record.given()["begin"][:, 0], T)
 
 
-def test_what_takes_the_place_of_networks_has_no_clock():
+def test_what_takes_the_place_of_networks_has_their_clock():
     series = [Series("", T, forced(T))]
     record = Record.of(series, PLAIN, 5)
     networks = networks_of(Config(states=("x",)), PLAIN, record, 12.0)
-    row, name = refuge(networks, record, series, PLAIN)
-    assert name in (LINEAR, REST)
-    module, y = networks.module(row), torch.linspace(-2, 2, 5, dtype=torch.float64)[:, None]
-    slopes = [module(torch.tensor(t), y, {"begin": torch.zeros(1, dtype=torch.float64)}) for t in (0.0, 3.0)]
-    assert torch.equal(*slopes)
+    row, name = refuge(networks, Config(**QUICK), record, series, PLAIN)
+    assert name == CLOCKED
+    later = T[-1] + np.arange(1.0, 25.0)
+    (path,) = forecast(flow_of_rows(networks, row[None]), series, [later], PLAIN)
+    assert np.abs(path - forced(np.concatenate([T, later]))[len(T) :]).max() < 0.2
+    module = networks.module(row)
+    given, y = {"begin": torch.zeros(1, dtype=torch.float64)}, torch.linspace(-2, 2, 5, dtype=torch.float64)[:, None]
+    slopes = module(torch.tensor(0.0), y, given)
+    assert torch.allclose(slopes.diff(dim=0), slopes.diff(dim=0)[0])  # a linear field
 
 
 # ---- which --------------------------------------------------------------------------------------------------------------

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 from isocline.fit.baselines import LinearODE
+from isocline.fit.batch import Batch
+from isocline.fit.config import Config
 from isocline.fit.flow import flow_of_rows
 from isocline.fit.forecast import forecast
+from isocline.fit.loop import Trainer
 from isocline.fit.networks import Networks
 from isocline.fit.reading.table import Series, Table
 from isocline.fit.scale import Scales
@@ -22,7 +25,7 @@ REACH = (
 )
 AHEAD = 0.25  # of a series: how far beyond its end a network runs, the tail that is held out by default
 TIMES, SERIES = 50, 4  # of a run at which it is looked at, and series it is tried on
-LINEAR, REST = "the linear ODE", "a return to the mean"
+LINEAR, CLOCKED, REST = "the linear ODE", "a linear ODE with the clock", "a return to the mean"
 
 
 class FreeRuns:
@@ -108,14 +111,33 @@ def _reach(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return low - room, high + room
 
 
-def refuge(networks: Networks, record: Record, series: Sequence[Series], scales: Scales) -> tuple[Tensor, str]:
-    """A row (size,) that holds where no network does, and its name: the linear ODE, or if that runs away a return to the mean."""
-    dim, linear = networks.dim, LinearODE(record).rows
-    rest = torch.cat([-torch.eye(dim), torch.zeros(dim, networks.inputs + 1)], 1).to(linear)
+def refuge(
+    networks: Networks, config: Config, record: Record, series: Sequence[Series], scales: Scales
+) -> tuple[Tensor, str]:
+    """A row (size,) that holds where no network does, and its name: the linear ODE, with a clock where the networks have one, or if
+    that runs away a return to the mean."""
+    dim, width = networks.dim, networks.shapes[-1][1]
+    if networks.season is None:
+        name, linear = LINEAR, LinearODE(record).rows
+    else:
+        name, linear = CLOCKED, _with_clock(networks, config, record)
+    rest = torch.cat([-torch.eye(dim), torch.zeros(dim, width - dim + 1)], 1).to(linear)
     rows = torch.zeros(2, networks.size, dtype=torch.float64)
     for row, found in zip(rows, (linear, rest), strict=True):
         *_, bias, matrix = row.split(networks.sizes)
-        matrix.view(dim, -1)[:, : dim + networks.inputs] = found[:, :-1]
+        matrix.copy_(found[:, :-1].flatten())
         bias.copy_(found[:, -1])
     holds = FreeRuns(networks, rows[:1], series, scales).holds
-    return (rows[0], LINEAR) if bool(holds[0]) else (rows[1], REST)
+    return (rows[0], name) if bool(holds[0]) else (rows[1], REST)
+
+
+def _with_clock(networks: Networks, config: Config, record: Record) -> Tensor:
+    """(dim, width + 1): a linear field with a clock and its constant, trained as the networks are."""
+    bare = Networks(networks.dim, (), networks.inputs, networks.season)
+    trainer = Trainer(
+        config, Batch([record]), torch.zeros(1, dtype=torch.float64), [config.seed], lead=1, networks=bare
+    )
+    while not trainer.done:
+        trainer.advance()
+    weight, bias, matrix = (part[0].detach() for part in bare.parts(trainer.objective.network(trainer.theta)))
+    return torch.cat([weight + matrix, bias[:, None]], 1)

@@ -177,7 +177,7 @@ class Recipe:
                 good = self.holds & kept(trainer.misfit) & ~leads
                 trainer.chosen = runs.typical(alike, alike | good)
         elif not config.equations and not self.record.hidden.any():
-            self.refuge = refuge(trainer.networks, self.record, self.series, self.scales)
+            self.refuge = refuge(trainer.networks, config, self.record, self.series, self.scales)
 
     def told(self) -> list[dict[str, Any]]:
         """All stages so far, with the phase they belong to."""

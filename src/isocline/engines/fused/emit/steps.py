@@ -184,16 +184,16 @@ class _Steps:
 
     # ---- the steps ------------------------------------------------------------------------------------------------
     def _combined(self, weights: Sequence[float], d: int) -> str:
-        """Number d of the state y + h Σ weights_j k_j, the latest slope last."""
+        """Number d of the state y + h Σ weights_j k_j: slopes are summed first, or each sum would be rounded as the state is."""
         terms = [(j, w) for j, w in enumerate(weights) if w]
-        by_weight = {w: [j for j, v in terms if v == w] for _, w in terms}
-        factor = self.factors[d]
-        step = "h" if factor is None else f"(h * {factor()})"
-        parts = [
-            f"{_times(step, w)} * {_sum([f'k{j}[{d}]' for j in stages])}"
-            for w, stages in sorted(by_weight.items(), key=lambda pair: pair[1][-1])
-        ]
-        return " + ".join([f"x0[{d}]", *parts])
+        if not terms:
+            return f"x0[{d}]"
+        by_weight = {w: _sum([f"k{j}[{d}]" for j, v in terms if v == w]) for _, w in terms}
+        last, factor = terms[-1][1], self.factors[d]
+        slope = by_weight.pop(last)
+        for w, others in by_weight.items():
+            slope = f"({number(w / last)} * {others} + {slope})"
+        return f"x0[{d}] + {_times('h' if factor is None else f'(h * {factor()})', last)} * {slope}"
 
     def _stages(self, first: int, last: int, kept: str) -> list[str]:
         found = []

@@ -135,8 +135,7 @@ class Candidates:
             if text.nunique() <= len(text) / 2 and not len(disorder(times.t, self.codes([*base, column]))[0]):
                 fitting.append(column)
         if not fitting:
-            blocks = self.apart(times, base)
-            fitting = [c for c in blocks if len(blocks) == 1 and self._counts(c)]
+            fitting = [c for c in self.apart(times, base, most=1) if self._counts(c)]
         if len(fitting) != 1:
             return None
         self.notes.append(f"series are told apart by {fitting[0]!r}: within each, times increase")
@@ -147,19 +146,19 @@ class Candidates:
         values, _ = self.cells.numbers(column)
         return bool((values == values.round()).all())
 
-    def apart(self, times: Times, base: list[str]) -> list[str]:
-        """The fewest columns besides, up to three, with which times increase where with `base` alone they do not; nothing where
+    def apart(self, times: Times, base: list[str], most: int = MOST_APART) -> list[str]:
+        """The fewest columns besides, up to `most`, with which times increase where with `base` alone they do not; nothing where
         there are none, or several choices. Several are but a hint: they may say what was measured as well as of whom."""
-        most = len(times.t) / ROWS_APART  # series, and changes of what tells them apart: each is one block of rows
+        blocks = len(times.t) / ROWS_APART  # series, and changes of what tells them apart: each is one block of rows
         codes = {c: self._codes_of(c) for c in self.free if c not in (*times.parts, *base) and not says_time(c)}
-        few = [c for c, x in codes.items() if x.any() and x.max() < most and np.count_nonzero(np.diff(x)) < most]
+        few = [c for c, x in codes.items() if x.any() and x.max() < blocks and np.count_nonzero(np.diff(x)) < blocks]
         fixed = [self._codes_of(c) for c in base]
-        for size in range(1, MOST_APART + 1):
+        for size in range(1, most + 1):
             found: dict[bytes, list[str]] = {}  # by how they part the rows: of two that say the same, the first
             for columns in islice(combinations(few, size), MOST_TRIED):
                 series = _numbered([*fixed, *(codes[c] for c in columns)])
                 count = series.max() + 1
-                in_blocks = 1 + np.count_nonzero(np.diff(series)) == count <= most
+                in_blocks = 1 + np.count_nonzero(np.diff(series)) == count <= blocks
                 if in_blocks and not len(disorder(times.t, self.codes([*base, *columns]))[0]):
                     found.setdefault(series.tobytes(), list(columns))
             if found:

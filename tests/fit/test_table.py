@@ -51,6 +51,13 @@ def test_series_are_told_apart_by_the_text_that_makes_times_increase(read):
     assert ("comment", "not numeric") in table.ignored
 
 
+def test_a_name_and_its_abbreviation_tell_the_same_series_apart(read):
+    table = read("country,iso,t,x\nChad,TCD,0,1\nChad,TCD,1,2\nMali,MLI,0,3\nMali,MLI,1,4\n")
+    assert names(table) == ("t", "country", ["x"]) and ("iso", "not numeric") in table.ignored
+    two = "t,city,side,x\n0,Bath,l,1\n1,Bath,l,2\n0,York,r,3\n1,York,r,4\n0,Bath,k,5\n1,Bath,k,6\n"
+    assert read(two).id.header == "side"  # the city alone does not do
+
+
 NUMBERED = "year,firm,invest\n" + "".join(f"{1935 + i},{firm},{i * firm + 1}\n" for firm in (4, 7) for i in range(4))
 
 

@@ -127,13 +127,14 @@ class Candidates:
         block of rows of its own."""
         if len(base) > (self.cells.file is not None):
             return None
-        fitting = []
+        found: dict[bytes, str] = {}  # by how they part the rows: of a name and its abbreviation, the first
         for column in self.free:
             if column in times.parts or says_time(column) or self.cells.numeric(column):
                 continue
-            text = self.cells.text(column)
-            if text.nunique() <= len(text) / 2 and not len(disorder(times.t, self.codes([*base, column]))[0]):
-                fitting.append(column)
+            text, codes = self.cells.text(column), self.codes([*base, column])
+            if text.nunique() <= len(text) / 2 and not len(disorder(times.t, codes)[0]):
+                found.setdefault(codes.tobytes(), column)
+        fitting = list(found.values())
         if not fitting:
             fitting = [c for c in self.apart(times, base, most=1) if self._counts(c)]
         if len(fitting) != 1:

@@ -55,6 +55,8 @@ def test_the_network_that_runs_as_most_do_is_typical():
     assert runs.holds.all()
     assert runs.typical(leads, everyone) == 1
     assert runs.typical(torch.tensor([True, False, False, False, False]), everyone) == 0  # nobody else was asked for
+    short, scales = made(T[:3], rotation(T[:3], 0.0))
+    assert FreeRuns(networks, growing(networks, [-0.5, -0.05]), short, scales).typical(leads[:2], everyone[:2]) is None
 
 
 def test_of_starts_that_fit_alike_the_typical_one_is_the_model():

@@ -57,8 +57,11 @@ class FreeRuns:
             self.paths = np.concatenate(paths).reshape(len(theta), -1, seen.shape[1])[..., measured]
         self.holds = torch.tensor(((self.paths >= low) & (self.paths <= high)).all((1, 2)))
 
-    def typical(self, among: Tensor, company: Tensor) -> int:
-        """Which of some networks (M,) runs nearest to the mean of a company of them (M,)."""
+    def typical(self, among: Tensor, company: Tensor) -> int | None:
+        """Which of some networks (M,) runs nearest to the mean of a company of them (M,); None where no series was long enough to
+        run on."""
+        if not self.paths.shape[1]:
+            return None
         away = np.square(self.paths - self.paths[company.numpy()].mean(0)).sum((1, 2))
         return int(np.where(among.numpy(), away, np.inf).argmin())
 

@@ -22,10 +22,7 @@ def verdict(scores: list[dict[str, Any]], where: str = "on the held-out part") -
             "Nothing was held out, so nothing is known of how well the model predicts: hold out a tail or a series to learn it.",
             False,
         )
-    errors = [math.inf if s["nrmse"] is None else s["nrmse"] for s in scores]
-    ours, own = scores[0], errors[0]
-    best = min(errors[1:])
-    rival = scores[1 + errors[1:].index(best)]
+    ours, (own, best, rival) = scores[0], _errors(scores)
     name, count = ours["model"], ours["observations"]
     if own == math.inf:
         return (
@@ -68,11 +65,18 @@ def looks_back(scores: list[dict[str, Any]]) -> bool:
         >>> looks_back([{"model": name, "nrmse": error, "observations": 30} for name, error in rows])
         True
     """
-    errors = [math.inf if s["nrmse"] is None else s["nrmse"] for s in scores]
-    if len(errors) < 2 or math.inf in (errors[0], best := min(errors[1:])):
+    if not scores:
         return False
-    rival = scores[1 + errors[1:].index(best)]["model"]
-    return rival in (AUTO, SEASON) and errors[0] > best and not _alike(errors[0], best, scores[0]["observations"])
+    own, best, rival = _errors(scores)
+    worse = best < own < math.inf and not _alike(own, best, scores[0]["observations"])
+    return worse and rival["model"] in (AUTO, SEASON)
+
+
+def _errors(scores: list[dict[str, Any]]) -> tuple[float, float, dict[str, Any]]:
+    """That of the model, the lowest of the others, and whose that is."""
+    own, *others = (math.inf if s["nrmse"] is None else s["nrmse"] for s in scores)
+    best = min(others)
+    return own, best, scores[1 + others.index(best)]
 
 
 def _alike(own: float, best: float, count: int) -> bool:

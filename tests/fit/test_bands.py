@@ -68,6 +68,16 @@ def test_the_spread_of_members_leaves_lost_paths_out():
     assert float(spread_of(paths[:1])[0, 0]) == 0
 
 
+def test_paths_that_leave_what_was_learned_are_doubted_however_much_they_agree():
+    learned = np.array([[0.0, math.nan], [2.0, math.nan], [math.nan, math.nan]])
+    paths = np.tile([[1.0, 9.0], [2.6, 9.0], [-1.2, 9.0], [math.inf, 9.0]], (3, 1, 1))
+    assert spread_of(paths, learned)[:3] == pytest.approx(np.array([[0.0, 0.0], [0.2, 0.0], [0.4, 0.0]]))
+    assert np.isfinite(spread_of(paths, learned)).all()
+    assert (spread_of(paths, learned[:0]) == 0).all()
+    apart = np.array([[[4.0]], [[6.0]]])  # standard deviation √2, and 3 outside
+    assert float(spread_of(apart, np.array([[0.0], [2.0]]))[0, 0]) == pytest.approx(math.sqrt(3))
+
+
 def test_members_much_worse_than_the_best_are_left_out():
     assert kept(torch.tensor([1.0, 2.2, 2.3, math.nan])).tolist() == [True, True, False, False]
 

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from series import rotation, table_of
 
 from isocline.fit import Config, fit, predict, recipe
-from isocline.fit.bands import LEVELS
+from isocline.fit.bands import LEVELS, spread_of
 from isocline.fit.blocks import without_series
 from isocline.fit.choose import LOST, choose
 from isocline.fit.fitted import Fitted
@@ -155,7 +155,8 @@ def test_the_bands_of_a_given_state_are_those_of_a_new_series_by_its_distance(th
         _, (row,), _ = predict(three / "run", times=tmp_path / "times.csv", start=tmp_path / "start.csv", bands=True)
         away = distance(np.array([[(v - s["mean"]) / s["sd"] for v, s in zip(at, scale, strict=True)]]), learned)
         low, high = (np.array(row[k : k + 2], dtype=float) for k in (4, 6))
-        half = bands.half_widths(np.zeros(2), LEVELS[0], away) * [s["sd"] for s in scale]
+        apart = spread_of(np.array([[[(v - s["mean"]) / s["sd"] for v, s in zip(at, scale, strict=True)]]]), learned)[0]
+        half = bands.half_widths(apart, LEVELS[0], away) * [s["sd"] for s in scale]
         assert (high - low) / 2 == pytest.approx(half, rel=1e-6)
     assert away > 2
 

@@ -178,7 +178,7 @@ def beyond_chance(simple: Sequence[float], rich: Sequence[float]) -> bool:
 
 
 def errors_of(trainer: Trainer, place: int, places: int, fold: Fold, scales: Scales) -> tuple[np.ndarray, np.ndarray]:
-    """|error| of the mean path and the spread (n, d) on a fold; NaN where nothing was observed, inf where the path is lost.
+    """|error| of the mean path and `spread_of` (n, d) on a fold; NaN where nothing was observed, inf where the path is lost.
 
     Args:
         trainer: of `EACH` networks for so many places, ordered by network and place; of one the good ones count.
@@ -188,7 +188,7 @@ def errors_of(trainer: Trainer, place: int, places: int, fold: Fold, scales: Sca
     theta = every[:, place][kept(trainer.misfit.view(EACH, places)[:, place])]
     series, count = len(fold.blocks), len(theta)
     rows = theta.repeat_interleave(series, 0)
-    flow = flow_of_rows(trainer.networks, rows)
+    flow, learned = flow_of_rows(trainer.networks, rows), scales.scaled(np.concatenate([s.y for s in fold.taught]))
     paths = forecast(flow, fold.before * count, [b.t for b in fold.blocks] * count, scales)
     out = []
     for i, block in enumerate(fold.blocks):
@@ -197,6 +197,7 @@ def errors_of(trainer: Trainer, place: int, places: int, fold: Fold, scales: Sca
         with np.errstate(invalid="ignore"):
             error = np.abs(own.mean(0) - scales.scaled(block.y))
         error = np.where(np.isnan(block.compared), np.nan, np.where(np.isfinite(error), error, np.inf))
-        out.append((error, spread_of(own)))
+        lost = ~(error < LOST)  # far outside, of course: how far is no excuse
+        out.append((error, np.where(lost, spread_of(own), spread_of(own, learned))))
     errors, spreads = (np.concatenate(part) for part in zip(*out, strict=True))
     return errors, spreads

@@ -55,10 +55,14 @@ class Ensemble:
         return flow_of_rows(self.networks, self.members)
 
     def spread(self, records: Sequence[Series], later: Sequence[np.ndarray], scales: Scales) -> list[np.ndarray]:
-        """(n, d) how far members part at later times of each record, each settled on its end; scaled."""
+        """`spread_of` (n, d) at later times of each record, each member settled on its end."""
         flow = flow_of_rows(self.networks, self.members.repeat_interleave(len(records), 0))
         paths = forecast(flow, list(records) * len(self.members), list(later) * len(self.members), scales)
-        return [spread_of(np.stack(paths[i :: len(records)])) for i in range(len(records))]
+        return [self.spread_of(np.stack(paths[i :: len(records)])) for i in range(len(records))]
+
+    def spread_of(self, paths: np.ndarray) -> np.ndarray:
+        """(n, d) of paths (M, n, d) of its members: how far they part, and leave what was learned; scaled."""
+        return spread_of(paths, self.learned)
 
     def settled(self, record: Series, scales: Scales) -> Tensor:
         """(M, d) states of all members at the first row of one record."""

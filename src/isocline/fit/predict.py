@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from isocline.fit.bands import spread_of
 from isocline.fit.config import Config
 from isocline.fit.dosing import Regimen
 from isocline.fit.drive import Drive, Inputs
@@ -141,7 +140,7 @@ def _bounds(
     """Each of `BOUNDS` (n, d) about a scaled path (n, d), from the states (M, d) of the members where it begins."""
     count, grids = len(states), grid.expand(len(states), -1)
     paths = ensemble.crowd(states, grids, drive.repeat(count)).movedim(1, 0) if len(grid) > 1 else states[:, None]
-    bounds = ensemble.intervals(path, spread_of(paths.numpy()), scales, distance)
+    bounds = ensemble.intervals(path, ensemble.spread_of(paths.numpy()), scales, distance)
     return [bounds[name] for name in BOUNDS]
 
 

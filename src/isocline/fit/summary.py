@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from isocline import audit
-from isocline.fit.bands import spread_of
 from isocline.fit.compare import digest
 from isocline.fit.config import Config
 from isocline.fit.diagram import over_first_input
@@ -232,7 +231,7 @@ def _bounds(
     ts, states = torch.tensor((whole - whole[0]) / scales.tau), ensemble.settled(start, scales)
     drive = Drive.of([start], [whole], scales).repeat(len(states))
     paths = ensemble.crowd(states, ts.expand(len(states), -1), drive).movedim(1, 0).numpy()[:, -len(t) :]
-    bounds = ensemble.intervals(scales.scaled(y), spread_of(paths), scales, distance)
+    bounds = ensemble.intervals(scales.scaled(y), ensemble.spread_of(paths), scales, distance)
     some = np.unique(np.linspace(0, len(t) - 1, SPREAD).round().astype(int))
     members = {"t": t[some].tolist(), "y": [plain(scales.unscaled(path[some])) for path in paths]}
     return {**{name: plain(values) for name, values in bounds.items()}, "members": members}

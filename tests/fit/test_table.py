@@ -259,3 +259,21 @@ def test_a_million_rows_are_read(tmp_path):
     (tmp_path / "long.csv").write_text("t,x\n" + "\n".join(lines))
     table = read_table(tmp_path / "long.csv")
     assert len(table.series[0].t) == 1_000_000
+
+
+def test_an_age_that_was_told_once_of_a_series_is_no_time(read):
+    rows = [f"{i},{30 + i},{p},{p * p + i}" for i in (1, 2, 3) for p in (1, 2, 3, 4)]
+    table = read("id,age,period,x\n" + "\n".join(rows) + "\n")
+    assert names(table) == ("period", "id", ["x"]) and table.ignored == [("age", "constant within every series")]
+    numbered = "\n".join(f"{n},{row}" for n, row in enumerate(rows))
+    assert names(read(f",id,age,period,x\n{numbered}\n")) == ("period", "id", ["x"])
+    grown = read("id,age,x\n1,3,4\n1,4,6\n2,3,5\n2,5,7\n")
+    assert names(grown) == ("age", "id", ["x"])
+
+
+def test_rows_that_are_only_numbered_are_said_to_be_a_guess(read):
+    table = read(",x,y\n1,4,2\n2,5,1\n3,3,7\n4,6,3\n")
+    assert names(table) == ("column 1", None, ["x", "y"])
+    assert table.notes == [
+        "no column says when a row was measured: at equal steps, as 'column 1' numbers them, is a guess"
+    ]

@@ -29,6 +29,8 @@ def column(header, cells):
         (["Jan 2024", "Feb 2024", "Apr 2024"], "2024-01-01", [0, 31, 91]),
         (["2024 January", "2024-Feb", "2024/apr"], "2024-01-01", [0, 31, 91]),
         (["2024M01", "2024M02", "2024M04"], "2024-01-01", [0, 31, 91]),
+        (["01/2024", "2/2024", "04/2024"], "2024-01-01", [0, 31, 91]),
+        (["12/69", "1/70", "12/99", "1/00"], "1969-12-01", [0, 31, 10957, 10988]),
         (["2024Q1", "2024-Q2", "2024 Q3"], "2024-01-01", [0, 91, 182]),
         (["Q1 2024", "Q2 2024", "Q3 2024"], "2024-01-01", [0, 91, 182]),
         (["2/28/2024 11:30 AM", "2/28/2024 12:30 PM", "2/28/2024 2:30 PM"], "2024-02-28T11:30:00", [0, 1, 3]),
@@ -66,6 +68,16 @@ def test_eight_digits_that_are_no_day_are_numbers(read):
         ("year,month,day,hour", ["1958,1,1,6", "1958,1,1,12", "1958,1,2,0"], [0, 6, 18], "hours since 1958-01-01T06:00:00"),
         ("date,time", ["2024-01-01,08:30", "2024-01-01,09:30", "2024-01-02,08:30"], [0, 1, 24], "hours since 2024-01-01T08:30:00"),
         ("date,hour", ["2024-01-01,0", "2024-01-01,12", "2024-01-02,0"], [0, 12, 24], "hours since 2024-01-01"),
+        ("date,time", ["2024-01-01,950", "2024-01-01,1020", "2024-01-02,15"], [0, 0.5, 865 / 60], "hours since 2024-01-01T09:50:00"),
+        ("year,doy", ["2023,364", "2023,365", "2024,1"], [0, 1, 2], "days since 2023-12-30"),
+        ("year,day", ["2023,364", "2023,365", "2024,1"], [0, 1, 2], "days since 2023-12-30"),
+        ("year,doy,hour", ["2023,365,12", "2023,365,18", "2024,1,0"], [0, 6, 12], "hours since 2023-12-31T12:00:00"),
+        ("month,day", ["4,30", "5,1", "6,2"], [119, 120, 152], ""),
+        ("Month,Day", ["feb,28", "feb,29", "mar,2"], [58, 59, 61], ""),
+        ("month,day,hour", ["2,28,0", "2,28,12", "3,1,6"], [58, 58.5, 59.25], ""),
+        ("day,hour", ["346,0", "346,12", "347,6"], [346, 346.5, 347.25], ""),
+        ("day,time", ["346,840", "346,1910", "347,0", "347,30"], [346 + 26 / 72, 346 + 115 / 144, 347, 347 + 1 / 48], ""),
+        ("day,time", ["1,8:40", "1,19:10", "2,0:00", "2,0:30"], [1 + 26 / 72, 1 + 115 / 144, 2, 2 + 1 / 48], ""),
     ],
 )  # fmt: skip
 def test_parts_of_a_time_are_put_together_where_that_makes_times_increase(read, header, rows, expected, unit):
@@ -79,6 +91,21 @@ def test_parts_of_a_time_are_put_together_where_that_makes_times_increase(read, 
         read(f"{header},x\n" + "".join(f"{r},{i}\n" for i, r in enumerate(rows)), time=table.time.header).clock
         == table.clock
     )
+
+
+def test_months_and_days_without_a_year_are_said_to_be_counted(read):
+    assert (
+        "'month+day' says no year: time counts days, from 1 January"
+        in read("month,day,x\n4,30,1\n5,1,2\n5,2,4\n").notes
+    )
+    assert "'day+hour' says no year: time counts days" in read("day,hour,x\n1,0,1\n1,12,2\n2,0,4\n").notes
+    with pytest.raises(UserError, match=r"line 3, column 'month\+day': '4-31'; expected a time, as a finite number"):
+        read("month,day,x\n4,30,1\n4,31,2\n5,2,4\n", time="month+day")
+
+
+def test_numbers_that_may_be_anything_are_no_times_of_day(read):
+    table = read("day,time,x\n1,10,1\n1,20,2\n1,99,4\n2,130,3\n")  # no minute is the 99th
+    assert (table.time.header, table.series[0].t.tolist()) == ("time", [10, 20, 99, 130])
 
 
 def test_years_that_increase_need_no_month(read):

@@ -13,16 +13,29 @@ from isocline.fit.errors import UserError
 from isocline.fit.reading.cells import Cells, listed, parted
 from isocline.fit.reading.clock import Clock
 from isocline.fit.reading.column import Column
-from isocline.fit.reading.dates import QUARTERS, dates, part_of, says_quarter
+from isocline.fit.reading.dates import dates
 from isocline.fit.reading.long import Long
 from isocline.fit.reading.order import LARGEST, UNIT, disorder
+from isocline.fit.reading.parts import (
+    DAY,
+    MONTH,
+    NAMES,
+    OF_YEAR,
+    QUARTER,
+    YEAR,
+    arrangements,
+    clocks,
+    daytimes,
+    part_of,
+)
 from isocline.fit.reading.reader import FILE
 
 TIME_NAMES = (
     "time", "t", "ds", "timestamp", "datetime", "date", "year", "years", "month", "months", "week", "weeks", "day", "days",
     "hour", "hours", "minute", "minutes", "min", "second", "seconds", "sec", "s", "h", "age", "cycle", "cycles",
-    *QUARTERS,
+    *NAMES[QUARTER], *NAMES[OF_YEAR],
 )  # fmt: skip
+ROW_NUMBER, NAMELESS = re.compile(r"index|row|unnamed: \d+|column \d+"), ("column 1", "unnamed: 0")
 SHORT_NAMES = ("t", "s", "h", "min")  # a temperature, susceptibles, a height, a minimum: beside another time, states
 ID_NAMES = (
     "id", "unique_id", "item_id", "series_id", "series", "run", "run_id", "subject", "subject_id", "patient", "trajectory",
@@ -172,48 +185,77 @@ class Candidates:
             return [[self.asked.time]]
         named = [c for name in TIME_NAMES for c in self.free if Column.of(c).key == name]
         named += [c for c in self.free if c not in named and says_time(c)]
+        named = [c for c in named if not self.is_attribute(c, codes)]
         if named:
-            lesser = [c for c in named if (part_of(c) or 0) > 0]
+            lesser = [c for c in named if part_of(c) not in (None, YEAR)]
             alone = [[c] for c in named if c not in lesser]
             return [*self._dates_with_daytimes(named), *alone, *self._calendar(named), *([c] for c in lesser)]
-        for column in sorted(self.free, key=self.cells.numeric):  # dates before numbers
-            try:
-                times = Clock.of(self.cells, column)[0].numbers(self.cells, column)
-            except UserError:
-                continue
-            if not len(disorder(times, codes)[0]):
-                self.notes.append(f"{column!r} is taken for the time: the first column that always increases")
-                return [[column]]
+        by_content = self._time_by_content(codes)
+        if by_content:
+            return [[by_content]]
         raise UserError(
             f"{self.cells.path}: no time column found: none is called time, t, date, year, … and none always increases; "
             f"name it with --time. Columns are {listed(self.cells.columns)}"
         )
 
+    def _time_by_content(self, codes: np.ndarray) -> str | None:
+        """The first column that always increases, dates before numbers; before numbers of rows, what series have in common."""
+        increasing = (c for c in sorted(self.free, key=self.cells.numeric) if self._increases(c, codes))
+        first = next(increasing, None)
+        if first is None:
+            return None
+        counted = self.cells.numeric(first) and numbers_rows(Column.of(first).key, self.cells.numbers(first)[0])
+        if counted and codes.any():
+            shared = next((c for c in increasing if self.cells.text(c).nunique() <= len(codes) / 2), None)
+            first, counted = shared or first, shared is None
+        self.notes.append(
+            f"no column says when a row was measured: at equal steps, as {first!r} numbers them, is a guess"
+            if counted
+            else f"{first!r} is taken for the time: the first column that always increases"
+        )
+        return first
+
+    def _increases(self, column: str, codes: np.ndarray) -> bool:
+        """Whether it holds times, which increase within each series."""
+        try:
+            return not len(disorder(Clock.of(self.cells, column)[0].numbers(self.cells, column), codes)[0])
+        except UserError:
+            return False
+
+    def is_attribute(self, column: str, codes: np.ndarray) -> bool:
+        """Whether it is an age that was told once of each series."""
+        order = np.argsort(codes, kind="stable")
+        steps = np.diff(self._codes_of(column)[order])[np.diff(codes[order]) == 0]
+        return Column.of(column).key == "age" and len(steps) > 0 and not steps.any()
+
     def _dates_with_daytimes(self, named: list[str]) -> list[list[str]]:
-        """A column of days beside one of times of day."""
-        text = {c: self.cells.text(c) for c in (named if len(named) > 1 else []) if not self.cells.numeric(c)}
-        clocks = [c for c, cells in text.items() if cells.str.match(r"\d{1,2}:\d\d").mean() > 0.5]
-        days = [c for c, cells in text.items() if c not in clocks and not cells.str.contains(":", regex=False).any()]
-        return [[d, c] for d in days for c in clocks if dates(text[d]).notna().mean() > 0.5][:1]
+        """A column of dates or numbered days beside one of times of day."""
+        text = {c: self.cells.text(c) for c in (named if len(named) > 1 else [])}
+        clocks_ = [c for c, cells in text.items() if self._is_clock(c, cells)]
+        days = [c for c, cells in text.items() if c not in clocks_ and self._is_day(c, cells)]
+        return [[d, c] for d in days for c in clocks_][:1]
+
+    def _is_clock(self, column: str, cells: pd.Series) -> bool:
+        """Whether times of day stand there: 8:30, or 830 in a column called by no unit, of more hours than one."""
+        if not self.cells.numeric(column):
+            return bool(cells.str.match(r"\d{1,2}:\d\d").mean() > 0.5)
+        seconds = daytimes(cells)
+        return (
+            part_of(column) is None
+            and bool(seconds.notna().all())
+            and bool((seconds % 3600).nunique() > 1 < (seconds // 3600).nunique())
+        )
+
+    def _is_day(self, column: str, cells: pd.Series) -> bool:
+        if self.cells.numeric(column):
+            return part_of(column) in (DAY, OF_YEAR)
+        return not cells.str.contains(":", regex=False).any() and bool(dates(cells).notna().mean() > 0.5)
 
     def _calendar(self, named: list[str]) -> list[list[str]]:
-        """Year and month (or quarter), then day, hour, …; a date and hours, then minutes, …: as far as there are such columns."""
-        found = [c for c in reversed(self.free) if part_of(c) is not None]
-        parts = {
-            part_of(c): c for c in sorted(found, key=lambda c: not says_quarter(c))
-        }  # a month rather than a quarter
-        out = []
-        for first in (0, 3):
-            run = [] if first == 0 else [c for c in named if Column.of(c).key in ("date", "ds")][:1]
-            if first == 3 and not run:
-                break
-            for k in range(first, 6):
-                if k not in parts:
-                    break
-                run = [*run, parts[k]]
-                if len(run) > 1:
-                    out.append(run)
-        return out
+        """What says the day in several columns, a date and hours, then minutes, …: as far as there are such columns."""
+        parts = {part: c for c in reversed(self.free) if (part := part_of(c)) is not None}
+        date = [c for c in named if Column.of(c).key in ("date", "ds")][:1]
+        return [*arrangements(parts), *([*date, *more] for more in (clocks(parts) if date else []))]
 
     def _times(self, parts: list[str], first: bool) -> Times | None:
         """What these columns say; None where they are no times, unless they are the likeliest: then it is a fault."""
@@ -222,6 +264,9 @@ class Candidates:
             clock, notes = Clock.of(self.cells, header, self.asked.time_unit)
             t = clock.numbers(self.cells, header)
             self.cells.refuse_bad(header, np.abs(t) > LARGEST, f"a time of at most {LARGEST:g}, {UNIT}")
+            if len(parts) > 1 and not clock.origin:
+                begin = ", from 1 January" if part_of(parts[0]) == MONTH else ""
+                notes = [*notes, f"{header!r} says no year: time counts days{begin}"]
             return Times(header, parts, clock, t, notes)
         except UserError:
             if first:
@@ -238,3 +283,13 @@ def says_time(column: str) -> bool:
     """By its name."""
     key = Column.of(column).key
     return key in TIME_NAMES or bool(re.match(r"(time|date)\b|time[_ ]", key))
+
+
+def numbers_rows(key: str, values: np.ndarray) -> bool:
+    """Whether a column counts rows: one after the other, or, where the first column has no name, as they were numbered in a
+    table that these are a part of."""
+    if not ROW_NUMBER.fullmatch(key):
+        return False
+    if (np.diff(values) == 1).all():
+        return True
+    return key in NAMELESS and len(np.unique(values)) == len(values) and bool((values == values.round()).all())

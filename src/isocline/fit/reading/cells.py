@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from isocline.fit.errors import UserError
-from isocline.fit.reading.dates import joined, side_by_side
+from isocline.fit.reading.parts import joined, side_by_side
 
 MISSING = ("", "na", "n/a", "nan", "null", "none", "-", "?", ".")
 # Digits in groups of three: 1,234 or 1 234.5 or 1'234 or 1.234,5 (spaces may be narrow or unbreakable ones).

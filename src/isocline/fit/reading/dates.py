@@ -1,4 +1,4 @@
-"""Text to dates and times of day: ISO 8601, the usual other layouts where only one reading is possible, parts in columns."""
+"""Text to dates and times of day: ISO 8601, and the usual other layouts where only one reading is possible."""
 
 from __future__ import annotations
 
@@ -6,36 +6,25 @@ import re
 
 import pandas as pd
 
-from isocline.fit.reading.column import Column
-
 _DAYTIME = r"(\d{1,2}):(\d{2})(?::(\d{2}(?:\.\d+)?))?\s*([AaPp][Mm])?"
 _LAYOUT = rf"(\d{{1,4}})([./-])(\d{{1,2}})\2(\d{{1,4}})(?:[T ]\s*{_DAYTIME})?"
 _ELAPSED = r"(\d+):([0-5]?\d)(?::([0-5]?\d(?:[.,]\d+)?))?\s*([AaPp][Mm])?"
 _OFFSET = r"[T ]\d{1,2}(?::?\d{2}){0,2}(?:\.\d+)?\s*(Z|z|[-+]\d{2}(?::?\d{2})?)"
-_PARTS = (
-    ("year", "years", "yr", "yyyy"),
-    ("month", "months", "mon", "mo", "mm"),
-    ("day", "days", "dd", "dom"),
-    ("hour", "hours", "hr", "h", "hh"),
-    ("minute", "minutes", "min"),
-    ("second", "seconds", "sec", "s"),
-)
-QUARTERS = ("quarter", "quarters", "qtr")
 MONTHS = {
     name[:3]: name for name in (
         "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november", "december",
     )
 }  # fmt: skip
-_NUMBERS = {name: str(1 + i) for i, name in enumerate(MONTHS)}
+NUMBERS = {name: str(1 + i) for i, name in enumerate(MONTHS)}
 _MONTH, _APART = rf"(?P<month>(?:{'|'.join(MONTHS)})[a-z]*)\.?", r"[ ,./-]\s*"
 _YEAR, _DAY = r"(?P<year>1[5-9]\d\d|20\d\d|21\d\d)", r"(?P<day>\d{1,2})(?:st|nd|rd|th)?"
 # Months by name; months and quarters with their letter, a quarter being its first month. Of these, the first that fits a cell.
 _WORDED = (
     rf"{_DAY}{_APART}{_MONTH}{_APART}{_YEAR}", rf"{_MONTH}{_APART}{_DAY}{_APART}{_YEAR}",
     rf"{_YEAR}{_APART}{_MONTH}{_APART}{_DAY}", rf"{_MONTH}{_APART}{_YEAR}", rf"{_YEAR}{_APART}{_MONTH}",
-    rf"{_YEAR}[ -]?m(?P<month>\d{{1,2}})", rf"{_YEAR}[ ./-]?q(?P<quarter>[1-4])", rf"q(?P<quarter>[1-4])[ ./-]?{_YEAR}",
+    rf"(?P<month>\d{{1,2}})[/.-]{_YEAR}", r"(?P<month>\d{1,2})/(?P<short>\d\d)", rf"{_YEAR}[ -]?m(?P<month>\d{{1,2}})",
+    rf"{_YEAR}[ ./-]?q(?P<quarter>[1-4])", rf"q(?P<quarter>[1-4])[ ./-]?{_YEAR}",
 )  # fmt: skip
-SECONDS = 86_400  # of a day
 
 
 def dates(text: pd.Series, zone: str = "") -> pd.Series:
@@ -87,16 +76,17 @@ def compact(text: pd.Series) -> pd.Series | None:
 
 
 def _worded(text: pd.Series) -> pd.Series:
-    """31 May 2024, May-31-2024, May 2024, 2024M05, 2024Q2 or Q2 2024 as ISO 8601; "" where a cell is none of these."""
+    """31 May 2024, May-31-2024, May 2024, 5/2024, 5/24, 2024M05, 2024Q2 or Q2 2024 as ISO 8601; "" where a cell is none of these."""
     out, rest = pd.Series("", index=text.index), text.str.lower()
     for layout in _WORDED:
         found = rest.str.extract(f"^{layout}$").dropna(how="all")
         if not len(found):
             continue
-        month = first_months(found["quarter"]) if "quarter" in found else found["month"].str[:3].map(_NUMBERS)
+        month = first_months(found["quarter"]) if "quarter" in found else found["month"].str[:3].map(NUMBERS)
         month = month.fillna(found.get("month", "")).str.zfill(2)
         day = found["day"].str.zfill(2) if "day" in found else "01"
-        out[found.index] = found["year"] + "-" + month + "-" + day
+        year = found["year"] if "year" in found else found["short"].map(lambda yy: f"{'20' if yy < '69' else '19'}{yy}")
+        out[found.index] = year + "-" + month + "-" + day
         rest = rest.drop(found.index)
     return out
 
@@ -117,60 +107,6 @@ def times_of_day(text: pd.Series) -> pd.Series:
 def offsets(text: pd.Series) -> pd.Series:
     """The offset from UTC that each cell is written with: "Z", "+02:00", …; NaN without one."""
     return text.str.extract(rf"{_OFFSET}$")[0]
-
-
-def joined(headers: list[str], texts: list[pd.Series]) -> pd.Series | None:
-    """What columns say of the time together, in ISO 8601: year and month (and day, hour, …), or a date and a time of day.
-
-    None where they are not such columns. Of a row that makes no date, its cells as they are.
-    """
-    parts = [part_of(h) for h in headers]
-    texts = [first_months(x) if says_quarter(h) else x for h, x in zip(headers, texts, strict=True)]
-    if parts[:2] == [0, 1] and parts == list(range(len(parts))):
-        day, seconds = _calendar_day(texts[:3]), _of_numbers(texts[3:]) if len(parts) > 3 else None
-    else:
-        day = dates(texts[0])
-        if day.notna().mean() <= 0.5:
-            return None
-        daytime = len(texts) == 2 and (parts[1] is None or texts[1].str.contains(":", regex=False).any())
-        if not daytime and parts[1:] != list(range(3, len(parts) + 2)):
-            return None
-        seconds = times_of_day(texts[1]) if daytime else _of_numbers(texts[1:])
-        if seconds.notna().mean() <= 0.5:
-            return None
-    if seconds is None:
-        iso, good = day.dt.strftime("%Y-%m-%d"), day.notna()
-    else:
-        good = day.notna() & (seconds < SECONDS)
-        iso = (day + pd.to_timedelta(seconds.where(good), unit="s")).dt.strftime("%Y-%m-%dT%H:%M:%S.%f")
-    return iso.where(good, side_by_side(texts, "-"))
-
-
-def side_by_side(texts: list[pd.Series], between: str) -> pd.Series:
-    """The cells of columns, written one after another."""
-    out = texts[0]
-    for text in texts[1:]:
-        out = out + between + text
-    return out
-
-
-def _calendar_day(texts: list[pd.Series]) -> pd.Series:
-    """Dates of columns of years, months (numbers, or English names) and days; without days the first of the month."""
-    year, month, *day = (t.str.replace(r"\.0+$", "", regex=True).str.lower() for t in texts)
-    month = month.str[:3].map(_NUMBERS).fillna(month)
-    iso = year.str.zfill(4) + "-" + month.str.zfill(2) + "-" + (day[0].str.zfill(2) if day else "01")
-    return pd.to_datetime(iso, format="%Y-%m-%d", errors="coerce")
-
-
-def part_of(header: str) -> int | None:
-    """Which part of a date a header names: 0 for the year, 1 for a month or quarter, to 5 for the second."""
-    key = Column.of(header).key
-    return 1 if says_quarter(header) else next((i for i, names in enumerate(_PARTS) if key in names), None)
-
-
-def says_quarter(header: str) -> bool:
-    """By its name."""
-    return Column.of(header).key in QUARTERS
 
 
 def _iso(text: pd.Series, zone: str) -> pd.Series:
@@ -205,11 +141,3 @@ def _seconds(parts: pd.DataFrame) -> pd.Series:
     half = parts["half"].str.lower()
     hour = hour.where(half.isna(), hour % 12 + 12.0 * (half == "pm"))
     return hour * 3600.0 + minute * 60.0 + second
-
-
-def _of_numbers(columns: list[pd.Series]) -> pd.Series:
-    """Seconds from columns of hours (and minutes, and seconds)."""
-    out = pd.Series(0.0, index=columns[0].index)
-    for size, column in zip((3600.0, 60.0, 1.0), columns, strict=False):
-        out = out + size * pd.to_numeric(column, errors="coerce")
-    return out

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +17,7 @@ from isocline.fit.reading.arrange import (
     Asked,
     Candidates,
     Times,
+    numbers_rows,
     says_time,
 )
 from isocline.fit.reading.cells import TOGETHER, Cells, listed, parted
@@ -28,7 +28,6 @@ from isocline.fit.reading.order import LARGEST, SMALLEST, UNIT, disorder, refuse
 from isocline.fit.reading.reader import FILE
 
 FINITE = "a finite number, or an empty cell where nothing was measured"
-ROW_NUMBER, NAMELESS = re.compile(r"index|row|unnamed: \d+|column \d+"), ("column 1", "unnamed: 0")
 
 
 class Roles:
@@ -152,8 +151,13 @@ class Roles:
         self.others += [(c, "part of the time") for c in parts if c != times.header]
         self.others += [(c, "part of the series' name") for c in several if c != self.id]
         self.free = [c for c in self.free if c not in (*parts, *several, times.header)]
+        codes = self.candidates.codes(ids)
         for column in self.free if not self.asked.time else []:
-            if says_time(column) and not self._may_be_state(column, ids):
+            if (
+                says_time(column)
+                and not self.candidates.is_attribute(column, codes)
+                and not self._may_be_state(column, ids)
+            ):
                 self.ignored.append((column, f"another time column beside {times.header!r}"))
         beside = [c for c, why in self.ignored if why.startswith("another")]
         self.free = [c for c in self.free if c not in beside]
@@ -241,7 +245,7 @@ class Roles:
                 self.ignored.append((column, why))
                 continue
             self._check(column)
-            if _numbers_rows(Column.of(column).key, values):
+            if numbers_rows(Column.of(column).key, values):
                 self.ignored.append((column, "row numbers"))
             elif self._constant(values):
                 constant.append(column)
@@ -294,13 +298,3 @@ class Roles:
             f"{self.cells.path}: column {column!r} is {np.nanmax(self.values[column]):g} in every row: "
             f"expected a state that changes; there is no dynamics in this one to learn"
         )
-
-
-def _numbers_rows(key: str, values: np.ndarray) -> bool:
-    """Whether a column counts rows: one after the other, or, where the first column has no name, as they were numbered in a
-    table that these are a part of."""
-    if not ROW_NUMBER.fullmatch(key):
-        return False
-    if (np.diff(values) == 1).all():
-        return True
-    return key in NAMELESS and len(np.unique(values)) == len(values) and bool((values == values.round()).all())

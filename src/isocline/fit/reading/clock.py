@@ -25,7 +25,7 @@ class Clock:
 
     Args:
         origin: the date that counts as 0, ISO 8601; "00:00" for times of day; None where the table has numbers.
-        unit: of one: "y", "w", "d", "h", "min" or "s"; "" for numbers.
+        unit: of one: "y", "w", "d", "h", "min" or "s"; "" for numbers of which only their header says it.
         zone: the offset from UTC that dates are written with: "+02:00", "Z"; "" without one.
 
     Example:
@@ -76,7 +76,8 @@ class Clock:
     @property
     def label(self) -> str:
         """The unit for an axis."""
-        return f"{_WORDS[self.unit]} since {self.origin}" if self.origin else self.unit
+        unit = _WORDS.get(self.unit, "")
+        return f"{unit} since {self.origin}" if self.origin else unit
 
     def numbers(self, cells: Cells, column: str) -> np.ndarray:
         """Times (n,) of a column; UserError, naming the line, for a cell that is not one."""

@@ -253,7 +253,7 @@ def read_table(
     if masked:
         roles.notes.append(f"{masked} empty cell{'s' * (masked != 1)}: masked, left out of the loss, never filled in")
     time_column = Column.of(roles.time)
-    if roles.clock.origin:
+    if roles.clock.unit:
         time_column = Column(roles.time, time_column.name, roles.clock.label)
     long = (roles.long.variable, roles.long.value) if roles.long else None
     return Table(

@@ -7,6 +7,7 @@ import pytest
 import torch
 from series import rotation, table_of
 
+from isocline.fit import UserError
 from isocline.fit import flow as flow_module
 from isocline.fit.autoregression import Autoregression, equal_steps
 from isocline.fit.baselines import LinearODE
@@ -264,6 +265,14 @@ def test_a_column_that_is_not_observed_in_the_held_out_part_has_no_score():
     scores = judge(Rotation(), table, split, Scales.of(table, split.taught, "linear"), 10).scores
     assert scores[0]["rmse"]["x1"] is None
     assert scores[0]["nrmse"] is not None
+
+
+def test_of_many_series_of_four_rows_the_last_is_held_out():
+    four = (np.arange(4.0), rotation(np.arange(4.0)))
+    split = Split.of(table_of(*[four] * 20), 0.2)
+    assert [(len(a.t), len(b.t)) for a, b in zip(split.train, split.held, strict=True)] == [(3, 1)] * 20
+    with pytest.raises(UserError, match="every series has fewer than 5 rows, so no tail can be held out"):
+        Split.of(table_of(*[four] * 19), 0.2)
 
 
 def test_a_series_of_one_row_can_be_a_start():

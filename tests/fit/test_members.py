@@ -188,3 +188,15 @@ def test_short_series_take_turns_and_a_single_short_one_has_no_blocks():
     made = folds(short, 3)
     assert [len(f.blocks) for f in made] == [2, 2, 2]
     assert folds(short[:1], 3) == []
+
+
+@pytest.mark.parametrize(("rows", "known"), [(3, 2), (4, 2), (9, 4)])
+def test_of_many_series_even_very_short_ones_are_forecast_by_the_others(rows, known):
+    many = [Series(str(k), T[:rows], rotation(T[:rows], phase=0.1 * k)) for k in range(20)]
+    made = folds(many, 4)
+    assert [[b.id for b in fold.blocks] for fold in made] == [[str(k) for k in range(i, 20, 4)] for i in range(4)]
+    for fold in made:
+        assert all((len(a.t), len(b.t)) == (known, rows - known) for a, b in zip(fold.before, fold.blocks, strict=True))
+        assert not {s.id for s in fold.taught} & {b.id for b in fold.blocks}
+    assert folds(many[:19], 4) == []
+    assert folds([s.rows(slice(2)) for s in many], 4) == []

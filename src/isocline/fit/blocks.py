@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from isocline.fit.reading.table import Series
-from isocline.fit.split import cut, looked_at
+from isocline.fit.split import MANY, cut, looked_at
 
 SHARE = 0.15  # of a series that a block takes
 FIRST = 0.25  # of a series before the first block, to start from
 BLOCKED = 14  # rows from which a series has blocks of its own; of shorter ones the second half is a block
 SCORED, ROWS = 32, 200  # series a fold is scored on, and rows of a block
 PIECE = 5  # rows a remaining piece has at least
+FEWEST = 3  # rows of a short series: from two of them the third is forecast
 GROUPS, QUARTER = 3, 4  # groups of series that are left out, and what part of all series is one
 
 
@@ -40,9 +41,10 @@ def folds(series: Sequence[Series], count: int) -> list[Fold]:
     """`count` folds, or none where the series are too short and too few.
 
     The blocks of a series are as far apart as they can be, the last at its end. Of series with fewer than 14 rows every
-    `count`-th loses its second half.
+    `count`-th loses its second half: of ten rows or more, or of three where there are many series.
     """
     out = [Fold() for _ in range(count)]
+    halved = FEWEST if len(series) >= MANY else 2 * PIECE
     for i, s in enumerate(series):
         n = len(s.t)
         length = max(2, round(SHARE * n))
@@ -50,8 +52,8 @@ def folds(series: Sequence[Series], count: int) -> list[Fold]:
         for k, fold in enumerate(out):
             if len(begins):
                 _block(fold, s, int(begins[k]), int(begins[k]) + length)
-            elif i % count == k and n >= 2 * PIECE:
-                _block(fold, s, n // 2, n)
+            elif i % count == k and n >= halved:
+                _block(fold, s, max(2, n // 2), n)
             else:
                 fold.taught.append(s)
     out = [f for f in out if f.taught and any(np.isfinite(b.y).any() for b in f.blocks)]

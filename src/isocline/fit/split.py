@@ -14,6 +14,7 @@ from isocline.fit.reading.table import Series, Table
 ANCHOR = 12  # rows of a held-out series that may be looked at, for its starting state only
 HIDDEN_ANCHOR = 50  # and where states are hidden, which show in what they do to the others
 SHORTEST = 5  # a series with fewer rows teaches and nothing else
+MANY, SHORTEST_OF_MANY = 20, 4  # but not where there are so many that all of them together tell enough
 
 
 @dataclass
@@ -47,7 +48,8 @@ class Split:
             kind, _, rest = hold_out.partition(":")
             cuts, learned = {"series": _one, "fold": _group, "future": _block}[kind](table, rest, hold_out)
         else:
-            cuts = [(len(s.t) - _share(len(s.t), hold_out), len(s.t)) for s in table.series]
+            shortest = SHORTEST_OF_MANY if len(table.series) >= MANY else SHORTEST
+            cuts = [(len(s.t) - _share(len(s.t), hold_out, shortest), len(s.t)) for s in table.series]
             learned = [True] * len(cuts)
         parts = [cut(s.rows(slice(end)), begin) for s, (begin, end) in zip(table.series, cuts, strict=True)]
         split = Split([a for a, _ in parts], [b for _, b in parts], learned)
@@ -59,7 +61,7 @@ class Split:
             )
         if hold_out and not any(len(h.t) for h in split.held):
             raise UserError(
-                f"{table.path}: every series has fewer than {SHORTEST} rows, so no tail can be held out; "
+                f"{table.path}: every series has fewer than {shortest} rows, so no tail can be held out; "
                 f"hold out a whole one with --hold-out series:NAME, or nothing with --hold-out 0"
             )
         return split
@@ -140,9 +142,9 @@ def looked_at(s: Series) -> int:
     return min(HIDDEN_ANCHOR if s.hidden.any() else ANCHOR + s.first, max(2, len(s.t) // 4))
 
 
-def _share(n: int, share: float) -> int:
+def _share(n: int, share: float, shortest: int) -> int:
     """Rows at the end: at least one of a series that is long enough, and some are left."""
-    return 0 if share == 0 or n < SHORTEST else min(n - 3, max(1, round(share * n)))
+    return 0 if share == 0 or n < shortest else min(n - 3, max(1, round(share * n)))
 
 
 def cut(s: Series, n: int) -> tuple[Series, Series]:

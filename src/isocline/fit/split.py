@@ -44,11 +44,11 @@ class Split:
         Raises:
             UserError: for an unknown series or a fold that there is not, or where too little is left to learn from.
         """
+        shortest = SHORTEST_OF_MANY if len(table.series) >= MANY else SHORTEST
         if isinstance(hold_out, str):
             kind, _, rest = hold_out.partition(":")
             cuts, learned = {"series": _one, "fold": _group, "future": _block}[kind](table, rest, hold_out)
         else:
-            shortest = SHORTEST_OF_MANY if len(table.series) >= MANY else SHORTEST
             cuts = [(len(s.t) - _share(len(s.t), hold_out, shortest), len(s.t)) for s in table.series]
             learned = [True] * len(cuts)
         parts = [cut(s.rows(slice(end)), begin) for s, (begin, end) in zip(table.series, cuts, strict=True)]

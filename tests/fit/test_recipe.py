@@ -47,6 +47,16 @@ def test_starts_and_members_that_end_badly_are_told(misfits, why):
     assert recipe.ensemble().bands is None
 
 
+def test_few_rows_that_are_followed_too_closely_do_not_make_the_bands_narrow():
+    t = np.arange(10) * 0.7
+    y = rotation(t) + 0.1 * np.random.default_rng(0).standard_normal((10, 2))
+    quick = {"hidden": (16,), "matching": 200, "iterations": 20, "polish": 100, "starts": 1, "members": 4}
+    recipe, _, _ = recipe_of(t, y, penalty=(1e-6,), **quick)
+    left, noise = recipe.trainer.objective.noise(recipe.trainer.theta)[0], recipe.record.noise()
+    assert recipe.choice is None and bool((left < noise).any())
+    assert recipe.ensemble().bands.noise == pytest.approx(torch.maximum(left, noise).tolist())
+
+
 def test_a_state_that_something_unseen_moves_is_told():
     """A triangle wave forced from outside: no field of the state alone has it rise and fall at the same values."""
     t = np.arange(60) * 0.25

@@ -220,7 +220,9 @@ class Recipe:
             return Ensemble(model, layout, rows[:0], None)
         learned = learned_rows(self.series, self.scales)
         if self.choice is None:
-            bands = Bands.of_few(trainer.objective.noise(trainer.theta).detach()[trainer.best].tolist(), len(good))
+            left = trainer.objective.noise(trainer.theta).detach()[trainer.best]
+            # Where few rows are followed closely less is left than there is noise; the members were fitted to this much.
+            bands = Bands.of_few(torch.maximum(left, self.record.noise()).tolist(), len(good))
         else:  # with the noise of the ratios: what whole records leave is more than what the pieces between blocks do
             bands = Bands.calibrated(self.choice.ratios, self.choice.noise, self.choice.unseen or ())
         return Ensemble(model, layout, rows, bands, learned)

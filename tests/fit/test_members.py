@@ -118,6 +118,15 @@ def test_a_gradient_is_that_of_its_member(objective):
     assert bool(value.isfinite().all())
 
 
+def test_many_windows_that_no_longer_step_together_have_the_same_loss(objective, monkeypatch):
+    loss, theta, windows = objective
+    assert windows.common is not None
+    together = loss.value(theta, torch.arange(2), windows)
+    monkeypatch.setattr(module, "TOGETHER", 0)
+    for one, other in zip(loss.value(theta, torch.arange(2), windows), together, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("learned", [True, False])
 def test_the_derivative_by_the_noise_is_that_of_the_loss(objective, learned):
     """Without gaps, which hold it."""

@@ -17,6 +17,8 @@ from isocline.fit.windows import Windows
 from isocline.solve import solve
 
 MAX_STEP = 0.6  # of RK4 at first, in scaled time, where an oscillation turns by 0.6 rad: it errs by 6e-4 rad a step
+# Windows that step together; of more the graph takes gigabytes, and the fused engine, which keeps none, a quarter of the time.
+TOGETHER = 4096
 PICKED = 4  # choices of members whose windows are kept
 SPAN = 2.3  # a learned noise stays within e^±2.3, a factor of ten, of what the smoothing spline left
 
@@ -222,7 +224,7 @@ class Objective:
         if aside is not None:
             windows, rows = windows.twice, rows.repeat(2, 1)
             begin = torch.cat([begin + aside, begin - aside])
-        # The graphs of these short solves fit in memory, and stepping together saves half the time where it can be done.
+        # The graphs of these short solves fit in memory, and stepping together saves half the time of a few where it can be done.
         options: dict[str, Any] = {
             "solver": "rk4",
             "max_step": self.max_step,
@@ -234,7 +236,9 @@ class Objective:
         with torch.set_grad_enabled(derivative):
             args = self.networks.handed(rows.requires_grad_(derivative))
             begin.requires_grad_(derivative)
-            if common is None or any(driven.values()):  # each window has inputs and doses of its own
+            if (
+                common is None or len(begin) > TOGETHER or any(driven.values())
+            ):  # the last: inputs and doses of each window
                 sol = solve(field, begin, windows.ts, args=args, batching="per_sample", **driven, **options)
             else:
                 sol = solve(field, begin, common, args=args, batching=None, **options)

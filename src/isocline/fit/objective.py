@@ -236,9 +236,8 @@ class Objective:
         with torch.set_grad_enabled(derivative):
             args = self.networks.handed(rows.requires_grad_(derivative))
             begin.requires_grad_(derivative)
-            if (
-                common is None or len(begin) > TOGETHER or any(driven.values())
-            ):  # the last: inputs and doses of each window
+            own = any(driven.values())  # inputs and doses
+            if own or common is None or len(begin) > TOGETHER:
                 sol = solve(field, begin, windows.ts, args=args, batching="per_sample", **driven, **options)
             else:
                 sol = solve(field, begin, common, args=args, batching=None, **options)

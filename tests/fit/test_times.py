@@ -103,6 +103,11 @@ def test_months_and_days_without_a_year_are_said_to_be_counted(read):
         read("month,day,x\n4,30,1\n4,31,2\n5,2,4\n", time="month+day")
 
 
+def test_a_header_with_a_plus_is_one_column(read):
+    table = read("time+delay,x\n1,4\n2,5\n3,7\n")
+    assert (table.time.header, table.clock) == ("time+delay", Clock())
+
+
 def test_numbers_that_may_be_anything_are_no_times_of_day(read):
     table = read("day,time,x\n1,10,1\n1,20,2\n1,99,4\n2,130,3\n")  # no minute is the 99th
     assert (table.time.header, table.series[0].t.tolist()) == ("time", [10, 20, 99, 130])

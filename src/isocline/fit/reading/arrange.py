@@ -264,9 +264,9 @@ class Candidates:
             clock, notes = Clock.of(self.cells, header, self.asked.time_unit)
             t = clock.numbers(self.cells, header)
             self.cells.refuse_bad(header, np.abs(t) > LARGEST, f"a time of at most {LARGEST:g}, {UNIT}")
-            said = parted(header)
-            if len(said) > 1 and not clock.origin:
-                clock, begin = Clock(unit="d"), ", from 1 January" if part_of(said[0]) == MONTH else ""
+            said = [part_of(c) for c in parted(header)]
+            if len(said) > 1 and said[0] in (MONTH, DAY, OF_YEAR) and not clock.origin:
+                clock, begin = Clock(unit="d"), ", from 1 January" if said[0] == MONTH else ""
                 notes = [*notes, f"{header!r} says no year: time counts days{begin}"]
             return Times(header, parts, clock, t, notes)
         except UserError:

@@ -25,7 +25,6 @@ from isocline.fit.reading.parts import (
     YEAR,
     arrangements,
     clocks,
-    daytimes,
     part_of,
 )
 from isocline.fit.reading.reader import FILE
@@ -224,9 +223,11 @@ class Candidates:
 
     def is_attribute(self, column: str, codes: np.ndarray) -> bool:
         """Whether it is an age that was told once of each series."""
+        if Column.of(column).key != "age":
+            return False
         order = np.argsort(codes, kind="stable")
         steps = np.diff(self._codes_of(column)[order])[np.diff(codes[order]) == 0]
-        return Column.of(column).key == "age" and len(steps) > 0 and not steps.any()
+        return len(steps) > 0 and not steps.any()
 
     def _dates_with_daytimes(self, named: list[str]) -> list[list[str]]:
         """A column of dates or numbered days beside one of times of day."""
@@ -239,12 +240,10 @@ class Candidates:
         """Whether times of day stand there: 8:30, or 830 in a column called by no unit, of more hours than one."""
         if not self.cells.numeric(column):
             return bool(cells.str.match(r"\d{1,2}:\d\d").mean() > 0.5)
-        seconds = daytimes(cells)
-        return (
-            part_of(column) is None
-            and bool(seconds.notna().all())
-            and bool((seconds % 3600).nunique() > 1 < (seconds // 3600).nunique())
-        )
+        values, _ = self.cells.numbers(column)
+        hours, minutes = np.divmod(values, 100)
+        written = bool(((values == values.round()) & (hours >= 0) & (hours < 24) & (minutes < 60)).all())
+        return part_of(column) is None and written and len(np.unique(minutes)) > 1 < len(np.unique(hours))
 
     def _is_day(self, column: str, cells: pd.Series) -> bool:
         if self.cells.numeric(column):

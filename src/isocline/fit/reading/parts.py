@@ -106,9 +106,8 @@ def _days(kinds: list[str | None], texts: list[pd.Series]) -> pd.Series:
     """Dates, the first of a month where no day is said; without a year numbers of days, of a month from 1 January."""
     texts = [t.str.replace(r"\.0+$", "", regex=True).str.lower() for t in texts]
     said = dict(zip(kinds, texts, strict=True))
-    numbers = pd.to_numeric(texts[-1], errors="coerce")
     if YEAR not in said and MONTH not in said:
-        return numbers
+        return pd.to_numeric(texts[-1], errors="coerce")
     year = said.get(YEAR, pd.Series(_LEAP, texts[0].index)).str.zfill(4)
     if OF_YEAR in said or set(said) == {YEAR, DAY}:
         number = texts[-1].str.zfill(3)

@@ -192,7 +192,7 @@ def written(found: dict[str, Any]) -> str:
                  f"{np.median(r['estimation']):.3f}", f"{r['cpu_seconds']:.0f} s"]
             )  # fmt: skip
     head = [
-        "model", "seeds: median [min, max]", "the one with the lowest loss", "mean of the seeds", "the same, all 1024 rows",
+        "model", "seeds: median [min, max]", "the model of the fit", "mean of the seeds", "the same, all 1024 rows",
         "estimation record, median", "processor time",
     ]  # fmt: skip
     return (
